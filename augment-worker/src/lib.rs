@@ -1,0 +1,1 @@
+//! Extraction: conversation events in, fact events out.

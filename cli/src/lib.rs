@@ -1,0 +1,1 @@
+//! The memori command: everything in one process, and the operator's tools.

@@ -1,0 +1,8 @@
+//! Produce and consume: one seam ([`seam`]) over Kafka and the SQL log, and above it, shared by worker and writer, the pure
+//! machines (frontier ledger, key queues, budget, epochs) with the drivers that run them.
+
+pub mod seam;
+pub mod topic;
+
+pub use seam::{AppendError, Consumer, ConsumerEvent, Fence, Header, Log, LogError, LogIdentity, LogRecord, NewRecord, Position, Producer, Start};
+pub use topic::{Topic, TopicPartition};

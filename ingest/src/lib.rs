@@ -1,0 +1,1 @@
+//! The front door: events API, spool, and forwarded reads.

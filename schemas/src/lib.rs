@@ -1,0 +1,17 @@
+//! Records on the log, their framing, and deterministic ids.
+//!
+//! Promises: bytes of every released version stay readable; ids never change; hostile bytes give an error, never a panic.
+//! Nothing here does I/O or asks for the time.
+
+pub mod framing;
+pub mod ids;
+pub mod normalise;
+pub mod records;
+pub mod time;
+
+pub use ids::{ContentHash, EntityKey, EventIdentity, FactId, MessageKey, TextHash, TripleHash};
+pub use records::{
+    ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo, Fact, FactKind,
+    FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MetadataEntry, Origin, Role, Supplied, Vector,
+};
+pub use time::Micros;

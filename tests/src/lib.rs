@@ -1,0 +1,1 @@
+//! End to end, chaos and conformance, on real servers.

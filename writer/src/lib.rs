@@ -1,0 +1,1 @@
+//! The sink (batches to the store, exactly once) and recall.
