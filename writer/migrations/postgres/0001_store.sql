@@ -1,0 +1,215 @@
+-- Schema memori is a view of the log and can be rebuilt; memori_control is truth and is backed up.
+CREATE SCHEMA IF NOT EXISTS memori;
+CREATE SCHEMA IF NOT EXISTS memori_control;
+-- Base tables are sets keyed by their whole identity; see docs/decisions/0003. Times are microseconds since 1970, UTC.
+
+CREATE TABLE memori.log_offsets (
+    cluster_id text NOT NULL,
+    topic_id text NOT NULL,
+    log_partition integer NOT NULL,
+    next_offset bigint NOT NULL,
+    PRIMARY KEY (cluster_id, topic_id, log_partition)
+);
+
+-- version: bumped by every flush that touches the entity. entity_id: null once nothing but erased events is left.
+CREATE TABLE memori.entities (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    entity_id text,
+    version bigint NOT NULL,
+    PRIMARY KEY (tenant, entity_key)
+);
+
+-- One row per event. erased rows have no content: process_id, session_id and client_fields are null.
+-- client_fields: JSON of what the client gave besides the content: occurred_at, session_id, message_ids, created_ats (decision 4).
+CREATE TABLE memori.events (
+    tenant text NOT NULL,
+    event_id text NOT NULL,
+    entity_key bytea NOT NULL,
+    content_hash bytea NOT NULL,
+    erased boolean NOT NULL,
+    process_id text,
+    session_id text,
+    occurred_at_us bigint NOT NULL,
+    accepted_at_us bigint NOT NULL,
+    spooled boolean NOT NULL,
+    lane smallint NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    origin_lane smallint,
+    origin_offset bigint,
+    attempt integer NOT NULL,
+    client_fields text,
+    PRIMARY KEY (tenant, event_id, entity_key, content_hash)
+);
+CREATE INDEX events_of_entity ON memori.events (tenant, entity_key);
+
+CREATE TABLE memori.messages (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    message_key bytea NOT NULL,
+    event_id text NOT NULL,
+    content_hash bytea NOT NULL,
+    message_index integer NOT NULL,
+    message_id text NOT NULL,
+    role smallint NOT NULL,
+    name text,
+    content text NOT NULL,
+    content_format smallint NOT NULL,
+    created_at_us bigint,
+    process_id text,
+    session_id text,
+    occurred_at_us bigint NOT NULL,
+    PRIMARY KEY (tenant, entity_key, message_key, event_id, content_hash, message_index)
+);
+
+-- The best-ranked outcome of each (generation, event). kind: 1 applied, 2 dead.
+-- event_*: what the outcome's record says of its event, so that an erasure can be decided without the event's own row.
+CREATE TABLE memori.outcomes (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    generation integer NOT NULL,
+    event_id text NOT NULL,
+    content_hash bytea NOT NULL,
+    kind smallint NOT NULL,
+    lane smallint NOT NULL,
+    log_topic_id text NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    event_lane smallint NOT NULL,
+    event_offset bigint NOT NULL,
+    event_origin_lane smallint,
+    event_origin_offset bigint,
+    event_spooled boolean NOT NULL,
+    event_accepted_at_us bigint NOT NULL,
+    attempt integer NOT NULL,
+    dead_letter_class text,
+    dead_letter_reason text,
+    extractor_name text,
+    extractor_version text,
+    extractor_model text,
+    prompt_hash text,
+    tokens_in bigint NOT NULL,
+    tokens_out bigint NOT NULL,
+    cost_micros bigint NOT NULL,
+    ended_at_us bigint NOT NULL,
+    PRIMARY KEY (tenant, entity_key, generation, event_id, content_hash)
+);
+
+-- Wording and triple are those of the mention with the smallest (occurred_at_us, event_id, message_index).
+CREATE TABLE memori.facts (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    generation integer NOT NULL,
+    fact_id uuid NOT NULL,
+    kind smallint NOT NULL,
+    body text NOT NULL,
+    subject text,
+    predicate text,
+    object text,
+    slot text,
+    confidence real NOT NULL,
+    process_id text,
+    extractor text NOT NULL,
+    rep_occurred_at_us bigint NOT NULL,
+    rep_event_id text NOT NULL,
+    rep_message_index integer NOT NULL,
+    PRIMARY KEY (tenant, entity_key, generation, fact_id)
+);
+
+-- One event's support for a fact by one message. surface: JSON of what this mention says and the fact_id does not fix.
+CREATE TABLE memori.mentions (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    generation integer NOT NULL,
+    fact_id uuid NOT NULL,
+    message_key bytea NOT NULL,
+    event_id text NOT NULL,
+    content_hash bytea NOT NULL,
+    message_index integer NOT NULL,
+    message_id text NOT NULL,
+    session_id text,
+    occurred_at_us bigint NOT NULL,
+    lane smallint NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    text_hash bytea NOT NULL,
+    triple_hash bytea,
+    surface text NOT NULL,
+    PRIMARY KEY (tenant, entity_key, generation, fact_id, message_key, event_id, content_hash)
+);
+
+CREATE TABLE memori.fact_stats (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    generation integer NOT NULL,
+    fact_id uuid NOT NULL,
+    mentions bigint NOT NULL,
+    first_mentioned_at_us bigint NOT NULL,
+    last_mentioned_at_us bigint NOT NULL,
+    PRIMARY KEY (tenant, entity_key, generation, fact_id)
+);
+
+-- Every fact has at least one interval; facts of single-valued slots may have several.
+CREATE TABLE memori.validity (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    generation integer NOT NULL,
+    fact_id uuid NOT NULL,
+    valid_from_us bigint NOT NULL,
+    valid_to_us bigint,
+    closed_by uuid,
+    PRIMARY KEY (tenant, entity_key, generation, fact_id, valid_from_us)
+);
+
+CREATE TABLE memori.erasures (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    erasure_id text NOT NULL,
+    requested_at_us bigint NOT NULL,
+    live_end_offset bigint NOT NULL,
+    backfill_end_offset bigint NOT NULL,
+    applied_at_us bigint NOT NULL,
+    PRIMARY KEY (tenant, entity_key, erasure_id)
+);
+
+-- message_keys: 16 bytes each, one after the other.
+CREATE TABLE memori.forgets (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    forget_id text NOT NULL,
+    fact_id uuid NOT NULL,
+    text_hash bytea NOT NULL,
+    triple_hash bytea,
+    message_keys bytea NOT NULL,
+    requested_at_us bigint NOT NULL,
+    applied_at_us bigint NOT NULL,
+    PRIMARY KEY (tenant, entity_key, forget_id)
+);
+
+CREATE TABLE memori.dead_letters (
+    source_topic_id text NOT NULL,
+    source_partition integer NOT NULL,
+    source_offset bigint NOT NULL,
+    generation integer NOT NULL,
+    tenant text,
+    entity_key bytea,
+    source_topic text NOT NULL,
+    lane smallint NOT NULL,
+    class text NOT NULL,
+    reason text NOT NULL,
+    attempts integer NOT NULL,
+    event_ids text NOT NULL,
+    erased boolean NOT NULL,
+    original_key bytea,
+    original_payload bytea,
+    failed_at_us bigint NOT NULL,
+    PRIMARY KEY (source_topic_id, source_partition, source_offset, generation)
+);
+CREATE INDEX dead_letters_of_entity ON memori.dead_letters (tenant, entity_key);
+
+-- Truth, not view: which generation recall reads. A tenant without a row reads generation 1.
+CREATE TABLE memori_control.active_generations (
+    tenant text NOT NULL PRIMARY KEY,
+    generation integer NOT NULL
+);
