@@ -1,1 +1,19 @@
-//! What every process shares: configuration, telemetry, metrics, health, ordered shutdown.
+//! What every process shares: layered configuration, telemetry, the metrics endpoint, health and ordered shutdown.
+//!
+//! Knows nothing of events, facts or logs.
+
+pub mod admin;
+pub mod health;
+pub mod metrics_endpoint;
+pub mod process;
+pub mod secret;
+pub mod settings;
+pub mod shutdown;
+pub mod telemetry;
+pub mod trace_context;
+
+pub use health::Health;
+pub use process::{ProcessError, run};
+pub use secret::Secret;
+pub use settings::Settings;
+pub use shutdown::Shutdown;

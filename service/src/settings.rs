@@ -1,0 +1,399 @@
+//! Configuration as it was read: built-in defaults → `--config FILE` → environment `MEMORI__SECTION__KEY` → flags.
+//!
+//! Unknown keys are refused. Each process validates what it needs into types of its own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Secret;
+
+/// Why configuration could not be read: the text says what to change.
+#[derive(Debug, thiserror::Error)]
+#[error("configuration: {0}")]
+pub struct SettingsError(pub String);
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty = $default:expr),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty),+ }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default),+ }
+            }
+        }
+    };
+}
+
+section!(
+    /// Everything that can be configured, by section.
+    Settings {
+        /// The front door.
+        ingest: Ingest = Ingest::default(),
+        /// Sink and recall.
+        writer: Writer = Writer::default(),
+        /// The augmentation worker.
+        worker: Worker = Worker::default(),
+        /// Health and metrics.
+        admin: Admin = Admin::default(),
+        /// Who may call.
+        auth: Auth = Auth::default(),
+        /// The log.
+        kafka: Kafka = Kafka::default(),
+        /// The schema registry.
+        registry: Registry = Registry::default(),
+        /// The store.
+        postgres: Postgres = Postgres::default(),
+        /// Text to vectors.
+        embedding: Embedding = Embedding::default(),
+        /// Events to facts.
+        extractor: Extractor = Extractor::default(),
+        /// The embedded mode.
+        embedded: Embedded = Embedded::default(),
+        /// Logging.
+        log: Log = Log::default(),
+        /// Traces.
+        otlp: Otlp = Otlp::default(),
+        /// Starting.
+        start: Start = Start::default(),
+        /// Stopping.
+        shutdown: Stop = Stop::default(),
+    }
+);
+
+section!(
+    /// The front door.
+    Ingest {
+        /// Address of the API.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7700)),
+        /// Where recall and reads are forwarded.
+        writer_url: String = "http://127.0.0.1:7702".to_owned(),
+        /// Folder of the spool; absent: no spool, and the log away means 503.
+        spool_dir: Option<PathBuf> = None,
+        /// Bound of the spool, in bytes.
+        spool_max_bytes: u64 = 1 << 30,
+        /// How long a delivery report is waited for before the spool takes the event, in milliseconds.
+        log_timeout_ms: u64 = 1_000,
+        /// How many recent events the door remembers.
+        recent_events: usize = 200_000,
+        /// How long the door waits for the writer's look-up of an id, in milliseconds.
+        lookup_timeout_ms: u64 = 50,
+        /// Requests served at once; more get 503.
+        max_requests: usize = 1_024,
+        /// Bytes of request bodies held at once; more get 503.
+        max_body_bytes_in_flight: usize = 256 << 20,
+    }
+);
+
+section!(
+    /// Sink and recall.
+    Writer {
+        /// Address of the API.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7702)),
+        /// Records that close a batch.
+        batch_rows: usize = 5_000,
+        /// Bytes that close a batch.
+        batch_bytes: usize = 16 << 20,
+        /// Age that closes a batch, in milliseconds.
+        batch_max_age_ms: u64 = 50,
+        /// Bound of recall's cache, in bytes.
+        recall_cache_bytes: usize = 256 << 20,
+        /// Connections for recall.
+        recall_connections: usize = 16,
+        /// Connections for the sink.
+        sink_connections: usize = 4,
+    }
+);
+
+section!(
+    /// The augmentation worker.
+    Worker {
+        /// Events taken from the log and not yet finished, at most.
+        budget_events: usize = 10_000,
+        /// Their bytes, at most.
+        budget_bytes: usize = 64 << 20,
+        /// How often the frontier is committed, in milliseconds.
+        commit_interval_ms: u64 = 1_000,
+        /// How often an event is tried before it is dead-lettered.
+        max_attempts: u32 = 8,
+        /// How long an event is tried before it is dead-lettered, in milliseconds.
+        max_retry_ms: u64 = 600_000,
+        /// The generation that is written.
+        generation: i32 = 1,
+    }
+);
+
+section!(
+    /// Health and metrics.
+    Admin {
+        /// Address of `/healthz`, `/readyz` and `/metrics`; absent: the process's own default.
+        listen: Option<SocketAddr> = None,
+    }
+);
+
+section!(
+    /// Who may call.
+    Auth {
+        /// TOML list of tenant, rights and sha256.
+        keys_file: Option<PathBuf> = None,
+        /// Between ingest and writer.
+        internal_token: Option<Secret> = None,
+    }
+);
+
+section!(
+    /// The log.
+    Kafka {
+        /// Bootstrap servers, `host:port,…`.
+        brokers: String = "127.0.0.1:9092".to_owned(),
+        /// In front of every topic's name.
+        topic_prefix: String = "memori".to_owned(),
+        /// Partitions of every topic, when they are made.
+        partitions: i32 = 12,
+        /// Replicas of every topic, when they are made; absent: the broker's default.
+        replication_factor: Option<i32> = None,
+        /// librdkafka's own, with `_` for `.`.
+        properties: BTreeMap<String, Secret> = BTreeMap::new(),
+    }
+);
+
+section!(
+    /// The schema registry.
+    Registry {
+        /// Its Confluent API; absent: single-object encoding.
+        url: Option<String> = None,
+    }
+);
+
+section!(
+    /// The store.
+    Postgres {
+        /// For administration and migrations.
+        url: Option<Secret> = None,
+        /// For the sink; absent: `url`.
+        sink_url: Option<Secret> = None,
+        /// For recall; absent: `url`.
+        recall_url: Option<Secret> = None,
+    }
+);
+
+section!(
+    /// Text to vectors.
+    Embedding {
+        /// `builtin`, `openai` or `none`.
+        kind: String = "builtin".to_owned(),
+        /// For `openai`.
+        base_url: Option<String> = None,
+        /// For `openai`.
+        api_key: Option<Secret> = None,
+        /// For `openai`.
+        model: Option<String> = None,
+        /// For `openai`.
+        dimensions: Option<usize> = None,
+    }
+);
+
+section!(
+    /// Events to facts.
+    Extractor {
+        /// `builtin` or `llm`.
+        kind: String = "builtin".to_owned(),
+        /// For `llm`.
+        base_url: Option<String> = None,
+        /// For `llm`.
+        api_key: Option<Secret> = None,
+        /// For `llm`.
+        model: Option<String> = None,
+        /// Calls in flight, at most.
+        max_concurrency: usize = 50,
+        /// Of one call, in milliseconds.
+        timeout_ms: u64 = 60_000,
+    }
+);
+
+section!(
+    /// The embedded mode.
+    Embedded {
+        /// The folder that holds everything; absent: `memori-stream` in the user's data folder.
+        data_dir: Option<PathBuf> = None,
+        /// Partitions of its log, when it is made.
+        partitions: i32 = 4,
+    }
+);
+
+section!(
+    /// Logging, on stderr.
+    Log {
+        /// `text` or `json`.
+        format: String = "text".to_owned(),
+        /// A level, or `tracing` directives such as `info,memori_writer=debug`.
+        level: String = "info".to_owned(),
+    }
+);
+
+section!(
+    /// Traces.
+    Otlp {
+        /// OTLP/HTTP base address, such as `http://127.0.0.1:4318`; absent: no traces leave.
+        endpoint: Option<String> = None,
+    }
+);
+
+section!(
+    /// Starting.
+    Start {
+        /// How long a dependency is waited for, in milliseconds; then exit 75.
+        deadline_ms: u64 = 30_000,
+    }
+);
+
+section!(
+    /// Stopping.
+    Stop {
+        /// Everything is drained within this, in milliseconds.
+        deadline_ms: u64 = 25_000,
+    }
+);
+
+impl Settings {
+    /// Reads defaults, then `file` (TOML or YAML), then the environment.
+    ///
+    /// # Errors
+    /// An unreadable file, an unknown key, a value of the wrong type: the text names it.
+    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        let environment: Vec<(String, String)> = std::env::vars().collect();
+        Self::load_from(file, &environment)
+    }
+
+    /// [`Settings::load`] with a given environment.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn load_from(file: Option<&Path>, environment: &[(String, String)]) -> Result<Self, SettingsError> {
+        let mut builder = config::Config::builder();
+        if let Some(path) = file {
+            if !path.is_file() {
+                return Err(SettingsError(format!("the file {} is not there", path.display())));
+            }
+            builder = builder.add_source(config::File::from(path));
+        }
+        let variables: config::Map<String, String> =
+            environment.iter().filter(|(name, _)| name.starts_with("MEMORI__")).cloned().collect();
+        builder = builder.add_source(config::Environment::with_prefix("MEMORI").separator("__").source(Some(variables)));
+        let read = builder.build().map_err(|e| SettingsError(e.to_string()))?;
+        let settings: Self = read.try_deserialize().map_err(|e| {
+            SettingsError(format!("{e}; see `--print-config` for every key, and write MEMORI__SECTION__KEY in the environment"))
+        })?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// What can be judged without knowing which process reads it.
+    fn check(&self) -> Result<(), SettingsError> {
+        let bad = |key: &str, value: &str, allowed: &str| Err(SettingsError(format!("{key} is {value:?}; it must be {allowed}")));
+        if !["text", "json"].contains(&self.log.format.as_str()) {
+            return bad("log.format", &self.log.format, "text or json");
+        }
+        if !["builtin", "llm"].contains(&self.extractor.kind.as_str()) {
+            return bad("extractor.kind", &self.extractor.kind, "builtin or llm");
+        }
+        if !["builtin", "openai", "none"].contains(&self.embedding.kind.as_str()) {
+            return bad("embedding.kind", &self.embedding.kind, "builtin, openai or none");
+        }
+        let bounds: [(&str, u64); 8] = [
+            ("extractor.max_concurrency", self.extractor.max_concurrency as u64),
+            ("writer.batch_rows", self.writer.batch_rows as u64),
+            ("writer.batch_bytes", self.writer.batch_bytes as u64),
+            ("writer.recall_connections", self.writer.recall_connections as u64),
+            ("writer.sink_connections", self.writer.sink_connections as u64),
+            ("worker.budget_events", self.worker.budget_events as u64),
+            ("worker.budget_bytes", self.worker.budget_bytes as u64),
+            ("worker.max_attempts", u64::from(self.worker.max_attempts)),
+        ];
+        if let Some((key, _)) = bounds.into_iter().find(|(_, value)| *value == 0) {
+            return bad(key, "0", "at least 1");
+        }
+        for (key, value) in [("kafka.partitions", self.kafka.partitions), ("embedded.partitions", self.embedded.partitions)] {
+            if !(1..=10_000).contains(&value) {
+                return bad(key, &value.to_string(), "between 1 and 10000");
+            }
+        }
+        if self.worker.generation < 1 {
+            return bad("worker.generation", &self.worker.generation.to_string(), "at least 1");
+        }
+        Ok(())
+    }
+
+    /// The effective configuration as TOML, secrets as `***`; passwords inside URLs too, since those are secrets as a whole.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_else(|e| format!("# not printable: {e}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(vars: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let owned: Vec<_> = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Settings::load_from(None, &owned)
+    }
+
+    #[test]
+    fn the_environment_reaches_every_type_of_value() {
+        let settings = load(&[
+            ("MEMORI__INGEST__LISTEN", "127.0.0.1:0"),
+            ("MEMORI__WRITER__BATCH_ROWS", "17"),
+            ("MEMORI__KAFKA__PROPERTIES__SECURITY_PROTOCOL", "ssl"),
+            ("MEMORI__AUTH__INTERNAL_TOKEN", "007"),
+            ("MEMORI_API_KEY", "not ours"),
+        ])
+        .unwrap();
+        assert_eq!(settings.ingest.listen.port(), 0);
+        assert_eq!(settings.writer.batch_rows, 17);
+        assert_eq!(settings.kafka.properties["security_protocol"].expose(), "ssl");
+        assert_eq!(settings.auth.internal_token.unwrap().expose(), "007");
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_refused_by_name() {
+        for (name, value, named) in [
+            ("MEMORI__WRITER__BATCH_ROW", "1", "batch_row"),
+            ("MEMORI__NONSENSE__KEY", "1", "nonsense"),
+            ("MEMORI__WRITER__BATCH_ROWS", "many", "batch_rows"),
+            ("MEMORI__WRITER__BATCH_ROWS", "0", "writer.batch_rows"),
+            ("MEMORI__LOG__FORMAT", "xml", "log.format"),
+        ] {
+            let error = load(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_print_as_stars() {
+        let settings =
+            load(&[("MEMORI__POSTGRES__URL", "postgres://u:hunter2@h/d"), ("MEMORI__AUTH__INTERNAL_TOKEN", "hunter2")]).unwrap();
+        let printed = settings.to_toml();
+        assert!(printed.contains("***") && !printed.contains("hunter2"), "{printed}");
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_file_is_read_and_the_environment_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("a.toml", "[writer]\nbatch_rows = 3\nbatch_bytes = 4\n"), ("a.yaml", "writer:\n  batch_rows: 3\n  batch_bytes: 4\n")] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let environment = vec![("MEMORI__WRITER__BATCH_BYTES".to_owned(), "5".to_owned())];
+            let settings = Settings::load_from(Some(&path), &environment).unwrap();
+            assert_eq!((settings.writer.batch_rows, settings.writer.batch_bytes), (3, 5));
+        }
+        assert!(Settings::load_from(Some(&dir.path().join("none.toml")), &[]).is_err());
+    }
+}
