@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod health;
 pub mod metrics_endpoint;
+pub mod problem;
 pub mod process;
 pub mod secret;
 pub mod settings;
@@ -13,6 +14,7 @@ pub mod telemetry;
 pub mod trace_context;
 
 pub use health::Health;
+pub use problem::Problem;
 pub use process::{ProcessError, run};
 pub use secret::Secret;
 pub use settings::Settings;
