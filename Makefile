@@ -1,0 +1,38 @@
+# The everyday commands. `make help` lists them.
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run build test check bench soak setup fmt
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | while IFS='|' read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
+
+setup: ## install what the build needs (Debian packages; names the command for the rest)
+	@ops/setup.sh
+
+build: setup ## build every program
+	@$(CARGO) build --locked --workspace --bins
+
+demo: setup ## the main job, embedded: conversations in, facts out; no server, no key
+	@$(CARGO) build --locked --quiet --package memori-cli
+	@target/debug/memori demo
+
+run: setup ## leave the embedded system up on 127.0.0.1:7700
+	@$(CARGO) build --locked --quiet --package memori-cli
+	@target/debug/memori up
+
+test: setup ## everything, on its own Kafka and Postgres
+	@ops/test.sh
+
+check: setup ## format, lints, licences, spelling
+	@ops/check.sh
+
+bench: setup ## ratios to this machine's floors, into target/bench/results.json
+	@ops/bench.sh
+
+soak: setup ## the large sizes, with printed seeds
+	@MEMORI_SOAK=1 ops/test.sh
+
+fmt: ## format the code
+	@$(CARGO) fmt --all

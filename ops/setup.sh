@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Installs what building needs and Debian has; names the command for what Debian lacks. Quiet when all is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=()
+command -v cc >/dev/null && command -v make >/dev/null || packages+=(build-essential)
+command -v perl >/dev/null || packages+=(perl)
+command -v pkg-config >/dev/null || packages+=(pkg-config)
+[ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
+
+if [ ${#packages[@]} -gt 0 ]; then
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+            as_root=(sudo)
+        else
+            echo "missing: ${packages[*]}. Install with: sudo apt-get install ${packages[*]}" >&2
+            exit 1
+        fi
+    fi
+    echo "installing ${packages[*]}" >&2
+    log=$(mktemp)
+    install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${packages[@]}")
+    # A fresh machine has no package lists yet: then fetch them and try again.
+    if ! { "${install[@]}" || { "${as_root[@]}" apt-get update && "${install[@]}"; }; } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        exit 1
+    fi
+    rm -f "$log"
+fi
+
+wanted=$(sed -nE 's/^rust-version = "([0-9.]+)"/\1/p' Cargo.toml)
+hint="install Rust $wanted or newer with: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y   (with rustup there: rustup update stable)"
+if ! command -v cargo >/dev/null; then
+    home=${CARGO_HOME:-$HOME/.cargo}
+    [ -x "$home/bin/cargo" ] && hint="add it to PATH with: . \"$home/env\""
+    echo "cargo is missing: $hint" >&2
+    exit 1
+fi
+have=$(rustc --version | sed -nE 's/^rustc ([0-9]+\.[0-9]+).*/\1/p')
+if [ "$(printf '%s\n%s\n' "$wanted" "$have" | sort -V | head -n 1)" != "$wanted" ]; then
+    echo "Rust $have is too old: $hint" >&2
+    exit 1
+fi
