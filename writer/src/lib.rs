@@ -1,1 +1,3 @@
 //! The sink (batches to the store, exactly once) and recall.
+
+pub mod notify;

@@ -21,7 +21,9 @@ CREATE TABLE memori.entities (
 );
 
 -- One row per event. erased rows have no content: process_id, session_id and client_fields are null.
--- client_fields: JSON of what the client gave besides the content: occurred_at, session_id, message_ids, created_ats (decision 4).
+-- first_*: over all copies of the event, where its lowest copy of each lane stands (its origin counts), and when its first
+-- spooled copy was accepted: what an erasure that arrives later needs to know (decision 5).
+-- client_fields: JSON of what the client gave besides the content: occurred_at_us, session_id, message_ids, created_at_us (decision 4).
 CREATE TABLE memori.events (
     tenant text NOT NULL,
     event_id text NOT NULL,
@@ -39,6 +41,9 @@ CREATE TABLE memori.events (
     origin_lane smallint,
     origin_offset bigint,
     attempt integer NOT NULL,
+    first_live_offset bigint,
+    first_backfill_offset bigint,
+    first_spooled_at_us bigint,
     client_fields text,
     PRIMARY KEY (tenant, event_id, entity_key, content_hash)
 );
@@ -117,7 +122,10 @@ CREATE TABLE memori.facts (
     PRIMARY KEY (tenant, entity_key, generation, fact_id)
 );
 
--- One event's support for a fact by one message. surface: JSON of what this mention says and the fact_id does not fix.
+-- Only facts of single-valued slots stand in it, so that the flush finds the others of a slot.
+CREATE INDEX facts_of_slot ON memori.facts (tenant, entity_key, generation, slot) WHERE slot IS NOT NULL;
+
+-- One event's support for a fact by one message, by a winning outcome. surface: JSON of what this mention says.
 CREATE TABLE memori.mentions (
     tenant text NOT NULL,
     entity_key bytea NOT NULL,
@@ -187,6 +195,7 @@ CREATE TABLE memori.forgets (
     PRIMARY KEY (tenant, entity_key, forget_id)
 );
 
+-- covers: JSON list of the events that end here, with what an erasure needs to know of each.
 CREATE TABLE memori.dead_letters (
     source_topic_id text NOT NULL,
     source_partition integer NOT NULL,
@@ -199,7 +208,7 @@ CREATE TABLE memori.dead_letters (
     class text NOT NULL,
     reason text NOT NULL,
     attempts integer NOT NULL,
-    event_ids text NOT NULL,
+    covers text NOT NULL,
     erased boolean NOT NULL,
     original_key bytea,
     original_payload bytea,

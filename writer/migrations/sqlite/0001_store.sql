@@ -18,7 +18,9 @@ CREATE TABLE entities (
 );
 
 -- One row per event. erased rows have no content: process_id, session_id and client_fields are null.
--- client_fields: JSON of what the client gave besides the content: occurred_at, session_id, message_ids, created_ats (decision 4).
+-- first_*: over all copies of the event, where its lowest copy of each lane stands (its origin counts), and when its first
+-- spooled copy was accepted: what an erasure that arrives later needs to know (decision 5).
+-- client_fields: JSON of what the client gave besides the content: occurred_at_us, session_id, message_ids, created_at_us (decision 4).
 CREATE TABLE events (
     tenant text NOT NULL,
     event_id text NOT NULL,
@@ -36,6 +38,9 @@ CREATE TABLE events (
     origin_lane integer,
     origin_offset integer,
     attempt integer NOT NULL,
+    first_live_offset integer,
+    first_backfill_offset integer,
+    first_spooled_at_us integer,
     client_fields text,
     PRIMARY KEY (tenant, event_id, entity_key, content_hash)
 ) WITHOUT ROWID;
@@ -114,7 +119,10 @@ CREATE TABLE facts (
     PRIMARY KEY (tenant, entity_key, generation, fact_id)
 ) WITHOUT ROWID;
 
--- One event's support for a fact by one message. surface: JSON of what this mention says and the fact_id does not fix.
+-- Only facts of single-valued slots stand in it, so that the flush finds the others of a slot.
+CREATE INDEX facts_of_slot ON facts (tenant, entity_key, generation, slot) WHERE slot IS NOT NULL;
+
+-- One event's support for a fact by one message, by a winning outcome. surface: JSON of what this mention says.
 CREATE TABLE mentions (
     tenant text NOT NULL,
     entity_key blob NOT NULL,
@@ -184,6 +192,7 @@ CREATE TABLE forgets (
     PRIMARY KEY (tenant, entity_key, forget_id)
 );
 
+-- covers: JSON list of the events that end here, with what an erasure needs to know of each.
 CREATE TABLE dead_letters (
     source_topic_id text NOT NULL,
     source_partition integer NOT NULL,
@@ -196,7 +205,7 @@ CREATE TABLE dead_letters (
     class text NOT NULL,
     reason text NOT NULL,
     attempts integer NOT NULL,
-    event_ids text NOT NULL,
+    covers text NOT NULL,
     erased boolean NOT NULL,
     original_key blob,
     original_payload blob,
