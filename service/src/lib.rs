@@ -3,6 +3,7 @@
 //! Knows nothing of events, facts or logs.
 
 pub mod admin;
+pub mod auth;
 pub mod health;
 pub mod metrics_endpoint;
 pub mod problem;
