@@ -312,6 +312,7 @@ pub struct Vector {
     /// What a step of the int8 values is worth.
     pub scale: f32,
     /// int8 values as bytes (two's complement).
+    #[serde(with = "apache_avro::serde::bytes")]
     pub values: Vec<u8>,
 }
 
@@ -476,8 +477,10 @@ pub struct DeadLetter {
     /// The events that end here; empty where the bytes could not be read.
     pub covers: Vec<Cover>,
     /// The record's key.
+    #[serde(with = "apache_avro::serde::bytes")]
     pub original_key: Vec<u8>,
     /// The record's payload.
+    #[serde(with = "apache_avro::serde::bytes")]
     pub original_payload: Vec<u8>,
     /// When it was given up.
     pub failed_at: Micros,
