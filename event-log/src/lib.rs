@@ -2,6 +2,8 @@
 //! machines (frontier ledger, key queues, budget, epochs) with the drivers that run them.
 
 pub mod seam;
+pub mod sql;
+pub mod sqlite;
 pub mod topic;
 
 pub use seam::{AppendError, Consumer, ConsumerEvent, Fence, Header, Log, LogError, LogIdentity, LogRecord, NewRecord, Position, Producer, Start};

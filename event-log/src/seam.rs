@@ -162,7 +162,8 @@ pub trait Consumer: Send {
     /// The next happening. Cancel safe: dropping the future loses nothing.
     async fn next(&mut self) -> Result<ConsumerEvent, LogError>;
 
-    /// Starts reading partitions of an [`ConsumerEvent::Assigned`].
+    /// Starts reading partitions of an [`ConsumerEvent::Assigned`]. One that is assigned already moves to the new start; records
+    /// of its old position that were on their way are not delivered.
     async fn assign(&mut self, starts: &[(TopicPartition, Start)]) -> Result<(), LogError>;
 
     /// Lets go of partitions of a [`ConsumerEvent::Revoked`] or [`ConsumerEvent::Lost`].
