@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Everything: fetches the servers once, starts one Kafka and one Postgres in a temporary folder for the whole run, runs every
+# test of the workspace, and ends the servers and removes the folder however it went. Arguments go to `cargo test`, for
+# instance: ops/test.sh -p memori-writer. Where it fails, the servers' logs are kept and named.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/.."
+
+# not below target/: another run may clean that
+work=$(mktemp -d "${TMPDIR:-/tmp}/memori-test-XXXXXX")
+finish() {
+  local rc=$?
+  trap - EXIT INT TERM
+  "$here/servers.sh" stop "$work" || true
+  if [ $rc != 0 ] && [ -f "$work/kafka/log" ]; then
+    local logs; logs=$(mktemp -d "${TMPDIR:-/tmp}/memori-test-logs-XXXXXX")
+    cp "$work/kafka/log" "$logs/kafka.log"; cp "$work/postgres/log" "$logs/postgres.log" 2>/dev/null || true
+    echo "the tests failed (status $rc); the servers' logs: $logs/kafka.log $logs/postgres.log" >&2
+  fi
+  rm -rf "$work"
+  exit $rc
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+"$here/servers.sh" fetch
+
+if [ -z "${MEMORI_TEST_KAFKA:-}" ] || [ -z "${MEMORI_TEST_POSTGRES:-}" ]; then
+  "$here/servers.sh" start "$work" >/dev/null
+  while IFS='=' read -r name value; do export "$name=$value"; done <"$work/env"
+fi
+
+if [ $# = 0 ]; then set -- --workspace; fi
+"${CARGO:-cargo}" test --locked "$@"
