@@ -1,5 +1,15 @@
-//! What the end-to-end, chaos and conformance tests stand on: real servers, each test with a database and topics of its own.
+//! What the end-to-end, chaos and conformance tests stand on: real servers, each test with a database and topics of its own; real
+//! binaries, to be killed; a workload from a seed.
 
+pub mod client;
+pub mod distributed;
+pub mod drive;
+pub mod embedded;
+pub mod keys;
+pub mod phrases;
+pub mod process;
 pub mod servers;
+pub mod storm;
+pub mod workload;
 
 pub use servers::Servers;

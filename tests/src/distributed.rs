@@ -1,0 +1,109 @@
+//! The distributed shape: one front door, several workers and one writer as processes of their own, on Kafka and Postgres.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::ensure;
+
+use crate::client::Api;
+use crate::keys::Keys;
+use crate::process::{self, Process, Program};
+use crate::servers::Servers;
+
+/// Partitions of every topic: more than members, fewer than entities.
+const PARTITIONS: usize = 6;
+
+/// The processes, on a topic set and a database of their own.
+pub struct Distributed<'s> {
+    /// The servers below.
+    pub servers: &'s Servers,
+    /// The front door.
+    pub ingest: Process,
+    /// The workers.
+    pub workers: Vec<Process>,
+    /// The writer.
+    pub writer: Process,
+    /// The URL of its database.
+    pub database: String,
+    /// The prefix of its topics and groups.
+    pub prefix: String,
+    common: Vec<(String, String)>,
+    keys: Keys,
+    dir: tempfile::TempDir,
+}
+
+impl<'s> Distributed<'s> {
+    /// Makes topics and tables by the operator's own commands, and starts writer, workers and front door. `env` is for all.
+    ///
+    /// # Errors
+    /// As [`Process::start`], or a command fails.
+    pub async fn start(servers: &'s Servers, tenants: &[String], workers: usize, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let database = servers.empty_database().await?;
+        let prefix = servers.fresh_prefix();
+        let dir = tempfile::Builder::new().prefix("memori-distributed-").tempdir()?;
+        let keys = Keys::write(tenants, dir.path())?;
+        let partitions = PARTITIONS.to_string();
+        let keys_file = keys.file().display().to_string();
+        let spool = dir.path().join("spool").display().to_string();
+        let mut common: Vec<(String, String)> = [
+            ("MEMORI__KAFKA__BROKERS", servers.kafka_brokers()),
+            ("MEMORI__KAFKA__TOPIC_PREFIX", &prefix),
+            ("MEMORI__KAFKA__PARTITIONS", &partitions),
+            // The broker's shortest: a killed member's partitions pass on soon.
+            ("MEMORI__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000"),
+            ("MEMORI__KAFKA__PROPERTIES__HEARTBEAT_INTERVAL_MS", "1000"),
+            ("MEMORI__POSTGRES__URL", &database),
+            ("MEMORI__AUTH__KEYS_FILE", &keys_file),
+            ("MEMORI__AUTH__INTERNAL_TOKEN", "between-ingest-and-writer"),
+            ("MEMORI__INGEST__SPOOL_DIR", &spool),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+        for (name, value) in env {
+            common.retain(|(present, _)| present != name);
+            common.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        run(&["topics", "create"], &common)?;
+        run(&["migrate"], &common)?;
+        let program = |binary, listen_key, env| Program { binary, args: Vec::new(), env, listen_key, has_admin: true };
+        let start = |name: &str, program| tokio::task::block_in_place(|| Process::start(name, program, dir.path()));
+        let writer = start("writer", program("memori-writer", Some("MEMORI__WRITER__LISTEN"), common.clone()))?;
+        let workers = (0..workers)
+            .map(|n| start(&format!("worker-{n}"), program("memori-augment-worker", None, common.clone())))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let mut door = common.clone();
+        door.push(("MEMORI__INGEST__WRITER_URL".to_owned(), writer.api()));
+        let ingest = start("ingest", program("memori-ingest", Some("MEMORI__INGEST__LISTEN"), door))?;
+        Ok(Self { servers, ingest, workers, writer, database, prefix, common, keys, dir })
+    }
+
+    /// A tenant's way in.
+    #[must_use]
+    pub fn api(&self, tenant: &str) -> Api {
+        Api::new(&self.ingest.api(), Some(self.keys.of(tenant)))
+    }
+
+    /// Where the front door's spool lies.
+    #[must_use]
+    pub fn spool_dir(&self) -> PathBuf {
+        self.dir.path().join("spool")
+    }
+
+    /// Makes the tables again where they are missing.
+    ///
+    /// # Errors
+    /// The command fails.
+    pub fn migrate(&self) -> anyhow::Result<()> {
+        run(&["migrate"], &self.common)
+    }
+}
+
+/// Runs `memori ARGS` to its end.
+fn run(args: &[&str], env: &[(String, String)]) -> anyhow::Result<()> {
+    let mut command = Command::new(process::binary("memori")?);
+    command.args(args).env_clear().envs(env.iter().cloned());
+    let output = tokio::task::block_in_place(|| command.output())?;
+    ensure!(output.status.success(), "memori {args:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
