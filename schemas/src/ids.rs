@@ -39,7 +39,8 @@ macro_rules! hash_newtype {
 
         impl Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_bytes(&self.0)
+                // Raw bytes in Avro, hex where people read it.
+                if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_bytes(&self.0) }
             }
         }
 
@@ -50,14 +51,20 @@ macro_rules! hash_newtype {
                     type Value = $name;
 
                     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        write!(f, "{} bytes", $len)
+                        write!(f, "{} bytes, in text as hex", $len)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
+                        let mut bytes = [0; $len];
+                        hex::decode_to_slice(text, &mut bytes).map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))?;
+                        Ok($name(bytes))
                     }
 
                     fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<$name, E> {
                         $name::from_slice(bytes).ok_or_else(|| E::invalid_length(bytes.len(), &self))
                     }
                 }
-                deserializer.deserialize_bytes(Bytes)
+                if deserializer.is_human_readable() { deserializer.deserialize_str(Bytes) } else { deserializer.deserialize_bytes(Bytes) }
             }
         }
 

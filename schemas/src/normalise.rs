@@ -36,7 +36,8 @@ mod tests {
 
     #[test]
     fn punctuation_and_script_keep_facts_apart() {
-        for (a, b) in [("C", "C++"), ("C++", "C#"), ("item 10", "item 1-0"), ("他住在巴黎", "他住在柏林"), ("really?", "really")] {
+        for (a, b) in [("C", "C++"), ("C++", "C#"), ("item 10", "item 1-0"), ("他住在巴黎", "他住在柏林"), ("really?", "really")]
+        {
             assert_ne!(normalise(a), normalise(b));
         }
     }

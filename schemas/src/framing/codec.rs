@@ -126,3 +126,7 @@ impl Reader {
 fn fingerprint_of(schema: &Schema) -> [u8; FINGERPRINT_BYTES] {
     schema.fingerprint::<Rabin>().bytes.try_into().expect("a Rabin fingerprint has eight bytes")
 }
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

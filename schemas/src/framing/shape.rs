@@ -41,7 +41,7 @@ impl Shape {
             Schema::Null => Self::Null,
             Schema::Boolean => Self::Boolean,
             Schema::Int => Self::Int,
-            Schema::Long | Schema::TimestampMicros => Self::Long,
+            Schema::Long => Self::Long,
             Schema::Float => Self::Skip(4),
             Schema::Double => Self::Skip(8),
             Schema::Bytes => Self::Bytes,

@@ -3,9 +3,9 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use memori_schemas::{
-    ContentFormat, ContentHash, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo, Fact,
-    FactKind, FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageKey, MetadataEntry, Micros, Origin, Role,
-    Supplied, TextHash, TripleHash, Vector,
+    ContentFormat, ContentHash, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo,
+    Fact, FactKind, FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageKey, MetadataEntry, Micros, Origin,
+    Role, Supplied, TextHash, TripleHash, Vector,
 };
 
 fn some(text: &str) -> Option<String> {
@@ -200,7 +200,7 @@ pub(crate) fn full() -> Vec<(&'static str, LogRecordBody)> {
 pub(crate) fn bare() -> Vec<(&'static str, LogRecordBody)> {
     full()
         .into_iter()
-        .map(|(name, record)| match record {
+        .map(|(_, record)| match record {
             LogRecordBody::Conversation(r) => (
                 "conversation_event.bare",
                 LogRecordBody::Conversation(ConversationEvent {
@@ -236,9 +236,7 @@ pub(crate) fn bare() -> Vec<(&'static str, LogRecordBody)> {
                     ..r
                 }),
             ),
-            LogRecordBody::EraseEntity(r) => {
-                ("erase_entity.bare", LogRecordBody::EraseEntity(EraseEntity { key_id: None, ..r }))
-            }
+            LogRecordBody::EraseEntity(r) => ("erase_entity.bare", LogRecordBody::EraseEntity(EraseEntity { key_id: None, ..r })),
             LogRecordBody::ForgetFact(r) => (
                 "forget_fact.bare",
                 LogRecordBody::ForgetFact(ForgetFact { triple_hash: None, message_keys: vec![], key_id: None, ..r }),
