@@ -1,7 +1,6 @@
 //! The SQLite dialect. Each writing method is one `BEGIN IMMEDIATE` transaction on the one writing connection.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,7 +43,7 @@ impl SqliteDialect {
 }
 
 fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    memori_schemas::Micros::now().0.div_euclid(1_000)
 }
 
 /// Which failures may pass: a locked or full database, an I/O error, a pool that is out of connections.
