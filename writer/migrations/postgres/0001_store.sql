@@ -98,7 +98,7 @@ CREATE TABLE memori.outcomes (
     tokens_out bigint NOT NULL,
     cost_micros bigint NOT NULL,
     ended_at_us bigint NOT NULL,
-    PRIMARY KEY (tenant, entity_key, generation, event_id, content_hash)
+    PRIMARY KEY (tenant, entity_key, event_id, content_hash, generation)
 );
 
 -- Wording and triple are those of the mention with the smallest (occurred_at_us, event_id, message_index).

@@ -95,7 +95,7 @@ CREATE TABLE outcomes (
     tokens_out integer NOT NULL,
     cost_micros integer NOT NULL,
     ended_at_us integer NOT NULL,
-    PRIMARY KEY (tenant, entity_key, generation, event_id, content_hash)
+    PRIMARY KEY (tenant, entity_key, event_id, content_hash, generation)
 ) WITHOUT ROWID;
 
 -- Wording and triple are those of the mention with the smallest (occurred_at_us, event_id, message_index).
