@@ -212,3 +212,6 @@ pub fn plan_unowned(
     }
     out
 }
+
+#[cfg(test)]
+mod model_tests;

@@ -1,0 +1,259 @@
+//! Where the view lives: one seam over SQLite and Postgres, and the one flush that both run.
+//!
+//! Promises: a flush is one transaction, and its offsets move in it; where another has moved them, it fails and writes nothing.
+//! It locks its offset rows, then the rows of its entities in key order, and only then reads (READ COMMITTED: each read is a
+//! statement after the locks), so flushes of several writers that meet on one entity come one after the other.
+
+mod dump;
+pub mod sqlite;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::plan::{
+    self, DeadLetterKey, DeadLetterRow, EntityBatch, EntityRef, EntityView, EntityWrites, Needs, OutcomeKind, Upserts,
+};
+
+pub use dump::Dump;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It may work when it is repeated: the server is away, a deadlock, a lock or statement timeout.
+    #[error("the store cannot do it now: {0}")]
+    Retry(String),
+    /// The answer to COMMIT was lost: it may or may not have happened. Repeat with [`FlushInput::unsure`].
+    #[error("the store did not confirm the commit: {0}")]
+    CommitUnknown(String),
+    /// Another writer has moved these offsets. Nothing was written.
+    #[error("another writer has moved the offsets of {0:?}")]
+    Fenced(Vec<OffsetKey>),
+    /// A row that was looked up and not there is there. Repeat without COPY.
+    #[error("a row is already there: {0}")]
+    Conflict(String),
+    /// What is stored or answered cannot be right, or the set-up is wrong: says what.
+    #[error("the store is broken: {0}")]
+    Broken(String),
+}
+
+/// A partition of the log, by the log's own ids.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OffsetKey {
+    /// The cluster.
+    pub cluster_id: Arc<str>,
+    /// The topic's id.
+    pub topic_id: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+}
+
+/// A partition's progress by one flush.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffsetMove {
+    /// Which partition.
+    pub key: OffsetKey,
+    /// What its row must hold; a missing row holds 0.
+    pub from: i64,
+    /// What it holds afterwards.
+    pub next: i64,
+}
+
+/// What one flush writes.
+#[derive(Clone, Debug, Default)]
+pub struct FlushInput {
+    /// Its offsets.
+    pub moves: Vec<OffsetMove>,
+    /// What it says, by entity.
+    pub entities: BTreeMap<EntityRef, EntityBatch>,
+    /// Dead letters that belong to no entity.
+    pub unowned: Vec<DeadLetterRow>,
+    /// An earlier attempt may have been committed: offsets that already stand at `next` mean that it was.
+    pub unsure: bool,
+}
+
+/// What one flush changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlushReport {
+    /// Rows that were written or replaced.
+    pub rows: usize,
+    /// Events whose outcome became applied, by when each was accepted, in microseconds since 1970.
+    pub applied_accepted_at_us: Vec<i64>,
+    /// Events whose outcome became dead, by class.
+    pub dead_lettered: BTreeMap<String, u64>,
+    /// Events that became erased.
+    pub erased: u64,
+    /// It had been committed by an earlier attempt.
+    pub already_done: bool,
+}
+
+/// How new rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertMode {
+    /// As fast as the store can; a row that is there after all is a [`StoreError::Conflict`].
+    Fast,
+    /// A row that is there is replaced.
+    Upsert,
+}
+
+/// A store of the view.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Brings the tables up to date; forward only, idempotent.
+    async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// The next offset of each partition, where a flush has moved it.
+    async fn next_offsets(&self, keys: &[OffsetKey]) -> Result<Vec<Option<i64>>, StoreError>;
+
+    /// Begins a flush. The transaction must be ended, not dropped half way.
+    async fn begin(&self, mode: InsertMode) -> Result<Box<dyn StoreTransaction>, StoreError>;
+
+    /// Tells other writers that something was committed; a hint.
+    async fn announce(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Every base table, in an order that does not depend on arrival. For tests and audits: it reads everything.
+    async fn dump(&self) -> Result<Dump, StoreError>;
+}
+
+/// One flush under way.
+#[async_trait]
+pub trait StoreTransaction: Send {
+    /// Locks the rows, making those that are missing, and answers what each holds.
+    async fn lock_offsets(&mut self, keys: &[OffsetKey]) -> Result<Vec<i64>, StoreError>;
+
+    /// Locks the entities' rows in the given order (sorted by key), making those that are missing and counting their versions
+    /// up, and answers each one's `entity_id`.
+    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<Option<String>>, StoreError>;
+
+    /// Reads what is asked for into the views, each a statement after the locks. `first` reads erasures and forgets too.
+    async fn read(
+        &mut self,
+        needs: &BTreeMap<&EntityRef, Needs>,
+        first: bool,
+        views: &mut BTreeMap<EntityRef, EntityView>,
+    ) -> Result<(), StoreError>;
+
+    /// Dead letters by their keys, whoever owns them.
+    async fn read_letters(&mut self, keys: &BTreeSet<&DeadLetterKey>) -> Result<BTreeMap<DeadLetterKey, DeadLetterRow>, StoreError>;
+
+    /// Writes, deletions first.
+    async fn write(&mut self, writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError>;
+
+    /// Moves the offsets.
+    async fn move_offsets(&mut self, moves: &[OffsetMove]) -> Result<(), StoreError>;
+
+    /// Ends it well.
+    async fn commit(self: Box<Self>) -> Result<(), StoreError>;
+
+    /// Ends it without a trace.
+    async fn rollback(self: Box<Self>);
+}
+
+/// Runs one flush to its end: one transaction, or two where the fast way meets a row that is there.
+///
+/// # Errors
+/// As [`StoreError`] says; nothing was written, except after [`StoreError::CommitUnknown`], which leaves it open.
+pub async fn flush(store: &dyn Store, input: &FlushInput) -> Result<FlushReport, StoreError> {
+    match attempt(store, input, InsertMode::Fast).await {
+        Err(StoreError::Conflict(why)) => {
+            tracing::warn!(why, "a row was there after all; repeating the flush by upserts");
+            attempt(store, input, InsertMode::Upsert).await
+        }
+        other => other,
+    }
+}
+
+async fn attempt(store: &dyn Store, input: &FlushInput, mode: InsertMode) -> Result<FlushReport, StoreError> {
+    let mut transaction = store.begin(mode).await?;
+    match run(&mut *transaction, input).await {
+        Ok(report) if report.already_done => {
+            transaction.rollback().await;
+            Ok(report)
+        }
+        Ok(report) => transaction.commit().await.map(|()| report),
+        Err(error) => {
+            transaction.rollback().await;
+            Err(error)
+        }
+    }
+}
+
+async fn run(transaction: &mut dyn StoreTransaction, input: &FlushInput) -> Result<FlushReport, StoreError> {
+    let keys: Vec<OffsetKey> = input.moves.iter().map(|m| m.key.clone()).collect();
+    let held = transaction.lock_offsets(&keys).await?;
+    let at_next = |(m, held): (&OffsetMove, &i64)| m.next == *held;
+    if input.unsure && !held.is_empty() && input.moves.iter().zip(&held).all(at_next) {
+        return Ok(FlushReport { already_done: true, ..FlushReport::default() });
+    }
+    let moved: Vec<OffsetKey> =
+        input.moves.iter().zip(&held).filter(|(m, held)| m.from != **held).map(|(m, _)| m.key.clone()).collect();
+    if !moved.is_empty() {
+        return Err(StoreError::Fenced(moved));
+    }
+
+    let entities: Vec<&EntityRef> = input.entities.keys().collect();
+    let mut views: BTreeMap<EntityRef, EntityView> = BTreeMap::new();
+    if !entities.is_empty() {
+        let entity_ids = transaction.lock_entities(&entities).await?;
+        for (entity, entity_id) in entities.iter().zip(entity_ids) {
+            views.insert((*entity).clone(), EntityView { entity_id, ..EntityView::default() });
+        }
+        let needs = input.entities.iter().map(|(entity, batch)| (entity, batch.first_needs())).collect();
+        transaction.read(&needs, true, &mut views).await?;
+    }
+    let mut writes: Vec<(&EntityRef, EntityWrites)> = Vec::with_capacity(input.entities.len());
+    let mut more: BTreeMap<&EntityRef, Needs> = BTreeMap::new();
+    for (entity, batch) in &input.entities {
+        match plan::plan(batch, &views[entity]) {
+            Ok(planned) => writes.push((entity, planned)),
+            Err(needs) => {
+                more.insert(entity, needs);
+            }
+        }
+    }
+    if !more.is_empty() {
+        transaction.read(&more, false, &mut views).await?;
+        for entity in more.keys() {
+            let planned = plan::plan(&input.entities[*entity], &views[*entity])
+                .map_err(|needs| StoreError::Broken(format!("the plan asks for a third round of reads: {needs:?}")))?;
+            writes.push((entity, planned));
+        }
+    }
+    let unowned = if input.unowned.is_empty() {
+        Upserts::default()
+    } else {
+        let stored = transaction.read_letters(&input.unowned.iter().map(|letter| &letter.key).collect()).await?;
+        plan::plan_unowned(&input.unowned, &stored)
+    };
+    let report = report(&writes, &unowned, &views);
+    transaction.write(&writes, &unowned).await?;
+    transaction.move_offsets(&input.moves).await?;
+    Ok(report)
+}
+
+fn report(writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>, views: &BTreeMap<EntityRef, EntityView>) -> FlushReport {
+    fn size<R>(upserts: &Upserts<R>) -> usize {
+        upserts.insert.len() + upserts.update.len()
+    }
+    let mut report = FlushReport { rows: size(unowned), ..FlushReport::default() };
+    for (entity, w) in writes {
+        report.rows += size(&w.events) + w.messages.len() + size(&w.outcomes) + w.mentions.len() + size(&w.facts);
+        report.rows += size(&w.stats) + w.validity.len() + size(&w.erasures) + size(&w.forgets) + size(&w.dead_letters);
+        for outcome in w.outcomes.insert.iter().chain(&w.outcomes.update) {
+            match outcome.kind {
+                OutcomeKind::Applied => report.applied_accepted_at_us.push(outcome.event_accepted_at_us),
+                OutcomeKind::Dead => {
+                    *report.dead_lettered.entry(outcome.dead_letter_class.clone().unwrap_or_default()).or_default() += 1;
+                }
+            }
+        }
+        let before = |event| views.get(*entity).and_then(|view| view.events.get(event)).is_some_and(|row| row.erased);
+        let events = w.events.insert.iter().chain(&w.events.update);
+        report.erased += events.filter(|row| row.erased && !before(&row.event)).count() as u64;
+    }
+    report
+}
