@@ -6,7 +6,9 @@ use super::rows::{DeadLetterKey, DeadLetterRow, ErasureRow, EventRef};
 use super::{EntityBatch, EntityView, EntityWrites};
 
 /// The smallest letter about each record.
-pub(super) fn smallest<'a>(letters: impl IntoIterator<Item = &'a DeadLetterRow>) -> BTreeMap<&'a DeadLetterKey, &'a DeadLetterRow> {
+pub(super) fn smallest<'a>(
+    letters: impl IntoIterator<Item = &'a DeadLetterRow>,
+) -> BTreeMap<&'a DeadLetterKey, &'a DeadLetterRow> {
     let mut out: BTreeMap<&DeadLetterKey, &DeadLetterRow> = BTreeMap::new();
     for letter in letters {
         let kept = out.entry(&letter.key).or_insert(letter);

@@ -215,7 +215,11 @@ fn plan_outcomes(batch: &EntityBatch, view: &EntityView, erased: &BTreeSet<&Even
 }
 
 /// The mentions of winning fact events, less those that were forgotten.
-fn added_mentions<'a>(batch: &'a EntityBatch, outcomes: &Outcomes, forgets: &[ForgetRow]) -> BTreeMap<&'a MentionKey, &'a MentionRow> {
+fn added_mentions<'a>(
+    batch: &'a EntityBatch,
+    outcomes: &Outcomes,
+    forgets: &[ForgetRow],
+) -> BTreeMap<&'a MentionKey, &'a MentionRow> {
     let mut added: BTreeMap<&MentionKey, &MentionRow> = BTreeMap::new();
     let mut order: BTreeMap<&MentionKey, (i32, String)> = BTreeMap::new();
     for (key, by) in &outcomes.won {
@@ -272,7 +276,8 @@ fn plan_facts(
         let stored = view.facts.get(fact);
         let all_known = view.whole
             || stored.is_none_or(|s| {
-                view.full_facts.contains(fact) || s.row.slot.as_ref().is_some_and(|slot| view.slots.contains(&(fact.0, slot.clone())))
+                view.full_facts.contains(fact)
+                    || s.row.slot.as_ref().is_some_and(|slot| view.slots.contains(&(fact.0, slot.clone())))
             });
         if all_known {
             let old = before.get(fact);

@@ -16,9 +16,7 @@ pub(super) fn add(
     writes: &mut EntityWrites,
 ) -> bool {
     let [interval] = stored.validity.as_slice() else { return false };
-    let plain = |m: &MentionRow| {
-        m.surface.slot.is_none() && m.surface.valid_from_us.is_none() && m.surface.valid_to_us.is_none()
-    };
+    let plain = |m: &MentionRow| m.surface.slot.is_none() && m.surface.valid_from_us.is_none() && m.surface.valid_to_us.is_none();
     if stored.row.slot.is_some() || interval.valid_to_us.is_some() || !new.values().all(|m| plain(m)) {
         return false;
     }

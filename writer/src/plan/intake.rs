@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use memori_schemas::{
-    ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, FactsExtracted, ForgetFact, Lane, Role, ids,
+    ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, FactsExtracted, ForgetFact, Lane, Role,
+    ids,
 };
 use uuid::Uuid;
 
@@ -107,7 +108,11 @@ pub fn event_copy(event: &ConversationEvent, place: &Place) -> Result<EventCopy,
     };
     let mut messages = Vec::with_capacity(event.messages.len());
     for (index, message) in event.messages.iter().enumerate() {
-        check_texts([("name", message.name.as_deref()), ("content", Some(&message.content)), ("message_id", message.message_id.as_deref())])?;
+        check_texts([
+            ("name", message.name.as_deref()),
+            ("content", Some(&message.content)),
+            ("message_id", message.message_id.as_deref()),
+        ])?;
         messages.push(MessageRow {
             message_key: event.message_key(index),
             event: event_ref.clone(),

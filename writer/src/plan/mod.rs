@@ -199,10 +199,7 @@ impl EntityBatch {
 
 /// Dead letters whose record's key does not tell an entity: nothing can erase them, and they cover nothing.
 #[must_use]
-pub fn plan_unowned(
-    letters: &[DeadLetterRow],
-    stored: &BTreeMap<DeadLetterKey, DeadLetterRow>,
-) -> Upserts<DeadLetterRow> {
+pub fn plan_unowned(letters: &[DeadLetterRow], stored: &BTreeMap<DeadLetterKey, DeadLetterRow>) -> Upserts<DeadLetterRow> {
     let mut out = Upserts::default();
     for (key, row) in dead::smallest(letters) {
         match stored.get(key) {

@@ -126,9 +126,12 @@ fn outcome(copy: &EventRow, generation: i32, kind: OutcomeKind, lane: Lane, offs
 fn mention(dice: &mut Dice, event: &EventRow, generation: i32, lane: Lane, offset: i64) -> MentionRow {
     let number = dice.below(7);
     let index = dice.below(2);
-    let message = if dice.chance(30) { dice.below(3) } else { 100 + usize::from(event.event.event_id.as_bytes()[1]) % 50 + index };
+    let message =
+        if dice.chance(30) { dice.below(3) } else { 100 + usize::from(event.event.event_id.as_bytes()[1]) % 50 + index };
     // Facts 0–2 stand in one slot, mostly; 3 may have bounds of its own; the others are plain.
-    let slot = (number < 3 && dice.chance(90)).then(|| "user/lives_in".to_owned()).or_else(|| (number == 4 && dice.chance(20)).then(|| "user/job".to_owned()));
+    let slot = (number < 3 && dice.chance(90))
+        .then(|| "user/lives_in".to_owned())
+        .or_else(|| (number == 4 && dice.chance(20)).then(|| "user/job".to_owned()));
     let bounds = number == 3 || (number < 2 && dice.chance(20));
     MentionRow {
         key: MentionKey {
@@ -167,10 +170,8 @@ fn records(dice: &mut Dice) -> Vec<Record> {
     let mut copies: Vec<EventRow> = Vec::new();
     let mut offsets = BTreeMap::from([(Lane::Live, 0), (Lane::Backfill, 0)]);
     for _ in 0..1 + dice.below(10) {
-        let event = EventRef {
-            event_id: format!("e{}", dice.below(5)),
-            content_hash: ContentHash([u8::from(dice.chance(10)); 32]),
-        };
+        let event =
+            EventRef { event_id: format!("e{}", dice.below(5)), content_hash: ContentHash([u8::from(dice.chance(10)); 32]) };
         let lane = dice.lane();
         let offset = offsets[&lane];
         offsets.insert(lane, offset + 1);
@@ -214,7 +215,8 @@ fn records(dice: &mut Dice) -> Vec<Record> {
         };
         let outcomes = if known { vec![outcome(covered, 1, OutcomeKind::Dead, lane, offset)] } else { Vec::new() };
         // What a letter covers is a function of the record that it is about.
-        let contradicts = out.iter().any(|r| matches!(r, Record::Burial(b) if b.row.key == row.key && b.row.covers != row.covers));
+        let contradicts =
+            out.iter().any(|r| matches!(r, Record::Burial(b) if b.row.key == row.key && b.row.covers != row.covers));
         if !contradicts {
             out.push(Record::Burial(Burial { row, outcomes }));
         }
@@ -369,7 +371,8 @@ fn model(records: &[Record]) -> Tables {
     out.forgets = all.forgets.iter().map(|f| (f.forget_id.clone(), f.clone())).collect();
     let record_erased = |lane: Lane, offset: i64, origin: Option<Origin>, spooled: bool, accepted: i64| {
         out.erasures.values().any(|e| {
-            let below = |lane: Lane, offset: i64| offset < if lane == Lane::Live { e.live_end_offset } else { e.backfill_end_offset };
+            let below =
+                |lane: Lane, offset: i64| offset < if lane == Lane::Live { e.live_end_offset } else { e.backfill_end_offset };
             below(lane, offset) || origin.is_some_and(|o| below(o.lane, o.offset)) || (spooled && accepted <= e.requested_at_us)
         })
     };
@@ -387,7 +390,8 @@ fn model(records: &[Record]) -> Tables {
         if erased.contains(&row.event) {
             row = row.blank();
         } else {
-            out.messages.extend(shown.messages.iter().map(|m| (m.event.clone(), m.message_key, m.message_index, m.session_id.clone())));
+            out.messages
+                .extend(shown.messages.iter().map(|m| (m.event.clone(), m.message_key, m.message_index, m.session_id.clone())));
         }
         out.events.insert(row.event.clone(), row);
     }
@@ -407,7 +411,9 @@ fn model(records: &[Record]) -> Tables {
             (OutcomeKind::Dead, OutcomeKind::Dead) => (b.attempt, a.log_offset).cmp(&(a.attempt, b.log_offset)),
         };
         let same = candidates.iter().filter(|(o, _)| o.key() == key);
-        let (best, by) = same.min_by(|a, b| better(a.0, b.0).then((a.0.event_lane, a.0.event_offset).cmp(&(b.0.event_lane, b.0.event_offset)))).unwrap();
+        let (best, by) = same
+            .min_by(|a, b| better(a.0, b.0).then((a.0.event_lane, a.0.event_offset).cmp(&(b.0.event_lane, b.0.event_offset))))
+            .unwrap();
         out.outcomes.insert(key.clone(), (*best).clone());
         for m in by.iter().flat_map(|x| &x.mentions).filter(|m| m.key.event == key.0 && m.key.generation == key.1) {
             if all.forgets.iter().any(|f| f.drops(m)) {
@@ -434,7 +440,8 @@ fn model(records: &[Record]) -> Tables {
         }
     }
     for (generation, slot) in slots {
-        let members: Vec<&Derived<'_>> = derived.iter().filter(|(f, d)| f.0 == generation && d.slot() == Some(slot)).map(|(_, d)| d).collect();
+        let members: Vec<&Derived<'_>> =
+            derived.iter().filter(|(f, d)| f.0 == generation && d.slot() == Some(slot)).map(|(_, d)| d).collect();
         for row in slot_validity(generation, &members).into_values().flatten() {
             out.validity.insert(((generation, row.fact_id), row.valid_from_us), row);
         }
@@ -443,12 +450,17 @@ fn model(records: &[Record]) -> Tables {
         let letters = || all.burials.iter().filter(|o| o.row.key == b.row.key);
         let row = letters().map(|o| &o.row).min_by(|a, b| a.order().cmp(&b.order())).unwrap();
         let gone = letters().any(|o| {
-            let covers_erased = o.row.covers.iter().any(|c| erased.iter().any(|e| e.event_id == c.event_id && e.content_hash.to_string() == c.content_hash));
+            let covers_erased = o
+                .row
+                .covers
+                .iter()
+                .any(|c| erased.iter().any(|e| e.event_id == c.event_id && e.content_hash.to_string() == c.content_hash));
             covers_erased || out.erasures.values().any(|e| o.row.erased_by(e))
         });
         out.dead_letters.insert(row.key.clone(), if gone { row.clone().blank() } else { row.clone() });
     }
-    let alive = out.events.values().any(|e| !e.erased) || !out.outcomes.is_empty() || out.dead_letters.values().any(|l| !l.erased);
+    let alive =
+        out.events.values().any(|e| !e.erased) || !out.outcomes.is_empty() || out.dead_letters.values().any(|l| !l.erased);
     out.entity_id = alive.then(|| "someone".to_owned());
     out
 }

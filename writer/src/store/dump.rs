@@ -33,11 +33,16 @@ impl Dump {
             .iter()
             .map(|(owner, row)| {
                 let names = R::TABLE.columns.iter().map(|(name, _)| *name);
-                names.zip(row.cells(owner.as_ref())).filter(|(name, _)| !ARRIVAL.contains(name)).map(|(name, cell)| (name.to_owned(), json(&cell))).collect()
+                names
+                    .zip(row.cells(owner.as_ref()))
+                    .filter(|(name, _)| !ARRIVAL.contains(name))
+                    .map(|(name, cell)| (name.to_owned(), json(&cell)))
+                    .collect()
             })
             .collect();
         out.sort_by_cached_key(|row| {
-            let key: Vec<String> = R::TABLE.key.iter().map(|name| row.get(*name).map(Value::to_string).unwrap_or_default()).collect();
+            let key: Vec<String> =
+                R::TABLE.key.iter().map(|name| row.get(*name).map(Value::to_string).unwrap_or_default()).collect();
             key
         });
         self.0.insert(R::TABLE.name.to_owned(), out);

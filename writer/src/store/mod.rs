@@ -138,7 +138,10 @@ pub trait StoreTransaction: Send {
     ) -> Result<(), StoreError>;
 
     /// Dead letters by their keys, whoever owns them.
-    async fn read_letters(&mut self, keys: &BTreeSet<&DeadLetterKey>) -> Result<BTreeMap<DeadLetterKey, DeadLetterRow>, StoreError>;
+    async fn read_letters(
+        &mut self,
+        keys: &BTreeSet<&DeadLetterKey>,
+    ) -> Result<BTreeMap<DeadLetterKey, DeadLetterRow>, StoreError>;
 
     /// Writes, deletions first.
     async fn write(&mut self, writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError>;
@@ -235,7 +238,11 @@ async fn run(transaction: &mut dyn StoreTransaction, input: &FlushInput) -> Resu
     Ok(report)
 }
 
-fn report(writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>, views: &BTreeMap<EntityRef, EntityView>) -> FlushReport {
+fn report(
+    writes: &[(&EntityRef, EntityWrites)],
+    unowned: &Upserts<DeadLetterRow>,
+    views: &BTreeMap<EntityRef, EntityView>,
+) -> FlushReport {
     fn size<R>(upserts: &Upserts<R>) -> usize {
         upserts.insert.len() + upserts.update.len()
     }

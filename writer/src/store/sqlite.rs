@@ -234,14 +234,21 @@ impl SqliteTransaction {
         Ok(())
     }
 
-    async fn read_entity(&mut self, entity: &EntityRef, needs: &Needs, first: bool, view: &mut EntityView) -> Result<(), StoreError> {
+    async fn read_entity(
+        &mut self,
+        entity: &EntityRef,
+        needs: &Needs,
+        first: bool,
+        view: &mut EntityView,
+    ) -> Result<(), StoreError> {
         let c = &mut *self.transaction;
         if first {
             view.erasures = select(c, OF_ENTITY, owner_cells(entity)).await?;
             view.forgets = select(c, OF_ENTITY, owner_cells(entity)).await?;
         }
         for event in &needs.events {
-            let key = || with_owner(entity, [Cell::Text(Some(&event.event_id)), Cell::Bytes(Some(event.content_hash.as_bytes()))]);
+            let key =
+                || with_owner(entity, [Cell::Text(Some(&event.event_id)), Cell::Bytes(Some(event.content_hash.as_bytes()))]);
             let condition = "tenant = ? AND entity_key = ? AND event_id = ? AND content_hash = ?";
             for row in select::<EventRow>(c, condition, key()).await? {
                 view.events.insert(row.event.clone(), row);
@@ -260,7 +267,8 @@ impl SqliteTransaction {
             }
         }
         for (fact, message_key) in &needs.pairs {
-            let key = with_owner(entity, [Cell::I32(fact.0), Cell::Uuid(Some(fact.1.0)), Cell::Bytes(Some(message_key.as_bytes()))]);
+            let key =
+                with_owner(entity, [Cell::I32(fact.0), Cell::Uuid(Some(fact.1.0)), Cell::Bytes(Some(message_key.as_bytes()))]);
             for row in select::<MentionRow>(c, &format!("{OF_FACT} AND message_key = ?"), key).await? {
                 view.pairs.insert(row.key.clone(), row);
             }
@@ -300,24 +308,38 @@ impl SqliteTransaction {
     async fn write_entity(&mut self, entity: &EntityRef, w: &EntityWrites) -> Result<(), StoreError> {
         let o = Some(entity);
         if let Some(id) = &w.entity_id {
-            let values = vec![Cell::Text(id.as_deref()), Cell::Text(Some(&entity.tenant)), Cell::Bytes(Some(entity.key.as_bytes()))];
-            execute(&mut self.transaction, "UPDATE entities SET entity_id = ? WHERE tenant = ? AND entity_key = ?", values).await?;
+            let values =
+                vec![Cell::Text(id.as_deref()), Cell::Text(Some(&entity.tenant)), Cell::Bytes(Some(entity.key.as_bytes()))];
+            execute(&mut self.transaction, "UPDATE entities SET entity_id = ? WHERE tenant = ? AND entity_key = ?", values)
+                .await?;
         }
-        let events = w.messages_deleted.iter().map(|e| vec![Cell::Text(Some(&e.event_id)), Cell::Bytes(Some(e.content_hash.as_bytes()))]).collect();
+        let events = w
+            .messages_deleted
+            .iter()
+            .map(|e| vec![Cell::Text(Some(&e.event_id)), Cell::Bytes(Some(e.content_hash.as_bytes()))])
+            .collect();
         self.delete(entity, "messages", "event_id = ? AND content_hash = ?", events).await?;
-        let outcomes = w.outcomes_deleted.iter().map(|(e, generation)| {
-            vec![Cell::Text(Some(&e.event_id)), Cell::Bytes(Some(e.content_hash.as_bytes())), Cell::I32(*generation)]
-        }).collect();
+        let outcomes = w
+            .outcomes_deleted
+            .iter()
+            .map(|(e, generation)| {
+                vec![Cell::Text(Some(&e.event_id)), Cell::Bytes(Some(e.content_hash.as_bytes())), Cell::I32(*generation)]
+            })
+            .collect();
         self.delete(entity, "outcomes", "event_id = ? AND content_hash = ? AND generation = ?", outcomes).await?;
-        let mentions = w.mentions_deleted.iter().map(|m| {
-            vec![
-                Cell::I32(m.generation),
-                Cell::Uuid(Some(m.fact_id.0)),
-                Cell::Bytes(Some(m.message_key.as_bytes())),
-                Cell::Text(Some(&m.event.event_id)),
-                Cell::Bytes(Some(m.event.content_hash.as_bytes())),
-            ]
-        }).collect();
+        let mentions = w
+            .mentions_deleted
+            .iter()
+            .map(|m| {
+                vec![
+                    Cell::I32(m.generation),
+                    Cell::Uuid(Some(m.fact_id.0)),
+                    Cell::Bytes(Some(m.message_key.as_bytes())),
+                    Cell::Text(Some(&m.event.event_id)),
+                    Cell::Bytes(Some(m.event.content_hash.as_bytes())),
+                ]
+            })
+            .collect();
         let condition = "generation = ? AND fact_id = ? AND message_key = ? AND event_id = ? AND content_hash = ?";
         self.delete(entity, "mentions", condition, mentions).await?;
         fn fact(f: &crate::plan::FactKey) -> Vec<Cell<'static>> {
@@ -377,7 +399,10 @@ impl StoreTransaction for SqliteTransaction {
         Ok(())
     }
 
-    async fn read_letters(&mut self, keys: &BTreeSet<&DeadLetterKey>) -> Result<BTreeMap<DeadLetterKey, DeadLetterRow>, StoreError> {
+    async fn read_letters(
+        &mut self,
+        keys: &BTreeSet<&DeadLetterKey>,
+    ) -> Result<BTreeMap<DeadLetterKey, DeadLetterRow>, StoreError> {
         let mut out = BTreeMap::new();
         for key in keys {
             let rows = select::<DeadLetterRow>(&mut self.transaction, OF_LETTER, letter_cells(key)).await?;

@@ -462,7 +462,8 @@ impl Row for OutcomeRow {
         let event = r.event()?;
         let generation = r.i32()?;
         let code = r.i16()?;
-        let kind = OutcomeKind::from_code(code).ok_or_else(|| StoreError::Broken(format!("a stored outcome is of kind {code}")))?;
+        let kind =
+            OutcomeKind::from_code(code).ok_or_else(|| StoreError::Broken(format!("a stored outcome is of kind {code}")))?;
         Ok(Self {
             event,
             generation,
@@ -541,12 +542,8 @@ impl Row for MentionRow {
 
     fn read<F: Fields>(r: &mut Reader<'_, F>) -> Result<Self, StoreError> {
         r.skip_owner();
-        let key = MentionKey {
-            generation: r.i32()?,
-            fact_id: FactId(r.uuid()?),
-            message_key: r.message_key()?,
-            event: r.event()?,
-        };
+        let key =
+            MentionKey { generation: r.i32()?, fact_id: FactId(r.uuid()?), message_key: r.message_key()?, event: r.event()? };
         Ok(Self {
             key,
             message_index: r.i32()?,
@@ -784,7 +781,11 @@ impl Row for ForgetRow {
             fact_id: r.uuid()?,
             text_hash: fixed(TextHash::from_slice(&r.bytes()?))?,
             triple_hash: r.opt_bytes()?.map(|b| fixed(TripleHash::from_slice(&b))).transpose()?,
-            message_keys: r.bytes()?.chunks(MessageKey::LEN).map(|b| fixed(MessageKey::from_slice(b))).collect::<Result<_, _>>()?,
+            message_keys: r
+                .bytes()?
+                .chunks(MessageKey::LEN)
+                .map(|b| fixed(MessageKey::from_slice(b)))
+                .collect::<Result<_, _>>()?,
             requested_at_us: r.i64()?,
             applied_at_us: r.i64()?,
         })
