@@ -1,10 +1,20 @@
 //! Produce and consume: one seam ([`seam`]) over Kafka and the SQL log, and above it, shared by worker and writer, the pure
 //! machines (frontier ledger, key queues, budget, epochs) with the drivers that run them.
 
+pub mod backoff;
+pub mod budget;
+pub mod driver;
+pub mod epochs;
+pub mod gather;
+pub mod ledger;
+pub mod queues;
 pub mod seam;
 pub mod sql;
 pub mod sqlite;
 pub mod topic;
 
-pub use seam::{AppendError, Consumer, ConsumerEvent, Fence, Header, Log, LogError, LogIdentity, LogRecord, NewRecord, Position, Producer, Start};
+pub use seam::{
+    AppendError, Consumer, ConsumerEvent, Fence, Header, Log, LogError, LogIdentity, LogRecord, NewRecord, Position, Producer,
+    Start,
+};
 pub use topic::{Topic, TopicPartition};

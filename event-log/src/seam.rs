@@ -115,7 +115,9 @@ pub enum LogError {
     #[error("the log is not reachable: {0}")]
     Transient(String),
     /// The next record is gone. Halts the consumer.
-    #[error("{source_partition} starts at offset {log_start}, but {wanted} is wanted: records that were never read are gone; restore the log, or rebuild")]
+    #[error(
+        "{source_partition} starts at offset {log_start}, but {wanted} is wanted: records that were never read are gone; restore the log, or rebuild"
+    )]
     BelowLogStart {
         /// Which partition.
         source_partition: TopicPartition,

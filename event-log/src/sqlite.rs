@@ -54,9 +54,18 @@ impl SqliteDatabase {
                 .idle_timeout(None)
                 .max_lifetime(None)
         };
-        let writes = pool(1).min_connections(1).connect_with(base.clone().create_if_missing(true).journal_mode(SqliteJournalMode::Wal)).await?;
+        let writes = pool(1)
+            .min_connections(1)
+            .connect_with(base.clone().create_if_missing(true).journal_mode(SqliteJournalMode::Wal))
+            .await?;
         let reads = pool(READ_CONNECTIONS).connect_with(base.pragma("query_only", "ON")).await?;
-        let shared = Shared { path: path.to_owned(), reads, writes, appended: watch::Sender::new(0), groups_changed: watch::Sender::new(0) };
+        let shared = Shared {
+            path: path.to_owned(),
+            reads,
+            writes,
+            appended: watch::Sender::new(0),
+            groups_changed: watch::Sender::new(0),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -90,7 +90,8 @@ impl Producer for Appender {
                 (bytes > MAX_PAYLOAD_BYTES).then(|| AppendError::TooLarge(format!("{bytes} bytes, at most {MAX_PAYLOAD_BYTES}")))
             })
             .collect();
-        let fitting: Vec<NewRecord> = records.into_iter().zip(&refusals).filter(|(_, refusal)| refusal.is_none()).map(|(r, _)| r).collect();
+        let fitting: Vec<NewRecord> =
+            records.into_iter().zip(&refusals).filter(|(_, refusal)| refusal.is_none()).map(|(r, _)| r).collect();
         if fitting.is_empty() {
             return refusals.into_iter().flatten().map(Err).collect();
         }

@@ -57,7 +57,14 @@ pub(crate) struct Turn {
 }
 
 /// A member's turn. `members` are the living ones, this one among them.
-pub(crate) fn decide(me: &str, members: &[MemberRow], leases: &[LeaseRow], partitions: i32, holdings: &[Holding], now_ms: i64) -> Turn {
+pub(crate) fn decide(
+    me: &str,
+    members: &[MemberRow],
+    leases: &[LeaseRow],
+    partitions: i32,
+    holdings: &[Holding],
+    now_ms: i64,
+) -> Turn {
     let leases: BTreeMap<TopicPartition, &LeaseRow> = leases.iter().map(|lease| (lease.partition, lease)).collect();
     let holdings: BTreeMap<TopicPartition, &Holding> = holdings.iter().map(|holding| (holding.partition, holding)).collect();
     let mut turn = Turn::default();
@@ -68,7 +75,8 @@ pub(crate) fn decide(me: &str, members: &[MemberRow], leases: &[LeaseRow], parti
             (Stage::Lost, _) => {}
             (_, None) => turn.lost.push(partition),
             (stage, Some(lease)) => {
-                turn.earliest_expiry_ms = Some(turn.earliest_expiry_ms.map_or(lease.expires_at_ms, |ms| ms.min(lease.expires_at_ms)));
+                turn.earliest_expiry_ms =
+                    Some(turn.earliest_expiry_ms.map_or(lease.expires_at_ms, |ms| ms.min(lease.expires_at_ms)));
                 if stage == Stage::Held {
                     kept.entry(partition.topic).or_default().insert(partition);
                 }

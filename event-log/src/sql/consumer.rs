@@ -201,7 +201,8 @@ impl Consumer for SqlConsumer {
 
     async fn assign(&mut self, starts: &[(TopicPartition, Start)]) -> Result<(), LogError> {
         let partitions: Vec<TopicPartition> = starts.iter().map(|(partition, _)| *partition).collect();
-        let spans: BTreeMap<_, _> = self.dialect.spans(&self.topics).await?.into_iter().map(|span| (span.partition, span)).collect();
+        let spans: BTreeMap<_, _> =
+            self.dialect.spans(&self.topics).await?.into_iter().map(|span| (span.partition, span)).collect();
         let committed = self.dialect.committed(&self.group, &partitions).await?;
         let mut positions = Vec::with_capacity(starts.len());
         for (&(partition, start), committed) in starts.iter().zip(committed) {

@@ -140,7 +140,9 @@ fn missing(partition: TopicPartition) -> LogError {
 }
 
 /// Runs a transaction in a task of its own, so that a caller who is dropped half way does not leave it open.
-async fn uncancelled<T: Send + 'static>(transaction: impl Future<Output = Result<T, LogError>> + Send + 'static) -> Result<T, LogError> {
+async fn uncancelled<T: Send + 'static>(
+    transaction: impl Future<Output = Result<T, LogError>> + Send + 'static,
+) -> Result<T, LogError> {
     match tokio::spawn(transaction).await {
         Ok(result) => result,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),

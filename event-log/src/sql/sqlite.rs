@@ -39,7 +39,6 @@ impl SqliteDialect {
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, LogError> {
         self.database.writes().begin_with("BEGIN IMMEDIATE").await.map_err(log_error)
     }
-
 }
 
 fn now_ms() -> i64 {
@@ -57,14 +56,17 @@ fn log_error(error: sqlx::Error) -> LogError {
             let code = e.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff);
             if code.is_some_and(|code| PASSING.contains(&code)) { LogError::Transient(message) } else { LogError::Fatal(message) }
         }
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => LogError::Transient(message),
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+            LogError::Transient(message)
+        }
         _ => LogError::Fatal(message),
     }
 }
 
 fn source(row: &SqliteRow) -> Result<TopicPartition, LogError> {
     let name: &str = row.try_get("topic").map_err(log_error)?;
-    let topic = Topic::parse(name).ok_or_else(|| LogError::Fatal(format!("the log has a topic {name:?} that this version does not know: upgrade first")))?;
+    let topic = Topic::parse(name)
+        .ok_or_else(|| LogError::Fatal(format!("the log has a topic {name:?} that this version does not know: upgrade first")))?;
     Ok(TopicPartition { topic, partition: row.try_get("log_partition").map_err(log_error)? })
 }
 
@@ -76,9 +78,9 @@ impl Dialect for SqliteDialect {
         // In one immediate transaction, because the migrator itself takes no lock on SQLite.
         let mut tx = self.begin().await?;
         migrator.run_direct(None, &mut *tx, false).await.map_err(|e| match e {
-            MigrateError::VersionMissing(version) => {
-                LogError::Fatal(format!("the log was made by a newer version (migration {version} is unknown here): upgrade first"))
-            }
+            MigrateError::VersionMissing(version) => LogError::Fatal(format!(
+                "the log was made by a newer version (migration {version} is unknown here): upgrade first"
+            )),
             e => LogError::Fatal(format!("migrating the log: {e}")),
         })?;
         sqlx::query("INSERT INTO log_cluster (one, cluster_id) VALUES (1, ?) ON CONFLICT DO NOTHING")
@@ -121,12 +123,14 @@ impl Dialect for SqliteDialect {
                         .await
                         .map_err(log_error)?;
                     for partition in 0..partitions {
-                        sqlx::query("INSERT INTO log_partitions (topic, log_partition, start_offset, end_offset) VALUES (?, ?, 0, 0)")
-                            .bind(topic.as_str())
-                            .bind(partition)
-                            .execute(&mut *tx)
-                            .await
-                            .map_err(log_error)?;
+                        sqlx::query(
+                            "INSERT INTO log_partitions (topic, log_partition, start_offset, end_offset) VALUES (?, ?, 0, 0)",
+                        )
+                        .bind(topic.as_str())
+                        .bind(partition)
+                        .execute(&mut *tx)
+                        .await
+                        .map_err(log_error)?;
                     }
                 }
             }
@@ -135,9 +139,12 @@ impl Dialect for SqliteDialect {
     }
 
     async fn identity(&self) -> Result<LogIdentity, LogError> {
-        let cluster_id = sqlx::query_scalar("SELECT cluster_id FROM log_cluster").fetch_one(self.database.reads()).await.map_err(log_error)?;
-        let rows: Vec<(String, String, i32)> =
-            sqlx::query_as("SELECT topic, topic_id, partitions FROM log_topics").fetch_all(self.database.reads()).await.map_err(log_error)?;
+        let cluster_id =
+            sqlx::query_scalar("SELECT cluster_id FROM log_cluster").fetch_one(self.database.reads()).await.map_err(log_error)?;
+        let rows: Vec<(String, String, i32)> = sqlx::query_as("SELECT topic, topic_id, partitions FROM log_topics")
+            .fetch_all(self.database.reads())
+            .await
+            .map_err(log_error)?;
         let mut partitions = None;
         let mut topic_ids = BTreeMap::new();
         for (name, id, count) in rows {
@@ -183,7 +190,8 @@ impl Dialect for SqliteDialect {
             .map_err(log_error)?;
         let mut spans = Vec::with_capacity(rows.len());
         for row in rows {
-            let span = Span { partition: source(&row)?, id: row.get("id"), start: row.get("start_offset"), end: row.get("end_offset") };
+            let span =
+                Span { partition: source(&row)?, id: row.get("id"), start: row.get("start_offset"), end: row.get("end_offset") };
             if topics.contains(&span.partition.topic) {
                 spans.push(span);
             }
@@ -210,7 +218,8 @@ impl Dialect for SqliteDialect {
                 appended_at_ms: row.get("appended_at_ms"),
                 key: Bytes::from(row.get::<Vec<u8>, _>("record_key")),
                 payload: Bytes::from(row.get::<Vec<u8>, _>("payload")),
-                headers: headers::decode(row.get("headers")).map_err(|e| LogError::Fatal(format!("a record of {partition}: {e}")))?,
+                headers: headers::decode(row.get("headers"))
+                    .map_err(|e| LogError::Fatal(format!("a record of {partition}: {e}")))?,
             };
             bytes += record.bytes();
             records.push(record);
@@ -401,7 +410,8 @@ impl Dialect for SqliteDialect {
 /// The rows of one append, in the order in which they get their places.
 async fn append(tx: &mut Transaction<'static, Sqlite>, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, LogError> {
     let mut counts: HashMap<&str, i32> = HashMap::new();
-    let topics: Vec<(String, i32)> = sqlx::query_as("SELECT topic, partitions FROM log_topics").fetch_all(&mut **tx).await.map_err(log_error)?;
+    let topics: Vec<(String, i32)> =
+        sqlx::query_as("SELECT topic, partitions FROM log_topics").fetch_all(&mut **tx).await.map_err(log_error)?;
     for (topic, partitions) in &topics {
         counts.insert(topic, *partitions);
     }
@@ -456,13 +466,17 @@ async fn append(tx: &mut Transaction<'static, Sqlite>, requests: &[AppendRequest
         .collect())
 }
 
-async fn insert(tx: &mut Transaction<'static, Sqlite>, mut placed: &[(&NewRecord, TopicPartition, i64, i64)]) -> Result<(), LogError> {
+async fn insert(
+    tx: &mut Transaction<'static, Sqlite>,
+    mut placed: &[(&NewRecord, TopicPartition, i64, i64)],
+) -> Result<(), LogError> {
     let appended_at_ms = now_ms();
     for chunk in INSERT_ROWS {
         while placed.len() >= chunk {
             let (now, later) = placed.split_at(chunk);
             placed = later;
-            let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO log_records (place, appended_at_ms, record_key, headers, payload) ");
+            let mut query =
+                QueryBuilder::<Sqlite>::new("INSERT INTO log_records (place, appended_at_ms, record_key, headers, payload) ");
             query.push_values(now, |mut row, (record, _, place, _)| {
                 row.push_bind(*place)
                     .push_bind(appended_at_ms)
@@ -477,7 +491,12 @@ async fn insert(tx: &mut Transaction<'static, Sqlite>, mut placed: &[(&NewRecord
 }
 
 /// Whether the lease still has this epoch.
-async fn holds(tx: &mut Transaction<'static, Sqlite>, group: &str, partition: TopicPartition, epoch: i64) -> Result<bool, LogError> {
+async fn holds(
+    tx: &mut Transaction<'static, Sqlite>,
+    group: &str,
+    partition: TopicPartition,
+    epoch: i64,
+) -> Result<bool, LogError> {
     let lease: Option<(Option<String>, i64)> =
         sqlx::query_as("SELECT owner, epoch FROM log_leases WHERE group_name = ? AND topic = ? AND log_partition = ?")
             .bind(group)
@@ -491,14 +510,17 @@ async fn holds(tx: &mut Transaction<'static, Sqlite>, group: &str, partition: To
 
 /// Members with their expiry, and leases, of one group.
 async fn group(tx: &mut Transaction<'static, Sqlite>, group: &str) -> Result<(Vec<(MemberRow, i64)>, Vec<LeaseRow>), LogError> {
-    let members = sqlx::query_as::<_, (String, String, i64)>("SELECT member, topics, expires_at_ms FROM log_members WHERE group_name = ?")
-        .bind(group)
-        .fetch_all(&mut **tx)
-        .await
-        .map_err(log_error)?
-        .into_iter()
-        .map(|(id, topics, expires_at_ms)| (MemberRow { id, topics: topics.split(',').filter_map(Topic::parse).collect() }, expires_at_ms))
-        .collect();
+    let members =
+        sqlx::query_as::<_, (String, String, i64)>("SELECT member, topics, expires_at_ms FROM log_members WHERE group_name = ?")
+            .bind(group)
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(log_error)?
+            .into_iter()
+            .map(|(id, topics, expires_at_ms)| {
+                (MemberRow { id, topics: topics.split(',').filter_map(Topic::parse).collect() }, expires_at_ms)
+            })
+            .collect();
     let rows = sqlx::query("SELECT topic, log_partition, owner, epoch, expires_at_ms FROM log_leases WHERE group_name = ?")
         .bind(group)
         .fetch_all(&mut **tx)
@@ -506,7 +528,12 @@ async fn group(tx: &mut Transaction<'static, Sqlite>, group: &str) -> Result<(Ve
         .map_err(log_error)?;
     let mut leases = Vec::with_capacity(rows.len());
     for row in rows {
-        leases.push(LeaseRow { partition: source(&row)?, owner: row.get("owner"), epoch: row.get("epoch"), expires_at_ms: row.get("expires_at_ms") });
+        leases.push(LeaseRow {
+            partition: source(&row)?,
+            owner: row.get("owner"),
+            epoch: row.get("epoch"),
+            expires_at_ms: row.get("expires_at_ms"),
+        });
     }
     Ok((members, leases))
 }

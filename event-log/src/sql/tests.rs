@@ -97,7 +97,10 @@ async fn a_record_above_the_limit_is_refused_alone() {
     let folder = tempfile::tempdir().expect("folder");
     let log = open(&folder, SqlLogConfig::default()).await;
     log.create_topics(1).await.expect("creates");
-    let results = log.producer().append(vec![record("a", b"1"), record("a", &vec![0; super::MAX_PAYLOAD_BYTES + 1]), record("a", b"2")], None).await;
+    let results = log
+        .producer()
+        .append(vec![record("a", b"1"), record("a", &vec![0; super::MAX_PAYLOAD_BYTES + 1]), record("a", b"2")], None)
+        .await;
     assert_eq!(results[0].as_ref().expect("fits").offset, 0);
     assert!(matches!(results[1], Err(AppendError::TooLarge(_))));
     assert_eq!(results[2].as_ref().expect("fits").offset, 1);

@@ -1,0 +1,675 @@
+//! In batches, for a sink that moves its own offsets in the transaction that writes: for the writer.
+//!
+//! Promises: one flush at a time, while the next batch gathers; a batch that failed for a while is tried again as it is; a batch
+//! that another owner's write has overtaken is dropped, and reading goes on where the store says. Commits to the group are hints
+//! for lag figures only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::lag::{self, LagProbe};
+use super::{Drain, Observer, Policy, Rebalance, Retry, policy, retry_backoff};
+use crate::budget::{Budget, Gate};
+use crate::epochs::{Epoch, Epochs};
+use crate::gather::{Gather, GatherLimits};
+use crate::seam::{Consumer, ConsumerEvent, Log, LogError, LogRecord, Start};
+use crate::topic::{Topic, TopicPartition};
+
+/// How often held partitions are asked about, between flushes.
+const HELD_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the group is told how far the store is.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Writes batches. One call at a time.
+#[async_trait]
+pub trait BatchSink: Send + 'static {
+    /// Where reading of newly assigned partitions begins: offsets live in the store. Those left out begin as
+    /// [`Start::Committed`].
+    async fn starts(&mut self, assigned: &[TopicPartition]) -> Result<Vec<(TopicPartition, Start)>, SinkError>;
+
+    /// Writes a batch in one transaction. Runs in a task of its own and is never dropped half way.
+    async fn flush(&mut self, batch: &Batch) -> Result<(), SinkError>;
+
+    /// Whether records of a partition may flow yet. Asked when it is assigned and then, until it may, after each flush and
+    /// now and then.
+    async fn may_flow(&mut self, _partition: TopicPartition) -> Result<bool, SinkError> {
+        Ok(true)
+    }
+}
+
+/// Why a batch was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushCause {
+    /// It has as many records as it may.
+    Rows,
+    /// It has as many bytes.
+    Bytes,
+    /// Its first record has waited long enough.
+    Age,
+    /// Partitions go, or the process stops.
+    Drain,
+}
+
+impl FlushCause {
+    /// As a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Bytes => "bytes",
+            Self::Age => "age",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// What is written in one transaction.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// In the order of each partition.
+    pub records: Vec<LogRecord>,
+    /// One per partition of `records`.
+    pub advances: Vec<Advance>,
+    /// Why it was cut here.
+    pub cause: FlushCause,
+}
+
+/// How a batch moves one partition's offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// Which.
+    pub partition: TopicPartition,
+    /// What the store's row must hold: what [`BatchSink::starts`] said or the advance before this one; 0 where `starts` left it
+    /// to the log.
+    pub from_offset: i64,
+    /// What it holds then.
+    pub next_offset: i64,
+}
+
+/// Why a sink did not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SinkError {
+    /// It may work later; nothing was written, or it is not known.
+    #[error("the sink is not reachable: {0}")]
+    Retry(String),
+    /// The store's offsets of these are not what the batch says: another owner has written. Nothing was written.
+    #[error("the store's offsets have been moved by another owner")]
+    Fenced(Vec<TopicPartition>),
+    /// No retry mends it.
+    #[error("{0}")]
+    Halt(String),
+}
+
+/// How a batch driver behaves.
+#[derive(Clone, Debug)]
+pub struct BatchConfig {
+    /// The consumer group.
+    pub group: String,
+    /// What it reads.
+    pub topics: Vec<Topic>,
+    /// Records in a batch.
+    pub batch_rows: usize,
+    /// Bytes in a batch.
+    pub batch_bytes: usize,
+    /// How long a batch's first record waits.
+    pub batch_max_age: Duration,
+    /// Records held at most (what was on its way overshoots it).
+    pub budget_events: usize,
+    /// Bytes held at most.
+    pub budget_bytes: usize,
+    /// How long what was gathered may take to be written when partitions go or the process stops.
+    pub drain_deadline: Duration,
+}
+
+struct Part {
+    /// Where the sink let it begin, or how far it has been written since.
+    start: Start,
+    /// When the log took the last record that was written, milliseconds since 1970.
+    written_at_ms: Option<i64>,
+    /// The next record that is not a repetition.
+    expected: i64,
+    held: bool,
+    draining: bool,
+    committed: Option<i64>,
+}
+
+struct Flushed {
+    sink: Box<dyn BatchSink>,
+    batch: Batch,
+    result: Result<(), SinkError>,
+    took: Duration,
+}
+
+/// What is being written.
+struct InFlight {
+    epochs: BTreeMap<TopicPartition, (Epoch, i64, i64)>,
+    give_up: CancellationToken,
+}
+
+struct Batches {
+    config: BatchConfig,
+    observer: Arc<dyn Observer>,
+    consumer: Box<dyn Consumer>,
+    /// Away while it flushes.
+    sink: Option<Box<dyn BatchSink>>,
+    flushing: JoinSet<Flushed>,
+    in_flight: Option<InFlight>,
+    epochs: Epochs,
+    parts: BTreeMap<TopicPartition, Part>,
+    /// To begin (anew) once the sink is there to be asked.
+    to_begin: BTreeSet<TopicPartition>,
+    gather: Gather,
+    budget: Budget,
+    drains: Vec<Drain>,
+    /// For the log and for the sink's starts.
+    retry: Retry,
+    held_at: Instant,
+    commit_at: Instant,
+    stop_by: Option<Instant>,
+    lag: LagProbe,
+}
+
+/// Runs until `shutdown`, or until the log or the sink says something that no retry mends.
+///
+/// # Errors
+/// [`LogError::BelowLogStart`], [`LogError::Fatal`], and a sink's [`SinkError::Halt`] as the latter.
+pub async fn run_batches(
+    log: Arc<dyn Log>,
+    config: BatchConfig,
+    sink: Box<dyn BatchSink>,
+    observer: Arc<dyn Observer>,
+    shutdown: CancellationToken,
+) -> Result<(), LogError> {
+    let consumer = log.subscribe(&config.group, &config.topics).await?;
+    let limits = GatherLimits { rows: config.batch_rows.max(1), bytes: config.batch_bytes.max(1), max_age: config.batch_max_age };
+    let now = Instant::now();
+    let mut batches = Batches {
+        observer,
+        consumer,
+        sink: Some(sink),
+        flushing: JoinSet::new(),
+        in_flight: None,
+        epochs: Epochs::new(),
+        parts: BTreeMap::new(),
+        to_begin: BTreeSet::new(),
+        gather: Gather::new(limits),
+        budget: Budget::new(config.budget_events, config.budget_bytes),
+        drains: Vec::new(),
+        retry: Retry::new(),
+        held_at: now,
+        commit_at: now + COMMIT_INTERVAL,
+        stop_by: None,
+        lag: LagProbe::new(log),
+        config,
+    };
+    let result = batches.run(&shutdown).await;
+    if result.is_err()
+        && let Some(in_flight) = &batches.in_flight
+    {
+        in_flight.give_up.cancel();
+        let by = Instant::now() + batches.config.drain_deadline;
+        if let Ok(Some(Ok(flushed))) = tokio::time::timeout_at(by, batches.flushing.join_next()).await
+            && flushed.result.is_ok()
+        {
+            batches.written(&flushed.batch, flushed.took);
+        }
+    }
+    // A hint only: its failure is nobody's.
+    let _ = batches.commit().await;
+    // A flush that outlives its deadline is not torn out of its transaction.
+    batches.flushing.detach_all();
+    batches.consumer.close(batches.config.drain_deadline).await;
+    result
+}
+
+impl Batches {
+    async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), LogError> {
+        loop {
+            let now = Instant::now();
+            self.ask_sink(now).await?;
+            self.begin_flush(now);
+            self.settle_drains(now).await?;
+            if now >= self.commit_at {
+                self.commit_at = now + COMMIT_INTERVAL;
+                self.commit().await?;
+            }
+            self.lag.tick(now, self.parts.keys().copied().collect());
+            if let Some(by) = self.stop_by {
+                if self.flushing.is_empty() && self.gather.is_empty() {
+                    return Ok(());
+                }
+                if now >= by {
+                    if let Some(in_flight) = &self.in_flight {
+                        in_flight.give_up.cancel();
+                    }
+                    return Ok(());
+                }
+            }
+            // A finished flush first: it gives the budget back and the sink, and there is one at most. Shutdown before new
+            // records. The clock (ages, drains, held partitions) before the log, which always has more: a busy log must not
+            // make a batch older than it may be.
+            let wake_at = self.wake_at(now);
+            let ask = self.retry.is_due(now);
+            tokio::select! {
+                biased;
+                Some(flushed) = self.flushing.join_next(), if !self.flushing.is_empty() => self.flushed(flushed)?,
+                () = shutdown.cancelled(), if self.stop_by.is_none() => self.stop(),
+                () = tokio::time::sleep_until(wake_at) => {}
+                ends = self.lag.looked() => self.tell_lag(&ends),
+                event = self.consumer.next(), if ask => match event {
+                    Ok(event) => {
+                        if self.to_begin.is_empty() {
+                            self.retry.worked();
+                        }
+                        self.happened(event).await?;
+                    }
+                    Err(e) => self.failed(e)?,
+                },
+            }
+        }
+    }
+
+    fn wake_at(&self, now: Instant) -> Instant {
+        let due = self.gather.due_at().filter(|_| self.sink.is_some());
+        let held = self.parts.values().any(|part| part.held).then_some(self.held_at).filter(|_| self.sink.is_some());
+        let drains = self.drains.iter().map(|drain| drain.deadline);
+        [Some(self.commit_at), Some(self.lag.due_at), due, held, self.retry.wake_at(now), self.stop_by]
+            .into_iter()
+            .flatten()
+            .chain(drains)
+            .min()
+            .unwrap_or(self.commit_at)
+    }
+
+    fn failed(&mut self, error: LogError) -> Result<(), LogError> {
+        match policy(error) {
+            Policy::Again(e) => {
+                self.observer.log_failed(&e);
+                self.retry.failed(Instant::now());
+                Ok(())
+            }
+            Policy::Drop(partition) => {
+                self.observer.fenced(partition);
+                self.drop_partitions(&[partition]);
+                Ok(())
+            }
+            Policy::Halt(e) => Err(e),
+        }
+    }
+
+    /// What the sink is asked between flushes: where partitions begin, and whether held ones may flow.
+    async fn ask_sink(&mut self, now: Instant) -> Result<(), LogError> {
+        let Some(mut sink) = self.sink.take() else { return Ok(()) };
+        let mut result = Ok(());
+        if !self.to_begin.is_empty() && self.stop_by.is_none() && self.retry.is_due(now) {
+            result = self.begin(&mut *sink).await;
+        }
+        if result.is_ok() && now >= self.held_at {
+            self.held_at = now + HELD_INTERVAL;
+            result = self.release_held(&mut *sink).await;
+        }
+        self.sink = Some(sink);
+        result
+    }
+
+    async fn begin(&mut self, sink: &mut dyn BatchSink) -> Result<(), LogError> {
+        let partitions: Vec<TopicPartition> = self.to_begin.iter().copied().collect();
+        let answered: BTreeMap<_, _> = match sink.starts(&partitions).await {
+            Ok(starts) => starts.into_iter().collect(),
+            Err(e) => return self.sink_failed(e),
+        };
+        let starts: Vec<(TopicPartition, Start)> =
+            partitions.iter().map(|p| (*p, answered.get(p).copied().unwrap_or(Start::Committed))).collect();
+        if let Err(e) = self.consumer.assign(&starts).await {
+            if let LogError::Fenced(partition) = e {
+                self.to_begin.remove(&partition);
+            }
+            return self.failed(e);
+        }
+        self.to_begin.clear();
+        self.retry.worked();
+        for &(partition, start) in &starts {
+            let from_offset = match start {
+                Start::Offset(offset) => offset,
+                Start::Committed => 0,
+            };
+            let dropped = self.gather.begin(partition, from_offset);
+            self.give_back(&dropped);
+            self.epochs.begin(partition);
+            let part = Part { start, written_at_ms: None, expected: from_offset, held: true, draining: false, committed: None };
+            self.parts.insert(partition, part);
+        }
+        // Held until the sink has been asked, at once.
+        self.consumer.pause(&partitions)?;
+        self.release_held(sink).await
+    }
+
+    /// Asks about the partitions that are held. What came of them before they may flow was not taken, and is read again.
+    async fn release_held(&mut self, sink: &mut dyn BatchSink) -> Result<(), LogError> {
+        let held: Vec<TopicPartition> =
+            self.parts.iter().filter(|(_, part)| part.held && !part.draining).map(|(p, _)| *p).collect();
+        let mut released = Vec::new();
+        for partition in held {
+            match sink.may_flow(partition).await {
+                Ok(true) => released.push(partition),
+                Ok(false) => {}
+                Err(e @ SinkError::Halt(_)) => return self.sink_failed(e),
+                // It is asked again soon.
+                Err(e) => tracing::warn!(%partition, error = %e, "the sink could not say whether the partition may flow"),
+            }
+        }
+        if released.is_empty() {
+            return Ok(());
+        }
+        let starts: Vec<_> = released.iter().filter_map(|p| self.parts.get(p).map(|part| (*p, part.start))).collect();
+        if let Err(e) = self.consumer.assign(&starts).await {
+            return self.failed(e);
+        }
+        for partition in &released {
+            if let Some(part) = self.parts.get_mut(partition) {
+                part.held = false;
+            }
+        }
+        if self.budget.gate() == Gate::Open && self.stop_by.is_none() {
+            self.consumer.resume(&released)?;
+        }
+        Ok(())
+    }
+
+    fn sink_failed(&mut self, error: SinkError) -> Result<(), LogError> {
+        match error {
+            SinkError::Halt(reason) => Err(LogError::Fatal(reason)),
+            error => {
+                tracing::warn!(%error, "the sink could not say where partitions begin; it is asked again");
+                self.retry.failed(Instant::now());
+                Ok(())
+            }
+        }
+    }
+
+    async fn happened(&mut self, event: ConsumerEvent) -> Result<(), LogError> {
+        match event {
+            ConsumerEvent::Records(records) => {
+                let now = Instant::now();
+                for record in records {
+                    self.received(now, record);
+                }
+            }
+            ConsumerEvent::Assigned(partitions) => {
+                self.observer.rebalanced(Rebalance::Assigned, &partitions);
+                self.to_begin.extend(partitions);
+            }
+            ConsumerEvent::Revoked(partitions) => {
+                for partition in &partitions {
+                    self.to_begin.remove(partition);
+                    if let Some(part) = self.parts.get_mut(partition) {
+                        part.draining = true;
+                    }
+                }
+                self.drains.push(Drain { partitions, deadline: Instant::now() + self.config.drain_deadline });
+            }
+            ConsumerEvent::Lost(partitions) => {
+                self.observer.rebalanced(Rebalance::Lost, &partitions);
+                self.drop_partitions(&partitions);
+                if let Err(e) = self.consumer.unassign(&partitions).await {
+                    self.failed(e)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, now: Instant, record: LogRecord) {
+        let partition = record.source;
+        let Some(part) = self.parts.get_mut(&partition) else {
+            self.observer.dropped_by_epoch(1);
+            return;
+        };
+        // What a partition brings that is held, about to go, or to begin anew, is read again; so is what has been seen.
+        let stays = part.held || part.draining || self.stop_by.is_some() || self.to_begin.contains(&partition);
+        if stays || record.offset < part.expected {
+            return;
+        }
+        part.expected = record.offset + 1;
+        let bytes = record.bytes();
+        if self.gather.push(now, record).is_ok() {
+            let gate = self.budget.take(bytes);
+            self.gate_moved(gate);
+        }
+    }
+
+    fn begin_flush(&mut self, now: Instant) {
+        if self.sink.is_none() {
+            return;
+        }
+        let draining =
+            self.stop_by.is_some() || self.drains.iter().any(|drain| drain.partitions.iter().any(|p| self.gather.holds(*p)));
+        let Some(cause) = self.gather.due(now).or(draining.then_some(FlushCause::Drain)) else { return };
+        let Some(batch) = self.gather.take(cause) else { return };
+        let Some(sink) = self.sink.take() else { return };
+        let epochs = batch.advances.iter().filter_map(|advance| {
+            let first = batch.records.iter().find(|record| record.source == advance.partition)?;
+            Some((advance.partition, (self.epochs.current(advance.partition)?, first.offset, first.appended_at_ms)))
+        });
+        let give_up = CancellationToken::new();
+        self.in_flight = Some(InFlight { epochs: epochs.collect(), give_up: give_up.clone() });
+        self.observer.in_flight(batch.records.len());
+        self.flushing.spawn(flush(sink, batch, Arc::clone(&self.observer), give_up));
+    }
+
+    fn flushed(&mut self, flushed: Result<Flushed, tokio::task::JoinError>) -> Result<(), LogError> {
+        let Flushed { sink, batch, result, took } = match flushed {
+            Ok(flushed) => flushed,
+            // A sink's panic is a broken invariant: the process dies and replays.
+            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+            Err(e) => return Err(LogError::Fatal(format!("a flush was cut off: {e}"))),
+        };
+        self.sink = Some(sink);
+        self.observer.in_flight(0);
+        match result {
+            Ok(()) => {
+                self.written(&batch, took);
+                // What was held may hang on what was just written.
+                self.held_at = Instant::now();
+                Ok(())
+            }
+            Err(SinkError::Halt(reason)) => Err(LogError::Fatal(reason)),
+            Err(SinkError::Fenced(partitions)) => {
+                // The whole batch was refused. A sink that does not say which partitions it was is asked about all of them.
+                let fenced: Vec<TopicPartition> =
+                    if partitions.is_empty() { batch.advances.iter().map(|a| a.partition).collect() } else { partitions };
+                for partition in &fenced {
+                    self.observer.fenced(*partition);
+                    let dropped = self.gather.end(&[*partition]);
+                    self.give_back(&dropped);
+                    if self.parts.get(partition).is_some_and(|part| !part.draining) {
+                        self.to_begin.insert(*partition);
+                    }
+                }
+                self.restore(batch, &fenced);
+                // Another owner that writes on would fence again at once.
+                self.retry.failed(Instant::now());
+                Ok(())
+            }
+            Err(SinkError::Retry(_)) => {
+                self.restore(batch, &[]);
+                Ok(())
+            }
+        }
+    }
+
+    fn written(&mut self, batch: &Batch, took: Duration) {
+        let in_flight = self.in_flight.take();
+        for advance in &batch.advances {
+            let epoch = in_flight.as_ref().and_then(|f| f.epochs.get(&advance.partition)).map(|(epoch, ..)| *epoch);
+            let counts = epoch.is_some_and(|epoch| self.epochs.admit(advance.partition, epoch));
+            let of_partition = || batch.records.iter().filter(|r| r.source == advance.partition);
+            match self.parts.get_mut(&advance.partition).filter(|_| counts) {
+                Some(part) => {
+                    part.start = Start::Offset(advance.next_offset);
+                    part.written_at_ms = of_partition().next_back().map(|r| r.appended_at_ms);
+                }
+                None => self.observer.dropped_by_epoch(of_partition().count()),
+            }
+        }
+        self.give_back(&batch.records);
+        self.observer.flushed(batch, took);
+    }
+
+    /// A batch that was not written goes back to what is gathered, as far as it still counts.
+    fn restore(&mut self, batch: Batch, without: &[TopicPartition]) {
+        let epochs = self.in_flight.take().map(|in_flight| in_flight.epochs).unwrap_or_default();
+        let current = &self.epochs;
+        let counts = |partition: TopicPartition| {
+            !without.contains(&partition)
+                && epochs.get(&partition).is_some_and(|(epoch, ..)| current.current(partition) == Some(*epoch))
+        };
+        let dropped = self.gather.restore(Instant::now(), batch, counts);
+        self.give_back(&dropped);
+        if !dropped.is_empty() {
+            self.observer.dropped_by_epoch(dropped.len());
+        }
+    }
+
+    fn give_back(&mut self, records: &[LogRecord]) {
+        let gate = self.budget.give(records.len(), records.iter().map(LogRecord::bytes).sum());
+        self.gate_moved(gate);
+    }
+
+    fn gate_moved(&mut self, moved: Option<Gate>) {
+        let (events, bytes) = self.budget.held();
+        self.observer.held(events, bytes);
+        let Some(gate) = moved else { return };
+        let flowing: Vec<_> = self.parts.iter().filter(|(_, part)| !part.held && !part.draining).map(|(p, _)| *p).collect();
+        self.observer.paused(gate == Gate::Closed);
+        let result = match gate {
+            Gate::Closed => self.consumer.pause(&flowing),
+            Gate::Open if self.stop_by.is_none() => self.consumer.resume(&flowing),
+            Gate::Open => Ok(()),
+        };
+        if let Err(e) = result {
+            self.observer.log_failed(&e);
+        }
+    }
+
+    fn drop_partitions(&mut self, partitions: &[TopicPartition]) {
+        let dropped = self.gather.end(partitions);
+        self.give_back(&dropped);
+        if !dropped.is_empty() {
+            self.observer.dropped_by_epoch(dropped.len());
+        }
+        for partition in partitions {
+            self.epochs.end(*partition);
+            self.parts.remove(partition);
+            self.to_begin.remove(partition);
+        }
+        for drain in &mut self.drains {
+            drain.partitions.retain(|p| !partitions.contains(p));
+        }
+        self.drains.retain(|drain| !drain.partitions.is_empty());
+    }
+
+    /// Lets go of revoked partitions whose records have been written, or have had their time.
+    async fn settle_drains(&mut self, now: Instant) -> Result<(), LogError> {
+        let mut index = 0;
+        while index < self.drains.len() {
+            let drain = &self.drains[index];
+            let writing = |p: &TopicPartition| self.in_flight.as_ref().is_some_and(|f| f.epochs.contains_key(p));
+            let late = now >= drain.deadline;
+            if !late && drain.partitions.iter().any(|p| self.gather.holds(*p) || writing(p)) {
+                index += 1;
+                continue;
+            }
+            if late
+                && drain.partitions.iter().any(writing)
+                && let Some(in_flight) = &self.in_flight
+            {
+                // What of the batch is still ours is gathered again.
+                in_flight.give_up.cancel();
+            }
+            let partitions = self.drains.swap_remove(index).partitions;
+            self.commit().await?;
+            self.drop_partitions(&partitions);
+            if let Err(e) = self.consumer.unassign(&partitions).await {
+                self.failed(e)?;
+            }
+            self.observer.rebalanced(Rebalance::Revoked, &partitions);
+        }
+        Ok(())
+    }
+
+    /// Tells the group how far the store is.
+    async fn commit(&mut self) -> Result<(), LogError> {
+        let moved: Vec<(TopicPartition, i64)> = self
+            .parts
+            .iter()
+            .filter_map(|(&partition, part)| match part.start {
+                Start::Offset(offset) if part.written_at_ms.is_some() && part.committed != Some(offset) => {
+                    Some((partition, offset))
+                }
+                _ => None,
+            })
+            .collect();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        match self.consumer.commit(&moved).await {
+            Ok(()) => {
+                for (partition, offset) in moved {
+                    if let Some(part) = self.parts.get_mut(&partition) {
+                        part.committed = Some(offset);
+                    }
+                }
+                Ok(())
+            }
+            Err(e) => self.failed(e),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stop_by = Some(Instant::now() + self.config.drain_deadline);
+        let partitions: Vec<_> = self.parts.keys().copied().collect();
+        if let Err(e) = self.consumer.pause(&partitions) {
+            self.observer.log_failed(&e);
+        }
+    }
+
+    fn tell_lag(&self, ends: &[(TopicPartition, i64)]) {
+        for &(partition, end) in ends {
+            let Some(part) = self.parts.get(&partition) else { continue };
+            let writing = self.in_flight.as_ref().and_then(|f| f.epochs.get(&partition)).map(|(_, offset, ms)| (*offset, *ms));
+            let gathered = || self.gather.first_of(partition).map(|record| (record.offset, record.appended_at_ms));
+            let written = || match (part.start, part.written_at_ms) {
+                (Start::Offset(offset), Some(ms)) => Some((offset, ms)),
+                _ => None,
+            };
+            lag::tell(&*self.observer, partition, end, writing.or_else(gathered).or_else(written));
+        }
+    }
+}
+
+/// Flushes one batch, again and again as the same batch until the sink has it, refuses it, or is given up.
+async fn flush(mut sink: Box<dyn BatchSink>, batch: Batch, observer: Arc<dyn Observer>, give_up: CancellationToken) -> Flushed {
+    let began = Instant::now();
+    let mut backoff = retry_backoff();
+    loop {
+        let result = sink.flush(&batch).await;
+        let Err(SinkError::Retry(reason)) = &result else {
+            return Flushed { sink, batch, result, took: began.elapsed() };
+        };
+        let wait = backoff.next(rand::random());
+        tracing::warn!(reason, ?wait, rows = batch.records.len(), "a flush failed and is tried again");
+        observer.flush_retried(batch.cause, reason, wait);
+        tokio::select! {
+            biased;
+            () = give_up.cancelled() => return Flushed { sink, batch, result, took: began.elapsed() },
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! Record by record, in order per key, keys beside each other: for the worker.
+//!
+//! Promises: of one key at most one record is being worked on, and the next one only after it; a key that waits for a retry holds
+//! back no other; a partition's committed offset never passes a record that is not done; work whose partition has gone does not
+//! count, however late it ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::lag::{self, LagProbe};
+use super::{Drain, Observer, Policy, Rebalance, Retry, now_ms, policy};
+use crate::budget::{Budget, Gate};
+use crate::epochs::{Epoch, Epochs};
+use crate::ledger::Ledger;
+use crate::queues::KeyQueues;
+use crate::seam::{Consumer, ConsumerEvent, Fence, Log, LogError, LogRecord, Start};
+use crate::topic::{Topic, TopicPartition};
+
+/// Works on records.
+#[async_trait]
+pub trait RecordHandler: Send + Sync + 'static {
+    /// Works on one record. Runs in a task of its own and is never dropped half way, but the process may end at any time: the
+    /// record then comes again.
+    async fn handle(&self, work: Work) -> Verdict;
+}
+
+/// A record to work on.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The record.
+    pub record: Arc<LogRecord>,
+    /// How often it has been tried before, in this assignment.
+    pub attempt: u32,
+    /// When it was first tried, milliseconds since 1970.
+    pub first_tried_at_ms: i64,
+    /// To append its results with.
+    pub fence: Option<Fence>,
+}
+
+/// What became of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done for good: the frontier may pass it.
+    Done,
+    /// It is tried again after this; only its key waits.
+    RetryAfter(Duration),
+    /// Its partition stands still from here on, for this reason.
+    Halt(String),
+}
+
+/// How a keyed driver behaves.
+#[derive(Clone, Debug)]
+pub struct KeyedConfig {
+    /// The consumer group.
+    pub group: String,
+    /// What it reads.
+    pub topics: Vec<Topic>,
+    /// Records worked on at a time.
+    pub max_concurrency: usize,
+    /// Records held at most (what was on its way overshoots it).
+    pub budget_events: usize,
+    /// Bytes held at most.
+    pub budget_bytes: usize,
+    /// How often frontiers are committed.
+    pub commit_interval: Duration,
+    /// How long work in flight may take to end when partitions go or the process stops.
+    pub drain_deadline: Duration,
+}
+
+type Key = (TopicPartition, Bytes);
+
+struct Item {
+    record: Arc<LogRecord>,
+    epoch: Epoch,
+    attempt: u32,
+    first_tried_at_ms: i64,
+}
+
+struct Completion {
+    key: Key,
+    item: Item,
+    verdict: Verdict,
+}
+
+struct Part {
+    epoch: Epoch,
+    ledger: Ledger,
+    fence: Option<Fence>,
+    in_flight: usize,
+    committed: Option<i64>,
+    halted: bool,
+    draining: bool,
+}
+
+struct Keyed {
+    config: KeyedConfig,
+    handler: Arc<dyn RecordHandler>,
+    observer: Arc<dyn Observer>,
+    consumer: Box<dyn Consumer>,
+    epochs: Epochs,
+    parts: BTreeMap<TopicPartition, Part>,
+    /// Assignments that could not be taken up yet.
+    unassigned: Vec<TopicPartition>,
+    queues: KeyQueues<Key, Item>,
+    budget: Budget,
+    running: JoinSet<Completion>,
+    drains: Vec<Drain>,
+    retry: Retry,
+    commit_at: Instant,
+    /// Set while stopping: when to go, drained or not.
+    stop_by: Option<Instant>,
+    lag: LagProbe,
+}
+
+/// Runs until `shutdown`, or until the log says something that no retry mends.
+///
+/// # Errors
+/// [`LogError::BelowLogStart`] and [`LogError::Fatal`]; what was finished has been committed before.
+pub async fn run_keyed(
+    log: Arc<dyn Log>,
+    config: KeyedConfig,
+    handler: Arc<dyn RecordHandler>,
+    observer: Arc<dyn Observer>,
+    shutdown: CancellationToken,
+) -> Result<(), LogError> {
+    let consumer = log.subscribe(&config.group, &config.topics).await?;
+    let mut keyed = Keyed {
+        handler,
+        observer,
+        consumer,
+        epochs: Epochs::new(),
+        parts: BTreeMap::new(),
+        unassigned: Vec::new(),
+        queues: KeyQueues::new(),
+        budget: Budget::new(config.budget_events, config.budget_bytes),
+        running: JoinSet::new(),
+        drains: Vec::new(),
+        retry: Retry::new(),
+        commit_at: Instant::now() + config.commit_interval,
+        stop_by: None,
+        lag: LagProbe::new(log),
+        config,
+    };
+    let mut result = keyed.run(&shutdown).await;
+    if result.is_err() {
+        // What is in flight still ends in order, so that it is not done again.
+        keyed.stop();
+        while let Some(by) = keyed.stop_by.filter(|_| !keyed.running.is_empty()) {
+            let Ok(Some(done)) = tokio::time::timeout_at(by, keyed.running.join_next()).await else { break };
+            keyed.completed(done);
+        }
+    }
+    if let Err(e) = keyed.commit().await
+        && result.is_ok()
+    {
+        result = Err(e);
+    }
+    keyed.running.detach_all();
+    keyed.consumer.close(keyed.config.drain_deadline).await;
+    result
+}
+
+impl Keyed {
+    async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), LogError> {
+        loop {
+            let now = Instant::now();
+            self.queues.wake(now);
+            self.dispatch();
+            self.settle_drains(now).await?;
+            if self.retry.is_due(now) && !self.unassigned.is_empty() {
+                self.assign().await?;
+            }
+            if now >= self.commit_at {
+                self.commit_at = now + self.config.commit_interval;
+                self.commit().await?;
+            }
+            self.lag.tick(now, self.parts.keys().copied().collect());
+            if let Some(by) = self.stop_by
+                && (self.running.is_empty() || now >= by)
+            {
+                return Ok(());
+            }
+            // Completions first: they free the budget and the keys, and there are never more of them than work in flight, so
+            // they cannot starve the rest. Shutdown before new work. The clock (retries, drains, commits) before the log, which
+            // always has more: a busy log must not keep the frontier from being committed.
+            let wake_at = self.wake_at(now);
+            let ask = self.retry.is_due(now);
+            tokio::select! {
+                biased;
+                Some(done) = self.running.join_next(), if !self.running.is_empty() => {
+                    self.completed(done);
+                    while let Some(done) = self.running.try_join_next() {
+                        self.completed(done);
+                    }
+                }
+                () = shutdown.cancelled(), if self.stop_by.is_none() => self.stop(),
+                () = tokio::time::sleep_until(wake_at) => {}
+                ends = self.lag.looked() => self.tell_lag(&ends),
+                event = self.consumer.next(), if ask => match event {
+                    Ok(event) => {
+                        self.retry.worked();
+                        self.happened(event).await?;
+                    }
+                    Err(e) => self.failed(e)?,
+                },
+            }
+        }
+    }
+
+    fn wake_at(&self, now: Instant) -> Instant {
+        let drains = self.drains.iter().map(|drain| drain.deadline);
+        [Some(self.commit_at), Some(self.lag.due_at), self.queues.next_wake(), self.retry.wake_at(now), self.stop_by]
+            .into_iter()
+            .flatten()
+            .chain(drains)
+            .min()
+            .unwrap_or(self.commit_at)
+    }
+
+    /// Transient errors are asked again, fences drop their partition, the rest ends the driver.
+    fn failed(&mut self, error: LogError) -> Result<(), LogError> {
+        match policy(error) {
+            Policy::Again(e) => {
+                self.observer.log_failed(&e);
+                self.retry.failed(Instant::now());
+                Ok(())
+            }
+            Policy::Drop(partition) => {
+                self.observer.fenced(partition);
+                self.drop_partitions(&[partition]);
+                Ok(())
+            }
+            Policy::Halt(e) => Err(e),
+        }
+    }
+
+    async fn happened(&mut self, event: ConsumerEvent) -> Result<(), LogError> {
+        match event {
+            ConsumerEvent::Records(records) => {
+                for record in records {
+                    self.received(record);
+                }
+            }
+            ConsumerEvent::Assigned(partitions) => {
+                self.observer.rebalanced(Rebalance::Assigned, &partitions);
+                self.unassigned.extend(partitions);
+                if self.stop_by.is_none() {
+                    self.assign().await?;
+                }
+            }
+            ConsumerEvent::Revoked(partitions) => {
+                self.unassigned.retain(|p| !partitions.contains(p));
+                let dropped = self.queues.discard(|(partition, _)| partitions.contains(partition));
+                self.give_back(&dropped);
+                for partition in &partitions {
+                    if let Some(part) = self.parts.get_mut(partition) {
+                        part.draining = true;
+                    }
+                }
+                self.drains.push(Drain { partitions, deadline: Instant::now() + self.config.drain_deadline });
+            }
+            ConsumerEvent::Lost(partitions) => {
+                self.observer.rebalanced(Rebalance::Lost, &partitions);
+                self.unassigned.retain(|p| !partitions.contains(p));
+                self.drop_partitions(&partitions);
+                if let Err(e) = self.consumer.unassign(&partitions).await {
+                    self.failed(e)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn assign(&mut self) -> Result<(), LogError> {
+        let partitions = self.unassigned.clone();
+        let starts: Vec<_> = partitions.iter().map(|partition| (*partition, Start::Committed)).collect();
+        if let Err(e) = self.consumer.assign(&starts).await {
+            if let LogError::Fenced(partition) = e {
+                self.unassigned.retain(|p| *p != partition);
+            }
+            return self.failed(e);
+        }
+        self.unassigned.clear();
+        for &partition in &partitions {
+            let part = Part {
+                epoch: self.epochs.begin(partition),
+                ledger: Ledger::new(),
+                fence: self.consumer.fence(partition),
+                in_flight: 0,
+                committed: None,
+                halted: false,
+                draining: false,
+            };
+            self.parts.insert(partition, part);
+        }
+        if self.budget.gate() == Gate::Closed {
+            self.consumer.pause(&partitions)?;
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, record: LogRecord) {
+        let partition = record.source;
+        let Some(part) = self.parts.get_mut(&partition) else {
+            self.observer.dropped_by_epoch(1);
+            return;
+        };
+        // What a partition that is about to stop still brings is read again by whoever has it next.
+        if part.halted || part.draining || self.stop_by.is_some() || !part.ledger.deliver(record.offset, record.appended_at_ms) {
+            return;
+        }
+        let gate = self.budget.take(record.bytes());
+        let key = (partition, record.key.clone());
+        self.queues.push(key, Item { record: Arc::new(record), epoch: part.epoch, attempt: 0, first_tried_at_ms: 0 });
+        self.gate_moved(gate);
+    }
+
+    fn dispatch(&mut self) {
+        if self.stop_by.is_some() {
+            return;
+        }
+        while self.running.len() < self.config.max_concurrency.max(1) {
+            let Some((key, mut item)) = self.queues.pop() else { break };
+            let Some(part) = self.parts.get_mut(&key.0).filter(|part| part.epoch == item.epoch) else {
+                // Discarded with its partition in every case; a key must not stay busy for it.
+                self.queues.done(&key);
+                self.give_back(&[item]);
+                continue;
+            };
+            part.in_flight += 1;
+            if item.attempt == 0 {
+                item.first_tried_at_ms = now_ms();
+            }
+            let work = Work {
+                record: Arc::clone(&item.record),
+                attempt: item.attempt,
+                first_tried_at_ms: item.first_tried_at_ms,
+                fence: part.fence.clone(),
+            };
+            let handler = Arc::clone(&self.handler);
+            self.running.spawn(async move { Completion { verdict: handler.handle(work).await, key, item } });
+        }
+        self.observer.in_flight(self.running.len());
+    }
+
+    fn completed(&mut self, done: Result<Completion, tokio::task::JoinError>) {
+        let Completion { key, mut item, verdict } = match done {
+            Ok(completion) => completion,
+            // A handler's panic is a broken invariant: the process dies and replays.
+            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+            Err(_) => return,
+        };
+        let partition = key.0;
+        if !self.epochs.admit(partition, item.epoch) {
+            self.observer.dropped_by_epoch(1);
+            self.queues.done(&key);
+            self.give_back(&[item]);
+            return;
+        }
+        let Some(part) = self.parts.get_mut(&partition) else { return };
+        part.in_flight -= 1;
+        match verdict {
+            Verdict::Done => {
+                part.ledger.finish(item.record.offset);
+                self.queues.done(&key);
+                self.give_back(&[item]);
+            }
+            Verdict::RetryAfter(wait) if !part.halted && !part.draining && self.stop_by.is_none() => {
+                self.observer.record_retried(wait);
+                item.attempt = item.attempt.saturating_add(1);
+                self.queues.park(&key, item, Instant::now() + wait);
+            }
+            Verdict::RetryAfter(_) => {
+                self.queues.done(&key);
+                self.give_back(&[item]);
+            }
+            Verdict::Halt(reason) => {
+                part.halted = true;
+                self.queues.done(&key);
+                let dropped = self.queues.discard(|(p, _)| *p == partition);
+                self.give_back(&dropped);
+                self.give_back(&[item]);
+                tracing::error!(%partition, reason, "the partition is halted");
+                self.observer.halted(partition, &reason);
+                if let Err(e) = self.consumer.pause(&[partition]) {
+                    self.observer.log_failed(&e);
+                }
+            }
+        }
+    }
+
+    fn give_back(&mut self, items: &[Item]) {
+        let bytes = items.iter().map(|item| item.record.bytes()).sum();
+        let gate = self.budget.give(items.len(), bytes);
+        self.gate_moved(gate);
+    }
+
+    fn gate_moved(&mut self, moved: Option<Gate>) {
+        let (events, bytes) = self.budget.held();
+        self.observer.held(events, bytes);
+        let Some(gate) = moved else { return };
+        let flowing: Vec<_> = self.parts.iter().filter(|(_, part)| !part.halted && !part.draining).map(|(p, _)| *p).collect();
+        self.observer.paused(gate == Gate::Closed);
+        let result = match gate {
+            Gate::Closed => self.consumer.pause(&flowing),
+            Gate::Open if self.stop_by.is_none() => self.consumer.resume(&flowing),
+            Gate::Open => Ok(()),
+        };
+        if let Err(e) = result {
+            self.observer.log_failed(&e);
+        }
+    }
+
+    /// The partitions' work no longer counts.
+    fn drop_partitions(&mut self, partitions: &[TopicPartition]) {
+        let dropped = self.queues.discard(|(partition, _)| partitions.contains(partition));
+        self.give_back(&dropped);
+        for partition in partitions {
+            self.epochs.end(*partition);
+            self.parts.remove(partition);
+        }
+        for drain in &mut self.drains {
+            drain.partitions.retain(|p| !partitions.contains(p));
+        }
+        self.drains.retain(|drain| !drain.partitions.is_empty());
+        if !dropped.is_empty() {
+            self.observer.dropped_by_epoch(dropped.len());
+        }
+    }
+
+    /// Lets go of revoked partitions whose work in flight has ended, or has had its time.
+    async fn settle_drains(&mut self, now: Instant) -> Result<(), LogError> {
+        let mut index = 0;
+        while index < self.drains.len() {
+            let drain = &self.drains[index];
+            let drained = drain.partitions.iter().all(|p| self.parts.get(p).is_none_or(|part| part.in_flight == 0));
+            if !drained && now < drain.deadline {
+                index += 1;
+                continue;
+            }
+            let partitions = self.drains.swap_remove(index).partitions;
+            self.commit().await?;
+            self.drop_partitions(&partitions);
+            if let Err(e) = self.consumer.unassign(&partitions).await {
+                self.failed(e)?;
+            }
+            self.observer.rebalanced(Rebalance::Revoked, &partitions);
+        }
+        Ok(())
+    }
+
+    /// Commits the frontiers that have moved.
+    async fn commit(&mut self) -> Result<(), LogError> {
+        loop {
+            let moved: Vec<(TopicPartition, i64)> = self
+                .parts
+                .iter()
+                .filter_map(|(&partition, part)| {
+                    part.ledger
+                        .frontier()
+                        .filter(|frontier| part.committed != Some(*frontier))
+                        .map(|frontier| (partition, frontier))
+                })
+                .collect();
+            if moved.is_empty() {
+                return Ok(());
+            }
+            match self.consumer.commit(&moved).await {
+                Ok(()) => {
+                    for (partition, frontier) in moved {
+                        if let Some(part) = self.parts.get_mut(&partition) {
+                            part.committed = Some(frontier);
+                        }
+                    }
+                    return Ok(());
+                }
+                // Without it the rest can be committed.
+                Err(LogError::Fenced(partition)) if self.parts.contains_key(&partition) => {
+                    self.observer.fenced(partition);
+                    self.drop_partitions(&[partition]);
+                }
+                // At the next interval, or by whoever reads on.
+                Err(e) => return self.failed(e),
+            }
+        }
+    }
+
+    /// Takes nothing new on; what is in flight may end.
+    fn stop(&mut self) {
+        self.stop_by = Some(Instant::now() + self.config.drain_deadline);
+        let dropped = self.queues.discard(|_| true);
+        self.give_back(&dropped);
+        let partitions: Vec<_> = self.parts.keys().copied().collect();
+        if let Err(e) = self.consumer.pause(&partitions) {
+            self.observer.log_failed(&e);
+        }
+    }
+
+    fn tell_lag(&self, ends: &[(TopicPartition, i64)]) {
+        for &(partition, end) in ends {
+            if let Some(part) = self.parts.get(&partition) {
+                lag::tell(&*self.observer, partition, end, part.ledger.standing());
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The shells around the machines: one task that owns a consumer and everything it decides by, by value.
+//!
+//! [`keyed`] works on records one by one, in order per key (the worker); [`batch`] gathers them for a sink that keeps the offsets
+//! itself (the writer). Both pause at a full budget, drain in order when partitions go, and never commit past open work.
+
+pub mod batch;
+pub mod keyed;
+mod lag;
+mod observer;
+
+pub use batch::{Advance, Batch, BatchConfig, BatchSink, FlushCause, SinkError, run_batches};
+pub use keyed::{KeyedConfig, RecordHandler, Verdict, Work, run_keyed};
+pub use observer::{Observer, Rebalance, Unobserved};
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::seam::LogError;
+use crate::topic::TopicPartition;
+
+/// How often the lag is looked up.
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+fn retry_backoff() -> Backoff {
+    Backoff::new(FIRST_RETRY, LONGEST_RETRY)
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Partitions that were revoked together, and by when they are given up, drained or not.
+#[derive(Debug)]
+struct Drain {
+    partitions: Vec<TopicPartition>,
+    deadline: Instant,
+}
+
+/// When the consumer is asked again after it failed.
+#[derive(Debug)]
+struct Retry {
+    backoff: Backoff,
+    not_before: Option<Instant>,
+}
+
+impl Retry {
+    fn new() -> Self {
+        Self { backoff: retry_backoff(), not_before: None }
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.not_before = Some(now + self.backoff.next(rand::random()));
+    }
+
+    fn worked(&mut self) {
+        self.backoff.reset();
+        self.not_before = None;
+    }
+
+    /// When to look again; none where the consumer is asked anyway.
+    fn wake_at(&self, now: Instant) -> Option<Instant> {
+        self.not_before.filter(|at| *at > now)
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+}
+
+/// What an error of the log means for a driver.
+enum Policy {
+    /// Ask again later.
+    Again(LogError),
+    /// Drop the partition's work and go on.
+    Drop(TopicPartition),
+    /// Stop, and say so.
+    Halt(LogError),
+}
+
+fn policy(error: LogError) -> Policy {
+    match error {
+        LogError::Transient(_) => Policy::Again(error),
+        LogError::Fenced(partition) => Policy::Drop(partition),
+        LogError::BelowLogStart { .. } | LogError::Fatal(_) => Policy::Halt(error),
+    }
+}
