@@ -1,1 +1,3 @@
 //! Extraction: conversation events in, fact events out.
+
+pub mod builtin;
