@@ -76,8 +76,11 @@ pub(crate) fn paragraphs(text: &str) -> Vec<String> {
 /// A line goes on in the next where it does not end a sentence and the next begins in lower case.
 fn continues(last: &str, next: &str) -> bool {
     let ended = last.ends_with(['.', '!', '?', '。', '！', '？', '؟', '।', ':', ';', '…']);
-    !ended && next.chars().next().is_some_and(|c| c.is_lowercase() || c.is_ascii_digit())
-        && !next.starts_with("i ") && !next.starts_with("i'") && !next.starts_with("my ")
+    !ended
+        && next.chars().next().is_some_and(|c| c.is_lowercase() || c.is_ascii_digit())
+        && !next.starts_with("i ")
+        && !next.starts_with("i'")
+        && !next.starts_with("my ")
         && last.len() > 40
 }
 
@@ -88,11 +91,40 @@ fn is_quoted(line: &str) -> bool {
 /// Lines that a program or a shell would read. Prose with a bracket in it is none.
 fn is_code(line: &str) -> bool {
     const HEADS: &[&str] = &[
-        "$ ", ">>> ", "#include", "#!/", "import ", "from ", "def ", "class ", "fn ", "pub ", "function ", "const ", "let ", "var ", "return ",
-        "SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ", "CREATE TABLE ", "File \"", "Traceback (most recent call last)",
+        "$ ",
+        ">>> ",
+        "#include",
+        "#!/",
+        "import ",
+        "from ",
+        "def ",
+        "class ",
+        "fn ",
+        "pub ",
+        "function ",
+        "const ",
+        "let ",
+        "var ",
+        "return ",
+        "SELECT ",
+        "INSERT INTO ",
+        "UPDATE ",
+        "DELETE FROM ",
+        "CREATE TABLE ",
+        "File \"",
+        "Traceback (most recent call last)",
     ];
-    const HARD_HEADS: [&str; 9] =
-        ["$ ", ">>> ", "#include", "#!/", "INSERT INTO ", "DELETE FROM ", "CREATE TABLE ", "File \"", "Traceback (most recent call last)"];
+    const HARD_HEADS: [&str; 9] = [
+        "$ ",
+        ">>> ",
+        "#include",
+        "#!/",
+        "INSERT INTO ",
+        "DELETE FROM ",
+        "CREATE TABLE ",
+        "File \"",
+        "Traceback (most recent call last)",
+    ];
     if HARD_HEADS.iter().any(|head| line.starts_with(head)) {
         return true;
     }
@@ -101,8 +133,12 @@ fn is_code(line: &str) -> bool {
     let ends_like_code = line.ends_with([';', '{', '}']) || line.ends_with("):") || line.ends_with("=>");
     let is_markup = line.starts_with('<') && line.ends_with('>') && line.contains('/');
     let is_json = (line.starts_with('{') && line.ends_with(['}', ','])) || (line.starts_with("[{") && line.ends_with(']'));
-    (ends_like_code && marks >= 2) || (has_head && marks >= 2) || is_markup || (is_json && line.contains(':'))
-        || (line.starts_with("SELECT ") && line.contains(" FROM ")) || matches!(line, "}" | "};" | "{" | ");" | "})" | "});")
+    (ends_like_code && marks >= 2)
+        || (has_head && marks >= 2)
+        || is_markup
+        || (is_json && line.contains(':'))
+        || (line.starts_with("SELECT ") && line.contains(" FROM "))
+        || matches!(line, "}" | "};" | "{" | ");" | "})" | "});")
 }
 
 /// Without a list's bullet, number or heading marks, and whether there was one.
@@ -161,7 +197,8 @@ mod tests {
 
     #[test]
     fn code_and_quotes_are_left_out() {
-        let text = "I use C++.\n```\nI like pie\n```\n> I hate tea\nlet x = f(1);\nI live in Rome.\n{\"a\": 1}\n~~~\nopen to the end";
+        let text =
+            "I use C++.\n```\nI like pie\n```\n> I hate tea\nlet x = f(1);\nI live in Rome.\n{\"a\": 1}\n~~~\nopen to the end";
         assert_eq!(paragraphs(text), ["I use C++.", "I live in Rome."]);
         assert_eq!(paragraphs("Let me say (once) that I care; really"), ["Let me say (once) that I care; really"]);
     }
@@ -171,7 +208,13 @@ mod tests {
         let text = "I have been living for many years in the old town\nof Berlin.\n- I like tea\n- I like C#\n1. I own a boat\n1.5 litres a day";
         assert_eq!(
             paragraphs(text),
-            ["I have been living for many years in the old town of Berlin.", "I like tea", "I like C#", "I own a boat", "1.5 litres a day"]
+            [
+                "I have been living for many years in the old town of Berlin.",
+                "I like tea",
+                "I like C#",
+                "I own a boat",
+                "1.5 litres a day"
+            ]
         );
     }
 }

@@ -49,7 +49,13 @@ enum Shown {
 impl Shown {
     fn from(&self) -> Date {
         match self {
-            Self::Day(d) | Self::PartOfDay(d, _) | Self::Around(d) | Self::Week(d) | Self::Weekend(d) | Self::Month(d) | Self::Year(d) => *d,
+            Self::Day(d)
+            | Self::PartOfDay(d, _)
+            | Self::Around(d)
+            | Self::Week(d)
+            | Self::Weekend(d)
+            | Self::Month(d)
+            | Self::Year(d) => *d,
             Self::Season(_, d) => *d,
         }
     }
@@ -75,7 +81,8 @@ impl Shown {
     }
 }
 
-const KEEPS: &[&str] = &["on", "in", "at", "by", "since", "until", "till", "from", "before", "after", "for", "of", "around", "during"];
+const KEEPS: &[&str] =
+    &["on", "in", "at", "by", "since", "until", "till", "from", "before", "after", "for", "of", "around", "during"];
 
 /// Replaces relative dates in `words` by absolute ones, and tells where they begin.
 pub(crate) fn resolve(words: &mut Vec<Word>, today: Date, tense: Tense) -> Vec<Found> {
@@ -149,7 +156,16 @@ fn expression(words: &[Word], previous: Option<&Word>, today: Date, tense: Tense
     }
     match a {
         "yesterday" | "tomorrow" | "today" => {
-            let day = shift(today, if a == "yesterday" { (-1).days() } else if a == "tomorrow" { 1.days() } else { 0.days() })?;
+            let day = shift(
+                today,
+                if a == "yesterday" {
+                    (-1).days()
+                } else if a == "tomorrow" {
+                    1.days()
+                } else {
+                    0.days()
+                },
+            )?;
             return Some(match part(b) {
                 Some(part) => (2, Shown::PartOfDay(day, part)),
                 None => (1, Shown::Day(day)),
@@ -225,7 +241,13 @@ fn expression(words: &[Word], previous: Option<&Word>, today: Date, tense: Tense
             };
             return Some((takes, part(c).filter(|_| takes == 3).map_or(Shown::Day(date), |p| Shown::PartOfDay(date, p))));
         }
-        let (m, dd, year) = if month(b).is_some() { (b, c, d) } else if c == "of" { (d, b, e) } else { (c, b, d) };
+        let (m, dd, year) = if month(b).is_some() {
+            (b, c, d)
+        } else if c == "of" {
+            (d, b, e)
+        } else {
+            (c, b, d)
+        };
         if let (Some(month), Some(day)) = (month(m), day_number(dd))
             && !(a == "on" && tense == Tense::Open)
             && year_number(year).is_none()
@@ -235,9 +257,11 @@ fn expression(words: &[Word], previous: Option<&Word>, today: Date, tense: Tense
             return Some((takes, Shown::Day(nearest_day(today, month, day, forward)?)));
         }
     }
-    if matches!(a, "in" | "since") && tense != Tense::Open
+    if matches!(a, "in" | "since")
+        && tense != Tense::Open
         && let Some(month) = month(b)
-        && year_number(c).is_none() && day_number(c).is_none()
+        && year_number(c).is_none()
+        && day_number(c).is_none()
         && words[1].is_capitalised()
     {
         let back = a == "since" || tense == Tense::Past;
@@ -345,14 +369,29 @@ fn weekday(word: &str) -> Option<Weekday> {
 
 fn month(word: &str) -> Option<i8> {
     let names = [
-        ("january", "jan"), ("february", "feb"), ("march", "mar"), ("april", "apr"), ("may", "may"), ("june", "jun"), ("july", "jul"),
-        ("august", "aug"), ("september", "sep"), ("october", "oct"), ("november", "nov"), ("december", "dec"),
+        ("january", "jan"),
+        ("february", "feb"),
+        ("march", "mar"),
+        ("april", "apr"),
+        ("may", "may"),
+        ("june", "jun"),
+        ("july", "jul"),
+        ("august", "aug"),
+        ("september", "sep"),
+        ("october", "oct"),
+        ("november", "nov"),
+        ("december", "dec"),
     ];
     names.iter().zip(1_i8..).find(|((long, short), _)| *long == word || *short == word).map(|(_, n)| n)
 }
 
 fn day_number(word: &str) -> Option<i8> {
-    let digits = word.strip_suffix("st").or(word.strip_suffix("nd")).or(word.strip_suffix("rd")).or(word.strip_suffix("th")).unwrap_or(word);
+    let digits = word
+        .strip_suffix("st")
+        .or(word.strip_suffix("nd"))
+        .or(word.strip_suffix("rd"))
+        .or(word.strip_suffix("th"))
+        .unwrap_or(word);
     digits.parse::<i8>().ok().filter(|n| (1..=31).contains(n) && digits.len() <= 2)
 }
 
@@ -408,15 +447,40 @@ fn nearest_day(today: Date, month: i8, day: i8, forward: bool) -> Option<Date> {
 
 /// Words for days near today in other languages: (language or none, word, days).
 const FOREIGN_DAYS: [(&str, &str, i64); 34] = [
-    ("de", "vorgestern", -2), ("de", "gestern", -1), ("de", "heute", 0), ("de", "übermorgen", 2), ("de", "morgen", 1),
-    ("fr", "avant-hier", -2), ("fr", "hier", -1), ("fr", "aujourd'hui", 0), ("fr", "demain", 1),
-    ("es", "anteayer", -2), ("es", "ayer", -1), ("es", "hoy", 0), ("es", "mañana", 1),
-    ("it", "ieri", -1), ("it", "oggi", 0), ("it", "domani", 1),
-    ("pt", "ontem", -1), ("pt", "hoje", 0), ("pt", "amanhã", 1),
-    ("nl", "gisteren", -1), ("nl", "vandaag", 0),
-    ("", "вчера", -1), ("", "сегодня", 0), ("", "завтра", 1),
-    ("zh", "前天", -2), ("zh", "昨天", -1), ("zh", "今天", 0), ("zh", "明天", 1), ("zh", "后天", 2),
-    ("ja", "昨日", -1), ("ja", "今日", 0), ("ja", "明日", 1), ("", "어제", -1), ("", "내일", 1),
+    ("de", "vorgestern", -2),
+    ("de", "gestern", -1),
+    ("de", "heute", 0),
+    ("de", "übermorgen", 2),
+    ("de", "morgen", 1),
+    ("fr", "avant-hier", -2),
+    ("fr", "hier", -1),
+    ("fr", "aujourd'hui", 0),
+    ("fr", "demain", 1),
+    ("es", "anteayer", -2),
+    ("es", "ayer", -1),
+    ("es", "hoy", 0),
+    ("es", "mañana", 1),
+    ("it", "ieri", -1),
+    ("it", "oggi", 0),
+    ("it", "domani", 1),
+    ("pt", "ontem", -1),
+    ("pt", "hoje", 0),
+    ("pt", "amanhã", 1),
+    ("nl", "gisteren", -1),
+    ("nl", "vandaag", 0),
+    ("", "вчера", -1),
+    ("", "сегодня", 0),
+    ("", "завтра", 1),
+    ("zh", "前天", -2),
+    ("zh", "昨天", -1),
+    ("zh", "今天", 0),
+    ("zh", "明天", 1),
+    ("zh", "后天", 2),
+    ("ja", "昨日", -1),
+    ("ja", "今日", 0),
+    ("ja", "明日", 1),
+    ("", "어제", -1),
+    ("", "내일", 1),
 ];
 
 /// A foreign sentence keeps its words; a word for a day near today gets the date behind it.

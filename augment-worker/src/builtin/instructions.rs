@@ -25,25 +25,125 @@ fn instruction(text: &str, slot: Option<String>, speaker: &Speaker) -> Statement
 
 /// Phrases with which an English instruction may begin, whatever follows.
 const STRONG: &[&str] = &[
-    "from now on", "from here on", "going forward", "from this point on", "from today on", "in the future", "in future", "for all future", "by default", "as a rule", "every time i", "each time i", "at all times",
-    "make sure you always", "make sure you never", "make sure to always", "make sure to never", "be sure to always", "you should always", "you should never", "you must always", "you must never", "i want you to always",
-    "i want you to never", "i'd like you to always", "i would like you to always", "i need you to always", "don't ever", "do not ever", "remember to always", "remember to never", "for the rest of this conversation",
-    "for every answer", "in every answer", "in all your answers", "in all your replies", "in all answers", "for future reference always",
+    "from now on",
+    "from here on",
+    "going forward",
+    "from this point on",
+    "from today on",
+    "in the future",
+    "in future",
+    "for all future",
+    "by default",
+    "as a rule",
+    "every time i",
+    "each time i",
+    "at all times",
+    "make sure you always",
+    "make sure you never",
+    "make sure to always",
+    "make sure to never",
+    "be sure to always",
+    "you should always",
+    "you should never",
+    "you must always",
+    "you must never",
+    "i want you to always",
+    "i want you to never",
+    "i'd like you to always",
+    "i would like you to always",
+    "i need you to always",
+    "don't ever",
+    "do not ever",
+    "remember to always",
+    "remember to never",
+    "for the rest of this conversation",
+    "for every answer",
+    "in every answer",
+    "in all your answers",
+    "in all your replies",
+    "in all answers",
+    "for future reference always",
 ];
-const ASKING: &[&str] = &["ask", "say", "mention", "send", "write", "request", "want", "need", "paste", "type", "share", "tell", "talk", "give", "post", "use"];
-const STYLE_VERBS: &[&str] = &["answer", "respond", "reply", "speak", "talk", "write", "keep", "use", "avoid", "address", "format", "explain"];
+const ASKING: &[&str] = &[
+    "ask", "say", "mention", "send", "write", "request", "want", "need", "paste", "type", "share", "tell", "talk", "give",
+    "post", "use",
+];
+const STYLE_VERBS: &[&str] =
+    &["answer", "respond", "reply", "speak", "talk", "write", "keep", "use", "avoid", "address", "format", "explain"];
 const STYLE_WORDS: &[&str] = &[
-    "answers", "answer", "responses", "response", "replies", "reply", "emojis", "emoji", "units", "markdown", "bullet", "bullets", "jargon", "tables", "headings", "tone", "concise", "brief", "short", "briefly", "concisely",
-    "formal", "informal", "formally", "informally", "english", "german", "french", "spanish", "italian", "portuguese", "dutch", "polish", "turkish", "russian", "chinese", "japanese", "korean", "arabic", "hindi", "metric",
-    "imperial", "celsius", "fahrenheit", "abbreviations", "slang",
+    "answers",
+    "answer",
+    "responses",
+    "response",
+    "replies",
+    "reply",
+    "emojis",
+    "emoji",
+    "units",
+    "markdown",
+    "bullet",
+    "bullets",
+    "jargon",
+    "tables",
+    "headings",
+    "tone",
+    "concise",
+    "brief",
+    "short",
+    "briefly",
+    "concisely",
+    "formal",
+    "informal",
+    "formally",
+    "informally",
+    "english",
+    "german",
+    "french",
+    "spanish",
+    "italian",
+    "portuguese",
+    "dutch",
+    "polish",
+    "turkish",
+    "russian",
+    "chinese",
+    "japanese",
+    "korean",
+    "arabic",
+    "hindi",
+    "metric",
+    "imperial",
+    "celsius",
+    "fahrenheit",
+    "abbreviations",
+    "slang",
 ];
 const LANGUAGES: &[&str] = &[
-    "english", "german", "french", "spanish", "italian", "portuguese", "dutch", "polish", "turkish", "russian", "chinese", "japanese", "korean", "arabic", "hindi", "swedish", "ukrainian",
+    "english",
+    "german",
+    "french",
+    "spanish",
+    "italian",
+    "portuguese",
+    "dutch",
+    "polish",
+    "turkish",
+    "russian",
+    "chinese",
+    "japanese",
+    "korean",
+    "arabic",
+    "hindi",
+    "swedish",
+    "ukrainian",
 ];
 
 /// The standing instruction that English words give, if they do.
 pub(crate) fn english(words: &[Word], speaker: &Speaker) -> Option<Statement> {
-    let start = words.iter().take_while(|w| w.is_any(&["please", "pls", "and", "also", "so", "but", "ok", "okay", "hey", "just", "then"])).count();
+    let start = words
+        .iter()
+        .take_while(|w| w.is_any(&["please", "pls", "and", "also", "so", "but", "ok", "okay", "hey", "just", "then"]))
+        .count();
     let body = words.get(start..).filter(|body| body.len() >= 2)?;
     if !is_english_instruction(body) {
         return None;
@@ -67,23 +167,73 @@ fn is_english_instruction(words: &[Word]) -> bool {
     if STRONG.iter().any(|phrase| begins(words, phrase)) {
         // "From now on I live in Rome" tells of the speaker.
         let rest = STRONG.iter().filter(|p| begins(words, p)).map(|p| p.split(' ').count()).max().unwrap_or(0);
-        let tells = matches!(at(words, rest), "i" | "my" | "we" | "he" | "she" | "they" | "the" | "it") && !words.iter().any(|w| w.is_any(&["you", "your"]));
+        let tells = matches!(at(words, rest), "i" | "my" | "we" | "he" | "she" | "they" | "the" | "it")
+            && !words.iter().any(|w| w.is_any(&["you", "your"]));
         return !tells || begins(words, "every time i") || begins(words, "each time i");
     }
     match a {
         "always" | "never" => {
-            let done = verbs::is_past(b) || matches!(b, "been" | "the" | "a" | "my" | "in" | "mind" | "knew" | "seen" | "known" | "ever" | "again" | "too" | "is" | "was" | "had" | "gone" | "done" | "thought" | "wanted");
-            return !done && !b.ends_with("ing") && !words.iter().any(|w| w.lower == "i" ) || (!done && matches!(b, "call" | "answer" | "use" | "remind" | "tell" | "ask" | "give" | "show" | "explain" | "include" | "respond" | "reply" | "address" | "mention" | "suggest" | "recommend" | "write" | "check"));
+            let done = verbs::is_past(b)
+                || matches!(
+                    b,
+                    "been"
+                        | "the"
+                        | "a"
+                        | "my"
+                        | "in"
+                        | "mind"
+                        | "knew"
+                        | "seen"
+                        | "known"
+                        | "ever"
+                        | "again"
+                        | "too"
+                        | "is"
+                        | "was"
+                        | "had"
+                        | "gone"
+                        | "done"
+                        | "thought"
+                        | "wanted"
+                );
+            return !done && !b.ends_with("ing") && !words.iter().any(|w| w.lower == "i")
+                || (!done
+                    && matches!(
+                        b,
+                        "call"
+                            | "answer"
+                            | "use"
+                            | "remind"
+                            | "tell"
+                            | "ask"
+                            | "give"
+                            | "show"
+                            | "explain"
+                            | "include"
+                            | "respond"
+                            | "reply"
+                            | "address"
+                            | "mention"
+                            | "suggest"
+                            | "recommend"
+                            | "write"
+                            | "check"
+                    ));
         }
         "when" | "whenever" | "if" if b == "i" => {
             let asks = ASKING.contains(&c) || (c == "am" && at(words, 3) == "asking");
-            let told = words.iter().any(Word::ends_with_comma) || words.iter().skip(3).any(|w| w.is_any(&["always", "never", "please", "you", "answer", "respond", "use", "give", "don't"]));
+            let told = words.iter().any(Word::ends_with_comma)
+                || words
+                    .iter()
+                    .skip(3)
+                    .any(|w| w.is_any(&["always", "never", "please", "you", "answer", "respond", "use", "give", "don't"]));
             let past = words.iter().any(|w| w.is_any(&["was", "were", "had", "felt", "got"]));
-            let says_i_again = words.iter().skip(3).any(|w| w.lower == "i") && !words.iter().any(|w| w.is_any(&["you", "your", "please", "always", "never"]));
+            let says_i_again = words.iter().skip(3).any(|w| w.lower == "i")
+                && !words.iter().any(|w| w.is_any(&["you", "your", "please", "always", "never"]));
             return asks && told && !past && !says_i_again;
         }
         "whenever" if b == "you" => return true,
-        "call" if b == "me" => return !matches!(c, "at" | "on" | "when" | "back" | "later" | "tomorrow" | "if" | "") ,
+        "call" if b == "me" => return !matches!(c, "at" | "on" | "when" | "back" | "later" | "tomorrow" | "if" | ""),
         "address" if b == "me" => return true,
         "refer" if b == "to" && c == "me" => return true,
         "stop" if b.ends_with("ing") => return words.len() > 2,
@@ -91,29 +241,80 @@ fn is_english_instruction(words: &[Word]) -> bool {
     }
     if (a == "don't" || a == "do" && b == "not" || a == "dont") && words.len() > 2 {
         let verb = if a == "do" { c } else { b };
-        return matches!(verb, "call" | "use" | "ever" | "mention" | "remind" | "suggest" | "recommend" | "ask" | "give" | "tell" | "address" | "include" | "show" | "send" | "explain" | "assume" | "write" | "add" | "apologize" | "apologise" | "repeat");
+        return matches!(
+            verb,
+            "call"
+                | "use"
+                | "ever"
+                | "mention"
+                | "remind"
+                | "suggest"
+                | "recommend"
+                | "ask"
+                | "give"
+                | "tell"
+                | "address"
+                | "include"
+                | "show"
+                | "send"
+                | "explain"
+                | "assume"
+                | "write"
+                | "add"
+                | "apologize"
+                | "apologise"
+                | "repeat"
+        );
     }
     // "I prefer that you …", "I want you to call me …", "you can call me …", "my friends call me" is a fact.
-    if begins(words, "i prefer you to") || begins(words, "i prefer that you") || begins(words, "i prefer it when you") || begins(words, "you can call me") || begins(words, "you may call me")
-        || begins(words, "i want you to call me") || begins(words, "i'd like you to call me") || begins(words, "i would like you to call me") || begins(words, "i like it when you")
+    if begins(words, "i prefer you to")
+        || begins(words, "i prefer that you")
+        || begins(words, "i prefer it when you")
+        || begins(words, "you can call me")
+        || begins(words, "you may call me")
+        || begins(words, "i want you to call me")
+        || begins(words, "i'd like you to call me")
+        || begins(words, "i would like you to call me")
+        || begins(words, "i like it when you")
     {
         return true;
     }
-    let wish = [["i", "want", "you", "to"], ["i", "need", "you", "to"]].iter().any(|p| p.iter().enumerate().all(|(i, w)| at(words, i) == *w))
-        || begins(words, "i would like you to") || begins(words, "you should") || begins(words, "you must") || begins(words, "make sure to") || begins(words, "make sure you") || begins(words, "be sure to");
-    let lasting = words.iter().any(|w| w.is_any(&["always", "never", "whenever"])) || joined_has(words, "from now on") || joined_has(words, "every time") || joined_has(words, "in the future") || joined_has(words, "going forward") || joined_has(words, "by default");
+    let wish = [["i", "want", "you", "to"], ["i", "need", "you", "to"]]
+        .iter()
+        .any(|p| p.iter().enumerate().all(|(i, w)| at(words, i) == *w))
+        || begins(words, "i would like you to")
+        || begins(words, "you should")
+        || begins(words, "you must")
+        || begins(words, "make sure to")
+        || begins(words, "make sure you")
+        || begins(words, "be sure to");
+    let lasting = words.iter().any(|w| w.is_any(&["always", "never", "whenever"]))
+        || joined_has(words, "from now on")
+        || joined_has(words, "every time")
+        || joined_has(words, "in the future")
+        || joined_has(words, "going forward")
+        || joined_has(words, "by default");
     if wish && lasting {
         return true;
     }
     let imperative = STYLE_VERBS.contains(&a) || verbs_of_asking(a);
-    if imperative && lasting && !words.iter().any(|w| w.lower == "i" ) {
+    if imperative && lasting && !words.iter().any(|w| w.lower == "i") {
         return true;
     }
     // A wish about how to answer, without a word for how long: style is meant to last.
     let styled = words.iter().skip(1).any(|w| w.is_any(STYLE_WORDS));
     match a {
-        "answer" | "respond" | "reply" | "speak" | "talk" => styled && (matches!(b, "in" | "to" | "me" | "briefly" | "concisely" | "formally" | "informally" | "only") || words.len() <= 4),
-        "keep" => styled && words.iter().any(|w| w.is_any(&["answers", "responses", "replies", "explanations", "it", "answer", "response", "reply", "tone"])),
+        "answer" | "respond" | "reply" | "speak" | "talk" => {
+            styled
+                && (matches!(b, "in" | "to" | "me" | "briefly" | "concisely" | "formally" | "informally" | "only")
+                    || words.len() <= 4)
+        }
+        "keep" => {
+            styled
+                && words.iter().any(|w| {
+                    w.is_any(&["answers", "responses", "replies", "explanations", "it", "answer", "response", "reply", "tone"])
+                })
+        }
         "use" => styled && words.len() <= 7,
         "avoid" => styled && words.len() <= 8,
         "be" => styled && matches!(b, "concise" | "brief" | "formal" | "informal" | "short"),
@@ -122,7 +323,29 @@ fn is_english_instruction(words: &[Word]) -> bool {
 }
 
 fn verbs_of_asking(word: &str) -> bool {
-    matches!(word, "remind" | "tell" | "give" | "show" | "ask" | "include" | "mention" | "suggest" | "recommend" | "start" | "end" | "begin" | "add" | "convert" | "translate" | "check" | "cite" | "sign" | "assume" | "remember")
+    matches!(
+        word,
+        "remind"
+            | "tell"
+            | "give"
+            | "show"
+            | "ask"
+            | "include"
+            | "mention"
+            | "suggest"
+            | "recommend"
+            | "start"
+            | "end"
+            | "begin"
+            | "add"
+            | "convert"
+            | "translate"
+            | "check"
+            | "cite"
+            | "sign"
+            | "assume"
+            | "remember"
+    )
 }
 
 fn joined_has(words: &[Word], phrase: &str) -> bool {
@@ -133,13 +356,15 @@ fn joined_has(words: &[Word], phrase: &str) -> bool {
 /// Wishes of which only the latest can hold.
 fn english_slot(words: &[Word], speaker: &Speaker) -> Option<String> {
     let owner = normalise(speaker.name());
-    let names = words.windows(2).any(|w| w[0].lower == "call" && w[1].lower == "me") && !words.iter().any(|w| w.is_any(&["don't", "never", "not", "stop"]));
+    let names = words.windows(2).any(|w| w[0].lower == "call" && w[1].lower == "me")
+        && !words.iter().any(|w| w.is_any(&["don't", "never", "not", "stop"]));
     if names {
         return Some(format!("{owner}/called"));
     }
     let answering = words.iter().any(|w| w.is_any(&["answer", "respond", "reply", "speak", "talk", "write"]));
     let language = words.windows(2).any(|w| w[0].lower == "in" && w[1].is_any(LANGUAGES));
-    (answering && language && !words.iter().any(|w| w.is_any(&["when", "if", "whenever", "don't", "never"]))).then(|| format!("{owner}/answer_language"))
+    (answering && language && !words.iter().any(|w| w.is_any(&["when", "if", "whenever", "don't", "never"])))
+        .then(|| format!("{owner}/answer_language"))
 }
 
 fn capitalised(text: &str) -> String {
@@ -152,46 +377,314 @@ fn capitalised(text: &str) -> String {
 
 /// (language, beginning): what opens a standing instruction outside English. Where the language is empty, the script tells.
 const FOREIGN: &[(&str, &[&str])] = &[
-    ("de", &[
-        "immer ", "niemals ", "von jetzt an", "ab jetzt", "ab sofort", "in zukunft", "künftig", "zukünftig", "wenn ich nach", "wenn ich dich", "wenn ich sie", "jedes mal wenn ich", "jedes mal, wenn ich", "nenn mich", "nenne mich",
-        "nennen sie mich", "antworte immer", "antworten sie immer", "antworte mir immer", "antworte auf", "antworte mir auf", "verwende immer", "benutze immer", "nutze immer", "verwende keine", "verwende nie", "benutze keine", "sprich mich", "duze mich", "sieze mich", "erinnere mich immer", "standardmäßig",
-    ]),
-    ("fr", &[
-        "toujours ", "ne jamais ", "désormais", "dorénavant", "à partir de maintenant", "à l'avenir", "quand je demande", "quand je te demande", "quand je vous demande", "si je demande", "chaque fois que je", "appelle-moi", "appelez-moi", "réponds toujours",
-        "répondez toujours", "réponds-moi toujours", "réponds en", "répondez en", "utilise toujours", "utilisez toujours", "n'utilise jamais", "n'utilise pas", "n'utilisez pas", "tutoie-moi", "vouvoie-moi", "par défaut",
-    ]),
-    ("es", &[
-        "siempre ", "nunca uses", "nunca me ", "a partir de ahora", "de ahora en adelante", "en el futuro", "cuando pregunte", "cuando te pregunte", "cuando le pregunte", "cada vez que te", "cada vez que pregunte", "llámame", "llámeme", "responde siempre", "responda siempre",
-        "respóndeme siempre", "responde en", "responda en", "usa siempre", "utiliza siempre", "no uses", "no me llames", "por defecto",
-    ]),
-    ("it", &[
-        "sempre ", "mai ", "d'ora in poi", "da ora in poi", "in futuro", "quando chiedo", "quando ti chiedo", "ogni volta che chiedo", "ogni volta che ti", "chiamami", "mi chiami", "rispondi sempre", "rispondimi sempre", "rispondi in", "usa sempre", "utilizza sempre",
-        "non usare", "non chiamarmi", "dammi del tu",
-    ]),
-    ("pt", &[
-        "sempre ", "nunca use", "nunca me ", "a partir de agora", "de agora em diante", "daqui em diante", "no futuro", "quando eu perguntar", "quando eu pedir", "sempre que eu", "me chame", "chame-me", "chama-me", "responda sempre", "responde sempre", "responda em", "use sempre",
-        "usa sempre", "não use", "não uses", "por padrão",
-    ]),
-    ("nl", &["altijd ", "nooit ", "vanaf nu", "voortaan", "in de toekomst", "als ik vraag", "wanneer ik vraag", "noem me", "noem mij", "antwoord altijd", "gebruik altijd", "gebruik nooit", "gebruik geen"]),
-    ("", &[
-        "всегда ", "никогда не ", "отныне", "с этого момента", "впредь", "в будущем", "когда я спрашиваю", "если я спрашиваю", "называй меня", "зови меня", "называйте меня", "отвечай всегда", "отвечай мне", "отвечай на", "отвечайте на", "не используй", "используй всегда",
-        "总是", "請總是", "请总是", "永远不要", "请永远", "从现在开始", "从现在起", "從現在開始", "從現在起", "以后请", "今后请", "以後請", "当我问", "當我問", "每次我", "每当我", "请叫我", "請叫我", "叫我", "不要叫我", "请始终", "始终", "请一直用", "请用中文", "请用英文", "不要使用", "请不要使用", "默认用",
-        "これからは", "今後は", "今後", "いつも", "常に", "必ず", "私が聞いたら", "私が質問したら", "決して",
-        "항상", "앞으로", "지금부터", "이제부터", "절대", "제가 물어보면", "내가 물어보면", "나를 ", "저를 ",
-        "دائما ", "دائمًا ", "من الآن فصاعدا", "من الآن فصاعدًا", "لا تستخدم", "نادني", "عندما أسأل", "हमेशा ", "कभी मत", "अब से", "मुझे हमेशा", "her zaman ", "bundan sonra", "bana her zaman", "bana ", "zawsze ", "nigdy nie ", "od teraz", "mów do mnie",
-    ]),
+    (
+        "de",
+        &[
+            "immer ",
+            "niemals ",
+            "von jetzt an",
+            "ab jetzt",
+            "ab sofort",
+            "in zukunft",
+            "künftig",
+            "zukünftig",
+            "wenn ich nach",
+            "wenn ich dich",
+            "wenn ich sie",
+            "jedes mal wenn ich",
+            "jedes mal, wenn ich",
+            "nenn mich",
+            "nenne mich",
+            "nennen sie mich",
+            "antworte immer",
+            "antworten sie immer",
+            "antworte mir immer",
+            "antworte auf",
+            "antworte mir auf",
+            "verwende immer",
+            "benutze immer",
+            "nutze immer",
+            "verwende keine",
+            "verwende nie",
+            "benutze keine",
+            "sprich mich",
+            "duze mich",
+            "sieze mich",
+            "erinnere mich immer",
+            "standardmäßig",
+        ],
+    ),
+    (
+        "fr",
+        &[
+            "toujours ",
+            "ne jamais ",
+            "désormais",
+            "dorénavant",
+            "à partir de maintenant",
+            "à l'avenir",
+            "quand je demande",
+            "quand je te demande",
+            "quand je vous demande",
+            "si je demande",
+            "chaque fois que je",
+            "appelle-moi",
+            "appelez-moi",
+            "réponds toujours",
+            "répondez toujours",
+            "réponds-moi toujours",
+            "réponds en",
+            "répondez en",
+            "utilise toujours",
+            "utilisez toujours",
+            "n'utilise jamais",
+            "n'utilise pas",
+            "n'utilisez pas",
+            "tutoie-moi",
+            "vouvoie-moi",
+            "par défaut",
+        ],
+    ),
+    (
+        "es",
+        &[
+            "siempre ",
+            "nunca uses",
+            "nunca me ",
+            "a partir de ahora",
+            "de ahora en adelante",
+            "en el futuro",
+            "cuando pregunte",
+            "cuando te pregunte",
+            "cuando le pregunte",
+            "cada vez que te",
+            "cada vez que pregunte",
+            "llámame",
+            "llámeme",
+            "responde siempre",
+            "responda siempre",
+            "respóndeme siempre",
+            "responde en",
+            "responda en",
+            "usa siempre",
+            "utiliza siempre",
+            "no uses",
+            "no me llames",
+            "por defecto",
+        ],
+    ),
+    (
+        "it",
+        &[
+            "sempre ",
+            "mai ",
+            "d'ora in poi",
+            "da ora in poi",
+            "in futuro",
+            "quando chiedo",
+            "quando ti chiedo",
+            "ogni volta che chiedo",
+            "ogni volta che ti",
+            "chiamami",
+            "mi chiami",
+            "rispondi sempre",
+            "rispondimi sempre",
+            "rispondi in",
+            "usa sempre",
+            "utilizza sempre",
+            "non usare",
+            "non chiamarmi",
+            "dammi del tu",
+        ],
+    ),
+    (
+        "pt",
+        &[
+            "sempre ",
+            "nunca use",
+            "nunca me ",
+            "a partir de agora",
+            "de agora em diante",
+            "daqui em diante",
+            "no futuro",
+            "quando eu perguntar",
+            "quando eu pedir",
+            "sempre que eu",
+            "me chame",
+            "chame-me",
+            "chama-me",
+            "responda sempre",
+            "responde sempre",
+            "responda em",
+            "use sempre",
+            "usa sempre",
+            "não use",
+            "não uses",
+            "por padrão",
+        ],
+    ),
+    (
+        "nl",
+        &[
+            "altijd ",
+            "nooit ",
+            "vanaf nu",
+            "voortaan",
+            "in de toekomst",
+            "als ik vraag",
+            "wanneer ik vraag",
+            "noem me",
+            "noem mij",
+            "antwoord altijd",
+            "gebruik altijd",
+            "gebruik nooit",
+            "gebruik geen",
+        ],
+    ),
+    (
+        "",
+        &[
+            "всегда ",
+            "никогда не ",
+            "отныне",
+            "с этого момента",
+            "впредь",
+            "в будущем",
+            "когда я спрашиваю",
+            "если я спрашиваю",
+            "называй меня",
+            "зови меня",
+            "называйте меня",
+            "отвечай всегда",
+            "отвечай мне",
+            "отвечай на",
+            "отвечайте на",
+            "не используй",
+            "используй всегда",
+            "总是",
+            "請總是",
+            "请总是",
+            "永远不要",
+            "请永远",
+            "从现在开始",
+            "从现在起",
+            "從現在開始",
+            "從現在起",
+            "以后请",
+            "今后请",
+            "以後請",
+            "当我问",
+            "當我問",
+            "每次我",
+            "每当我",
+            "请叫我",
+            "請叫我",
+            "叫我",
+            "不要叫我",
+            "请始终",
+            "始终",
+            "请一直用",
+            "请用中文",
+            "请用英文",
+            "不要使用",
+            "请不要使用",
+            "默认用",
+            "これからは",
+            "今後は",
+            "今後",
+            "いつも",
+            "常に",
+            "必ず",
+            "私が聞いたら",
+            "私が質問したら",
+            "決して",
+            "항상",
+            "앞으로",
+            "지금부터",
+            "이제부터",
+            "절대",
+            "제가 물어보면",
+            "내가 물어보면",
+            "나를 ",
+            "저를 ",
+            "دائما ",
+            "دائمًا ",
+            "من الآن فصاعدا",
+            "من الآن فصاعدًا",
+            "لا تستخدم",
+            "نادني",
+            "عندما أسأل",
+            "हमेशा ",
+            "कभी मत",
+            "अब से",
+            "मुझे हमेशा",
+            "her zaman ",
+            "bundan sonra",
+            "bana her zaman",
+            "bana ",
+            "zawsze ",
+            "nigdy nie ",
+            "od teraz",
+            "mów do mnie",
+        ],
+    ),
 ];
 
 /// Ends of Japanese and Korean requests, which stand where other languages have their beginning.
-const ASKING_ENDS: &[&str] = &["てください", "で下さい", "て下さい", "でください", "ないで", "してね", "お願いします", "해줘", "해 주세요", "해주세요", "불러줘", "불러 주세요"];
+const ASKING_ENDS: &[&str] = &[
+    "てください",
+    "で下さい",
+    "て下さい",
+    "でください",
+    "ないで",
+    "してね",
+    "お願いします",
+    "해줘",
+    "해 주세요",
+    "해주세요",
+    "불러줘",
+    "불러 주세요",
+];
 /// Beginnings that also begin plain statements: the sentence must ask.
-const NEEDS_END: &[&str] = &["いつも", "常に", "必ず", "今後", "今後は", "これからは", "決して", "항상", "앞으로", "절대", "나를 ", "저를 ", "지금부터", "이제부터"];
+const NEEDS_END: &[&str] = &[
+    "いつも",
+    "常に",
+    "必ず",
+    "今後",
+    "今後は",
+    "これからは",
+    "決して",
+    "항상",
+    "앞으로",
+    "절대",
+    "나를 ",
+    "저를 ",
+    "지금부터",
+    "이제부터",
+];
 
 /// The standing instruction that a sentence of another language gives, if it does.
 pub(crate) fn foreign(sentence: &str, language: &str, speaker: &Speaker) -> Option<Statement> {
     let head = lower(cut(sentence.trim_start(), 120));
-    let head = ["bitte ", "por favor ", "por favor, ", "s'il te plaît, ", "s'il vous plaît, ", "per favore ", "per favore, ", "пожалуйста, ", "alsjeblieft "].iter().find_map(|p| head.strip_prefix(p)).unwrap_or(&head);
-    let hit = FOREIGN.iter().filter(|(of, _)| of.is_empty() || *of == language).flat_map(|(_, starts)| starts.iter()).find(|start| head.starts_with(**start))?;
+    let head = [
+        "bitte ",
+        "por favor ",
+        "por favor, ",
+        "s'il te plaît, ",
+        "s'il vous plaît, ",
+        "per favore ",
+        "per favore, ",
+        "пожалуйста, ",
+        "alsjeblieft ",
+    ]
+    .iter()
+    .find_map(|p| head.strip_prefix(p))
+    .unwrap_or(&head);
+    let hit = FOREIGN
+        .iter()
+        .filter(|(of, _)| of.is_empty() || *of == language)
+        .flat_map(|(_, starts)| starts.iter())
+        .find(|start| head.starts_with(**start))?;
     let bare = sentence.trim_end_matches(['。', '.', '!', '！', ' ']);
     if NEEDS_END.contains(hit) && !ASKING_ENDS.iter().any(|end| bare.ends_with(end)) {
         return None;
@@ -201,13 +694,32 @@ pub(crate) fn foreign(sentence: &str, language: &str, speaker: &Speaker) -> Opti
     }
     let tells = match language {
         // "Immer wenn ich …", "Ab jetzt wohne ich …": of the speaker.
-        "de" => head.split_whitespace().any(|w| w == "ich") && !hit.starts_with("wenn ich") && !hit.starts_with("jedes mal") && !head.contains("mich") && !head.contains("mir "),
+        "de" => {
+            head.split_whitespace().any(|w| w == "ich")
+                && !hit.starts_with("wenn ich")
+                && !hit.starts_with("jedes mal")
+                && !head.contains("mich")
+                && !head.contains("mir ")
+        }
         "fr" => (head.contains(" je ") || head.contains(" j'")) && !hit.contains("je ") && !hit.ends_with("je"),
-        "es" => head.starts_with("siempre he") || head.starts_with("siempre me") && !head.contains("llam") || head.starts_with("nunca me ") && !head.contains("llames") && !head.contains("digas"),
+        "es" => {
+            head.starts_with("siempre he")
+                || head.starts_with("siempre me") && !head.contains("llam")
+                || head.starts_with("nunca me ") && !head.contains("llames") && !head.contains("digas")
+        }
         "it" => head.starts_with("mai ") || head.starts_with("sempre ") && head.contains("ho "),
-        "pt" => head.starts_with("sempre gost") || head.starts_with("sempre fu") || head.starts_with("nunca me ") && !head.contains("chame"),
+        "pt" => {
+            head.starts_with("sempre gost")
+                || head.starts_with("sempre fu")
+                || head.starts_with("nunca me ") && !head.contains("chame")
+        }
         "nl" => head.split_whitespace().any(|w| w == "ik") && !hit.contains("ik"),
-        _ => head.starts_with("叫我") && head.contains('的') || head.starts_with("总是") && head.contains('我') || head.starts_with("всегда ") && head.contains(" я ") || head.starts_with("每次我") && !head.contains('请') && !head.contains('你'),
+        _ => {
+            head.starts_with("叫我") && head.contains('的')
+                || head.starts_with("总是") && head.contains('我')
+                || head.starts_with("всегда ") && head.contains(" я ")
+                || head.starts_with("每次我") && !head.contains('请') && !head.contains('你')
+        }
     };
     (!tells).then(|| instruction(sentence, None, speaker))
 }
@@ -243,8 +755,16 @@ mod tests {
     #[test]
     fn statements_with_the_same_words_are_none() {
         for text in [
-            "I always drink tea", "Always been a fan of Bach", "Never had sushi", "When I was ten, I moved", "Call me tomorrow", "From now on I live in Rome", "My friends call me Al",
-            "When I ask my boss, I get nervous", "I never use emojis", "Use Python for this script that parses all of my log files",
+            "I always drink tea",
+            "Always been a fan of Bach",
+            "Never had sushi",
+            "When I was ten, I moved",
+            "Call me tomorrow",
+            "From now on I live in Rome",
+            "My friends call me Al",
+            "When I ask my boss, I get nervous",
+            "I never use emojis",
+            "Use Python for this script that parses all of my log files",
         ] {
             assert_eq!(said(text), None, "{text}");
         }
@@ -254,12 +774,26 @@ mod tests {
     fn other_languages() {
         let speaker = Speaker::of(None);
         for (language, text) in [
-            ("de", "Antworte immer auf Deutsch."), ("de", "Bitte nenn mich Alex."), ("fr", "À partir de maintenant, réponds en français."), ("es", "Siempre responde en español."), ("it", "D'ora in poi rispondi in italiano."),
-            ("pt", "A partir de agora, responda em português."), ("zh", "从现在开始请用中文回答。"), ("ja", "これからは日本語で答えてください。"), ("ko", "앞으로 한국어로 대답해 주세요."), ("ru", "Всегда отвечай на русском."),
+            ("de", "Antworte immer auf Deutsch."),
+            ("de", "Bitte nenn mich Alex."),
+            ("fr", "À partir de maintenant, réponds en français."),
+            ("es", "Siempre responde en español."),
+            ("it", "D'ora in poi rispondi in italiano."),
+            ("pt", "A partir de agora, responda em português."),
+            ("zh", "从现在开始请用中文回答。"),
+            ("ja", "これからは日本語で答えてください。"),
+            ("ko", "앞으로 한국어로 대답해 주세요."),
+            ("ru", "Всегда отвечай на русском."),
         ] {
             assert!(foreign(text, language, &speaker).is_some(), "{text}");
         }
-        for (language, text) in [("de", "Immer wenn ich Tee trinke, lese ich."), ("ja", "いつも六時に起きます。"), ("es", "Siempre he vivido en Madrid."), ("fr", "Je réponds toujours."), ("zh", "我总是早起。")] {
+        for (language, text) in [
+            ("de", "Immer wenn ich Tee trinke, lese ich."),
+            ("ja", "いつも六時に起きます。"),
+            ("es", "Siempre he vivido en Madrid."),
+            ("fr", "Je réponds toujours."),
+            ("zh", "我总是早起。"),
+        ] {
             assert!(foreign(text, language, &speaker).is_none(), "{text}");
         }
     }

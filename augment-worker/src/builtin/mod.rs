@@ -94,7 +94,11 @@ pub(crate) fn plain_text(text: &str) -> String {
         }
         out.push_str(word);
     }
-    let kept = if out.ends_with("...") { out.len() } else { out.strip_suffix(['.', '!', '。']).map_or(out.len(), |s| s.trim_end().len()) };
+    let kept = if out.ends_with("...") {
+        out.len()
+    } else {
+        out.strip_suffix(['.', '!', '。']).map_or(out.len(), |s| s.trim_end().len())
+    };
     out.truncate(kept);
     out
 }
@@ -226,7 +230,11 @@ fn of_long_sentence(sentence: &str, speaker: &Speaker, found: &mut dyn FnMut(Sta
     }
     while !rest.is_empty() {
         let head = words::cut(rest, MAX_BLOCK_BYTES);
-        let end = if head.len() == rest.len() { head.len() } else { head.rfind(char::is_whitespace).filter(|at| *at > 0).unwrap_or(head.len()) };
+        let end = if head.len() == rest.len() {
+            head.len()
+        } else {
+            head.rfind(char::is_whitespace).filter(|at| *at > 0).unwrap_or(head.len())
+        };
         let (block, behind) = rest.split_at(end);
         if !is_data(block) {
             welcome = found(Statement::whole(block, speaker));
@@ -272,7 +280,8 @@ fn of_sentence(sentence: &str, setting: &mut Setting<'_>) -> Vec<Statement> {
 
 /// Without marks and emojis at its ends that say nothing.
 fn trimmed(sentence: &str) -> &str {
-    let is_ornament = |c: char| c.is_whitespace() || matches!(c, '\u{2190}'..='\u{2bff}' | '\u{fe0f}' | '\u{1f000}'..='\u{1faff}' | '•' | '·');
+    let is_ornament =
+        |c: char| c.is_whitespace() || matches!(c, '\u{2190}'..='\u{2bff}' | '\u{fe0f}' | '\u{1f000}'..='\u{1faff}' | '•' | '·');
     sentence.trim_matches(is_ornament)
 }
 

@@ -6,8 +6,9 @@ use icu_segmenter::SentenceSegmenter;
 const MAX_QUOTATION_BYTES: usize = 600;
 
 const ABBREVIATIONS: &[&str] = &[
-    "dr", "mr", "mrs", "ms", "prof", "st", "e.g", "i.e", "vs", "no", "nr", "approx", "jr", "sr", "inc", "ltd", "co", "corp", "u.s", "u.k", "ca", "z.b",
-    "d.h", "bzw", "usw", "sra", "dra", "mme", "mlle", "sig", "fig", "ave", "blvd", "mt", "ft", "lt", "gen", "col", "gov", "sen",
+    "dr", "mr", "mrs", "ms", "prof", "st", "e.g", "i.e", "vs", "no", "nr", "approx", "jr", "sr", "inc", "ltd", "co", "corp",
+    "u.s", "u.k", "ca", "z.b", "d.h", "bzw", "usw", "sra", "dra", "mme", "mlle", "sig", "fig", "ave", "blvd", "mt", "ft", "lt",
+    "gen", "col", "gov", "sen",
 ];
 
 /// Cuts a paragraph into sentences, trimmed, none empty. Linear.
@@ -24,7 +25,8 @@ pub(crate) fn sentences(paragraph: &str) -> Vec<&str> {
         quotes.read(&paragraph[from..at]);
         from = at;
         let sentence = &paragraph[start..at];
-        let held = at < paragraph.len() && ((quotes.open && at - start < MAX_QUOTATION_BYTES) || ends_with_abbreviation(sentence));
+        let held =
+            at < paragraph.len() && ((quotes.open && at - start < MAX_QUOTATION_BYTES) || ends_with_abbreviation(sentence));
         if held {
             continue;
         }
@@ -102,7 +104,9 @@ pub(crate) fn is_quotation(sentence: &str) -> bool {
     let body = sentence.trim().trim_end_matches(['.', '!', '?', ',', '。']);
     let pairs = [('“', '”'), ('„', '“'), ('«', '»'), ('「', '」'), ('『', '』'), ('"', '"')];
     pairs.iter().any(|(open, close)| {
-        body.starts_with(*open) && body.len() > open.len_utf8() && body[open.len_utf8()..].find(*close) == Some(body.len() - open.len_utf8() - close.len_utf8())
+        body.starts_with(*open)
+            && body.len() > open.len_utf8()
+            && body[open.len_utf8()..].find(*close) == Some(body.len() - open.len_utf8() - close.len_utf8())
     })
 }
 
@@ -122,12 +126,18 @@ mod tests {
     fn abbreviations_and_languages() {
         assert_eq!(sentences("I see Dr. Smith. I use C. I like J. Doe."), ["I see Dr. Smith.", "I use C.", "I like J. Doe."]);
         assert_eq!(sentences("Version 1.5 is out, e.g. in Rome."), ["Version 1.5 is out, e.g. in Rome."]);
-        assert_eq!(sentences("i live in rome. i like tea... and rain. item 1-0"), ["i live in rome.", "i like tea... and rain.", "item 1-0"]);
+        assert_eq!(
+            sentences("i live in rome. i like tea... and rain. item 1-0"),
+            ["i live in rome.", "i like tea... and rain.", "item 1-0"]
+        );
     }
 
     #[test]
     fn quotations_hold_together() {
-        assert_eq!(sentences("He said \"I hate tea. I like rain.\" and left."), ["He said \"I hate tea. I like rain.\" and left."]);
+        assert_eq!(
+            sentences("He said \"I hate tea. I like rain.\" and left."),
+            ["He said \"I hate tea. I like rain.\" and left."]
+        );
         assert!(is_quotation("\"I hate tea.\""));
         assert!(is_quotation("“Never again.”"));
         assert!(!is_quotation("\"Dune\" is a book, \"Emma\" too"));

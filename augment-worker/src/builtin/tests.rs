@@ -6,7 +6,14 @@ use proptest::prelude::*;
 use super::extract;
 
 fn message(role: Role, name: Option<&str>, content: &str) -> Message {
-    Message { message_id: None, role, name: name.map(Into::into), content: content.into(), content_format: ContentFormat::Text, created_at: None }
+    Message {
+        message_id: None,
+        role,
+        name: name.map(Into::into),
+        content: content.into(),
+        content_format: ContentFormat::Text,
+        created_at: None,
+    }
 }
 
 fn event(messages: Vec<Message>) -> ConversationEvent {
@@ -45,7 +52,10 @@ fn the_contract_s_example() {
     assert_eq!(facts.len(), 1);
     let fact = &facts[0];
     assert_eq!(fact.text, "Alice prefers async Python");
-    assert_eq!((fact.subject.as_deref(), fact.predicate.as_deref(), fact.object.as_deref()), (Some("Alice"), Some("prefers"), Some("async Python")));
+    assert_eq!(
+        (fact.subject.as_deref(), fact.predicate.as_deref(), fact.object.as_deref()),
+        (Some("Alice"), Some("prefers"), Some("async Python"))
+    );
     assert_eq!(fact.evidence.len(), 1);
     assert_eq!(fact.evidence[0].message_id, "ev#0");
 }
@@ -59,7 +69,10 @@ fn statements_in_english() {
         ("I have two dogs, Rex and Max.", vec!["User has two dogs, Rex and Max"]),
         ("i'm a nurse", vec!["User is a nurse"]),
         ("I'm vegetarian, what should I cook?", vec!["User is vegetarian"]),
-        ("My sister Anna is a doctor. She lives in Rome.", vec!["User's sister Anna is a doctor", "User's sister Anna lives in Rome"]),
+        (
+            "My sister Anna is a doctor. She lives in Rome.",
+            vec!["User's sister Anna is a doctor", "User's sister Anna lives in Rome"],
+        ),
         ("Our server runs Debian.", vec!["Our server runs Debian"]),
         ("Yesterday I went to the gym.", vec!["on 2024-05-14 User went to the gym"]),
         ("I went to the gym yesterday.", vec!["User went to the gym on 2024-05-14"]),
@@ -132,36 +145,73 @@ fn only_people_are_believed() {
         message(Role::System, None, "The user lives in Mars."),
         message(Role::Assistant, None, "You live in Venus."),
         message(Role::Tool, Some("search"), "He lives on Pluto."),
-        message(Role::User, Some("Ann"), "I live in Rome.\n<memori_context>I live in Oslo.</memori_context>\nI like tea. <memori_context>\nI like blood."),
+        message(
+            Role::User,
+            Some("Ann"),
+            "I live in Rome.\n<memori_context>I live in Oslo.</memori_context>\nI like tea. <memori_context>\nI like blood.",
+        ),
         message(Role::User, Some("Bob"), "I live in Rome."),
     ]));
-    let got: Vec<_> = facts.iter().map(|f| (f.text.as_str(), f.subject.as_deref().unwrap(), f.evidence[0].message_index)).collect();
+    let got: Vec<_> =
+        facts.iter().map(|f| (f.text.as_str(), f.subject.as_deref().unwrap(), f.evidence[0].message_index)).collect();
     assert_eq!(got, [("Ann lives in Rome", "Ann", 3), ("Ann likes tea", "Ann", 3), ("Bob lives in Rome", "Bob", 4)]);
 }
 
 #[test]
 fn the_same_twice_is_one_fact_with_two_messages() {
-    let facts = extract(&event(vec![message(Role::User, None, "I like tea. I like tea!"), message(Role::User, None, "i like tea")]));
+    let facts =
+        extract(&event(vec![message(Role::User, None, "I like tea. I like tea!"), message(Role::User, None, "i like tea")]));
     assert_eq!(facts.len(), 1);
     assert_eq!(facts[0].evidence.iter().map(|e| e.message_index).collect::<Vec<_>>(), [0, 1]);
 }
 
 #[test]
 fn instructions_are_a_kind_of_their_own() {
-    let facts = extract(&event(vec![message(Role::User, Some("Alice"), "Always answer me in metric units. I like tea. Antworte immer auf Deutsch.")]));
+    let facts = extract(&event(vec![message(
+        Role::User,
+        Some("Alice"),
+        "Always answer me in metric units. I like tea. Antworte immer auf Deutsch.",
+    )]));
     let got: Vec<_> = facts.iter().map(|f| (f.kind, f.text.as_str())).collect();
     assert_eq!(
         got,
-        [(FactKind::Instruction, "Always answer Alice in metric units"), (FactKind::Fact, "Alice likes tea"), (FactKind::Instruction, "Antworte immer auf Deutsch")]
+        [
+            (FactKind::Instruction, "Always answer Alice in metric units"),
+            (FactKind::Fact, "Alice likes tea"),
+            (FactKind::Instruction, "Antworte immer auf Deutsch")
+        ]
     );
 }
 
 #[test]
 fn every_script_yields_a_fact() {
     for text in [
-        "Ich wohne in Köln.", "J'habite à Lyon.", "Vivo en Madrid.", "Abito a Roma.", "Moro em Lisboa.", "Ik woon in Utrecht.", "我住在巴黎。", "我喜欢喝茶", "私は東京に住んでいます。", "저는 서울에 살아요.", "Я живу в Москве.", "Μένω στην Αθήνα.",
-        "أعيش في القاهرة.", "אני גר בחיפה.", "मैं दिल्ली में रहता हूँ।", "ผมอาศัยอยู่ในกรุงเทพ", "Tôi sống ở Hà Nội.", "İstanbul'da yaşıyorum.", "Mieszkam w Krakowie.", "நான் சென்னையில் வசிக்கிறேன்.", "მე თბილისში ვცხოვრობ.", "Ես ապրում եմ Երևանում։", "ខ្ញុំរស់នៅភ្នំពេញ។", "Ninaishi Nairobi.",
-        "Asun Helsingissä.", "Jag bor i Lund.",
+        "Ich wohne in Köln.",
+        "J'habite à Lyon.",
+        "Vivo en Madrid.",
+        "Abito a Roma.",
+        "Moro em Lisboa.",
+        "Ik woon in Utrecht.",
+        "我住在巴黎。",
+        "我喜欢喝茶",
+        "私は東京に住んでいます。",
+        "저는 서울에 살아요.",
+        "Я живу в Москве.",
+        "Μένω στην Αθήνα.",
+        "أعيش في القاهرة.",
+        "אני גר בחיפה.",
+        "मैं दिल्ली में रहता हूँ।",
+        "ผมอาศัยอยู่ในกรุงเทพ",
+        "Tôi sống ở Hà Nội.",
+        "İstanbul'da yaşıyorum.",
+        "Mieszkam w Krakowie.",
+        "நான் சென்னையில் வசிக்கிறேன்.",
+        "მე თბილისში ვცხოვრობ.",
+        "Ես ապրում եմ Երևանում։",
+        "ខ្ញុំរស់នៅភ្នំពេញ។",
+        "Ninaishi Nairobi.",
+        "Asun Helsingissä.",
+        "Jag bor i Lund.",
     ] {
         assert_eq!(said(text).len(), 1, "{text}");
     }
@@ -177,7 +227,15 @@ fn a_full_event_stays_within_its_record() {
     assert!(facts.len() > 2_000 && facts.len() < 3_600, "{}", facts.len());
     assert!(facts.iter().all(|f| f.text.len() <= super::MAX_BLOCK_BYTES));
     assert!(facts.iter().any(|f| f.text.contains("item 59999")), "nothing is lost past the bound");
-    let messages = (0..1_000).map(|i| message(Role::User, Some(&"n".repeat(500)), &format!("I saw {i} one. I saw {i} two. I saw {i} three. I saw {i} four."))).collect();
+    let messages = (0..1_000)
+        .map(|i| {
+            message(
+                Role::User,
+                Some(&"n".repeat(500)),
+                &format!("I saw {i} one. I saw {i} two. I saw {i} three. I saw {i} four."),
+            )
+        })
+        .collect();
     let facts = extract(&event(messages));
     for i in 0..1_000 {
         assert!(facts.iter().any(|f| f.evidence.iter().any(|e| e.message_index == i)), "message {i} has a fact");
@@ -186,10 +244,33 @@ fn a_full_event_stays_within_its_record() {
 
 #[test]
 fn time_grows_with_the_length_and_no_faster() {
-    for unit in ["I like tea and ", "a", "(\"", "“", "<memori_context", "<memori_context></memori_context>", "I, my ", "茶", "```\n", ". ", "' \" ", "\n> I\n", "I like a. ", "ё́", "last next in 3 days ago ", "Dr. "] {
+    for unit in [
+        "I like tea and ",
+        "a",
+        "(\"",
+        "“",
+        "<memori_context",
+        "<memori_context></memori_context>",
+        "I, my ",
+        "茶",
+        "```\n",
+        ". ",
+        "' \" ",
+        "\n> I\n",
+        "I like a. ",
+        "ё́",
+        "last next in 3 days ago ",
+        "Dr. ",
+    ] {
         let of = |bytes: usize| {
             let text = unit.repeat(bytes / unit.len());
-            (0..3).map(|_| { let begin = std::time::Instant::now(); std::hint::black_box(said(&text)); begin.elapsed().as_secs_f64() }).fold(f64::MAX, f64::min)
+            (0..3)
+                .map(|_| {
+                    let begin = std::time::Instant::now();
+                    std::hint::black_box(said(&text));
+                    begin.elapsed().as_secs_f64()
+                })
+                .fold(f64::MAX, f64::min)
         };
         let (small, large) = (of(24 * 1024), of(192 * 1024));
         assert!(large < small.max(0.01) * 8.0 * 4.0, "{unit:?}: {small} s for 24 KiB, {large} s for 192 KiB");
@@ -197,7 +278,18 @@ fn time_grows_with_the_length_and_no_faster() {
 }
 
 const PLAIN: &[&str] = &[
-    "I visited {}", "I like {}", "My dog is called {}", "{} is my home", "We met in {}", "Ich mag {}", "J'aime {}", "我喜欢{}", "{}が好きです", "Я люблю {}", "أحب {}", "There was a {} here",
+    "I visited {}",
+    "I like {}",
+    "My dog is called {}",
+    "{} is my home",
+    "We met in {}",
+    "Ich mag {}",
+    "J'aime {}",
+    "我喜欢{}",
+    "{}が好きです",
+    "Я люблю {}",
+    "أحب {}",
+    "There was a {} here",
 ];
 
 proptest! {

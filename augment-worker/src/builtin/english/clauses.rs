@@ -13,12 +13,15 @@ pub(crate) struct Clause {
 
 const SUBJECTS: &[&str] = &["i", "we", "he", "she", "it", "they", "my", "our", "his", "her", "their"];
 const CONJUNCTIONS: &[&str] = &["and", "but", "so", "while", "whereas", "although", "though", "yet"];
-const SUBORDINATORS: &[&str] = &["when", "if", "since", "as", "because", "after", "before", "while", "although", "though", "once", "unless", "whenever", "until"];
+const SUBORDINATORS: &[&str] = &[
+    "when", "if", "since", "as", "because", "after", "before", "while", "although", "though", "once", "unless", "whenever",
+    "until",
+];
 
 /// Verbs that begin a statement of their own behind "and", without a subject.
 const SHARED: &[&str] = &[
-    "hate", "love", "like", "prefer", "enjoy", "live", "work", "have", "own", "speak", "need", "want", "am", "don't", "can't", "drink", "eat", "study", "play", "use",
-    "dislike", "adore", "drive", "teach", "collect", "won't",
+    "hate", "love", "like", "prefer", "enjoy", "live", "work", "have", "own", "speak", "need", "want", "am", "don't", "can't",
+    "drink", "eat", "study", "play", "use", "dislike", "adore", "drive", "teach", "collect", "won't",
 ];
 
 /// Cuts a sentence into clauses; a sentence of one clause is itself.
@@ -31,7 +34,10 @@ pub(crate) fn split(words: &[Word]) -> Vec<Clause> {
     let subordinate = words.first().is_some_and(|w| w.is_any(SUBORDINATORS));
     while at < words.len() {
         quoted ^= words[at].before.contains(['"', '“']);
-        if !quoted && at > start && let Some((skip, shared)) = boundary(words, start, at, subordinate && start == 0) {
+        if !quoted
+            && at > start
+            && let Some((skip, shared)) = boundary(words, start, at, subordinate && start == 0)
+        {
             out.push(clause(&words[start..at], shares));
             start = at + skip;
             shares = shared;
@@ -74,8 +80,10 @@ fn boundary(words: &[Word], start: usize, at: usize, subordinate: bool) -> Optio
     let skip_adverbs = (rest..words.len()).find(|&i| !is_adverb(&words[i].lower)).unwrap_or(words.len());
     let subject = words.get(skip_adverbs)?;
     if subject.is_any(SUBJECTS) && (subject.lower != "i" || is_i(words, skip_adverbs)) {
-        let verb_near = words[skip_adverbs + 1..].iter().take(5).any(|w| is_finite(&w.lower)) || matches!(subject.lower.as_str(), "i" | "we" | "they");
-        let list_of_objects = matches!(subject.lower.as_str(), "my" | "our" | "his" | "her" | "their") && !words[skip_adverbs + 1..].iter().take(5).any(|w| is_finite(&w.lower));
+        let verb_near = words[skip_adverbs + 1..].iter().take(5).any(|w| is_finite(&w.lower))
+            || matches!(subject.lower.as_str(), "i" | "we" | "they");
+        let list_of_objects = matches!(subject.lower.as_str(), "my" | "our" | "his" | "her" | "their")
+            && !words[skip_adverbs + 1..].iter().take(5).any(|w| is_finite(&w.lower));
         // "… that he" and "my wife and I" go on.
         if verb_near && !list_of_objects && words.len() > skip_adverbs + 1 {
             return Some((rest - at, false));
@@ -84,8 +92,12 @@ fn boundary(words: &[Word], start: usize, at: usize, subordinate: bool) -> Optio
     }
     // "the", a name, … only behind a pause and with a verb soon.
     if joins && pause && skip_adverbs == rest {
-        let near: Vec<usize> = (rest + 1..words.len().min(rest + 5)).filter(|&i| is_finite(&words[i].lower) && !is_past(&words[i].lower)).collect();
-        if (subject.lower == "the" || subject.is_capitalised()) && !near.is_empty() && words[at].is_any(&["and", "but", "while", "whereas"]) {
+        let near: Vec<usize> =
+            (rest + 1..words.len().min(rest + 5)).filter(|&i| is_finite(&words[i].lower) && !is_past(&words[i].lower)).collect();
+        if (subject.lower == "the" || subject.is_capitalised())
+            && !near.is_empty()
+            && words[at].is_any(&["and", "but", "while", "whereas"])
+        {
             return Some((rest - at, false));
         }
     }
@@ -95,7 +107,10 @@ fn boundary(words: &[Word], start: usize, at: usize, subordinate: bool) -> Optio
     let word = subject.lower.as_str();
     let next = words.get(skip_adverbs + 1);
     let infinitive = left.windows(2).any(|w| w[0].is_any(super::TAKES_INFINITIVE) && w[1].lower == "to");
-    let binds = infinitive || left.iter().any(|w| w.is_any(&["can", "could", "will", "would", "should", "may", "might", "must", "who", "that", "which"]));
+    let binds = infinitive
+        || left
+            .iter()
+            .any(|w| w.is_any(&["can", "could", "will", "would", "should", "may", "might", "must", "who", "that", "which"]));
     let stance = matches!(word, "hate" | "love" | "like" | "prefer" | "dislike" | "am" | "don't" | "can't" | "won't" | "have");
     if SHARED.contains(&word) && next.is_some() && subject.after.is_empty() && (stance || !binds) {
         let fits = match word {
@@ -124,8 +139,20 @@ fn has_verb(words: &[Word]) -> bool {
 }
 
 const PAIRS: &[&str] = &[
-    "fish and chips", "mac and cheese", "salt and pepper", "rock and roll", "bread and butter", "black and white", "peanut butter and jelly", "arts and crafts",
-    "ham and cheese", "tom and jerry", "gin and tonic", "bed and breakfast", "drum and bass", "wine and cheese",
+    "fish and chips",
+    "mac and cheese",
+    "salt and pepper",
+    "rock and roll",
+    "bread and butter",
+    "black and white",
+    "peanut butter and jelly",
+    "arts and crafts",
+    "ham and cheese",
+    "tom and jerry",
+    "gin and tonic",
+    "bed and breakfast",
+    "drum and bass",
+    "wine and cheese",
 ];
 
 /// The items of an object that is clearly a list: three or more short ones, or two single words. Else none.
@@ -142,8 +169,10 @@ pub(crate) fn list_items(object: &[Word], names_split: bool) -> Option<Vec<Vec<W
             }
             continue;
         }
-        if word.is_any(&["or", "but", "not", "than", "to", "with", "for", "in", "at", "because", "when", "if", "that", "who", "which", "from", "of", "about", "on", "as"])
-            || is_finite(&word.lower) && !word.lower.ends_with("ed")
+        if word.is_any(&[
+            "or", "but", "not", "than", "to", "with", "for", "in", "at", "because", "when", "if", "that", "who", "which", "from",
+            "of", "about", "on", "as",
+        ]) || is_finite(&word.lower) && !word.lower.ends_with("ed")
         {
             return None;
         }

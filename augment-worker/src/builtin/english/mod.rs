@@ -33,16 +33,100 @@ const WHOLE: f32 = 0.6;
 const HEDGED: f32 = 0.5;
 
 const FILLERS: &[&str] = &[
-    "well", "so", "oh", "btw", "actually", "also", "yeah", "yep", "yes", "ok", "okay", "anyway", "anyways", "hmm", "ah", "fyi", "and", "but", "plus", "honestly", "frankly", "basically",
-    "look", "listen", "right", "sure", "hey", "hi", "hello", "please", "besides", "moreover", "furthermore", "additionally", "however",
+    "well",
+    "so",
+    "oh",
+    "btw",
+    "actually",
+    "also",
+    "yeah",
+    "yep",
+    "yes",
+    "ok",
+    "okay",
+    "anyway",
+    "anyways",
+    "hmm",
+    "ah",
+    "fyi",
+    "and",
+    "but",
+    "plus",
+    "honestly",
+    "frankly",
+    "basically",
+    "look",
+    "listen",
+    "right",
+    "sure",
+    "hey",
+    "hi",
+    "hello",
+    "please",
+    "besides",
+    "moreover",
+    "furthermore",
+    "additionally",
+    "however",
 ];
 const LEADS: &[&str] = &[
-    "by the way", "to be honest", "just so you know", "for the record", "for your information", "as you know", "you know", "please note that", "note that", "please remember that",
-    "remember that", "keep in mind that", "please keep in mind that", "please remember", "remember", "note", "fun fact", "i mean", "in fact", "to be fair", "you should know that", "i should mention that",
-    "i want you to know that", "i forgot to mention that", "i forgot to mention", "let me tell you", "guess what", "as i said", "like i said", "as mentioned", "it turns out that", "turns out", "tbh", "quick update", "update",
-    "good news", "bad news", "speaking of which", "on top of that", "in addition",
+    "by the way",
+    "to be honest",
+    "just so you know",
+    "for the record",
+    "for your information",
+    "as you know",
+    "you know",
+    "please note that",
+    "note that",
+    "please remember that",
+    "remember that",
+    "keep in mind that",
+    "please keep in mind that",
+    "please remember",
+    "remember",
+    "note",
+    "fun fact",
+    "i mean",
+    "in fact",
+    "to be fair",
+    "you should know that",
+    "i should mention that",
+    "i want you to know that",
+    "i forgot to mention that",
+    "i forgot to mention",
+    "let me tell you",
+    "guess what",
+    "as i said",
+    "like i said",
+    "as mentioned",
+    "it turns out that",
+    "turns out",
+    "tbh",
+    "quick update",
+    "update",
+    "good news",
+    "bad news",
+    "speaking of which",
+    "on top of that",
+    "in addition",
 ];
-const HEDGES: &[&str] = &["i think that", "i think", "i guess that", "i guess", "i believe that", "i believe", "i suppose", "i feel like", "maybe", "perhaps", "probably", "possibly", "i'd say", "i would say"];
+const HEDGES: &[&str] = &[
+    "i think that",
+    "i think",
+    "i guess that",
+    "i guess",
+    "i believe that",
+    "i believe",
+    "i suppose",
+    "i feel like",
+    "maybe",
+    "perhaps",
+    "probably",
+    "possibly",
+    "i'd say",
+    "i would say",
+];
 
 /// What an English sentence states; nothing where it is junk.
 pub(crate) fn statements(sentence: &str, is_question: bool, setting: &mut Setting<'_>) -> Vec<Statement> {
@@ -80,7 +164,8 @@ fn told_before_question(words: &[Word]) -> (Vec<Word>, bool) {
     let pause = (1..words.len()).rev().find(|&i| {
         let previous = &words[i - 1];
         let joined = words[i].is_any(&["so", "and", "but"]);
-        (previous.ends_with_comma() || previous.after.contains(['—', '–']) || joined) && junk::asks(&words[i + usize::from(joined)..])
+        (previous.ends_with_comma() || previous.after.contains(['—', '–']) || joined)
+            && junk::asks(&words[i + usize::from(joined)..])
     });
     let Some(at) = pause else { return (Vec::new(), false) };
     let mut told = words[..at].to_vec();
@@ -115,12 +200,17 @@ fn without_lead(mut words: Vec<Word>) -> Vec<Word> {
             continue;
         }
         let lead = LEADS.iter().filter_map(|lead| starts_with(&words, lead)).max().unwrap_or(0);
-        let bare_noun = lead == 1 && !words[0].ends_with_comma() && !words.get(1).is_some_and(|w| w.is_any(&["that", "i", "my", "we"]));
+        let bare_noun =
+            lead == 1 && !words[0].ends_with_comma() && !words.get(1).is_some_and(|w| w.is_any(&["that", "i", "my", "we"]));
         if lead > 0 && lead < words.len() && !bare_noun {
             words.drain(..lead);
             continue;
         }
-        let filler = words.len() > 2 && words[0].is_any(FILLERS) && (words[0].ends_with_comma() || words[1].is_any(&["i", "my", "we", "he", "she", "it", "the", "they"]) || words[0].is_any(&["and", "but", "also", "btw", "fyi"]));
+        let filler = words.len() > 2
+            && words[0].is_any(FILLERS)
+            && (words[0].ends_with_comma()
+                || words[1].is_any(&["i", "my", "we", "he", "she", "it", "the", "they"])
+                || words[0].is_any(&["and", "but", "also", "btw", "fyi"]));
         if !filler {
             break;
         }
@@ -161,7 +251,12 @@ fn one_clause(mut words: Vec<Word>, setting: &mut Setting<'_>) -> Vec<Statement>
     }
     let tense = tense_of(&words);
     let found = dates::resolve(&mut words, setting.today, tense);
-    let from = found.iter().map(|f| f.from).min().or_else(|| dates::absolute(&words)).filter(|d| *d <= setting.today && tense != Tense::Future);
+    let from = found
+        .iter()
+        .map(|f| f.from)
+        .min()
+        .or_else(|| dates::absolute(&words))
+        .filter(|d| *d <= setting.today && tense != Tense::Future);
     let valid_from = from.and_then(dates::micros_of);
     let mut out = match subject_of(&words) {
         Subject::Speaker(verb) => of_speaker(&words, verb, tense, setting),
@@ -189,7 +284,11 @@ fn subject_of(words: &[Word]) -> Subject {
     if let Some(at) = (0..words.len().min(9)).find(|&i| is_i(words, i)) {
         let lead = &words[..at];
         let is_object = lead.iter().any(|w| w.is_any(&["and", "or", "that", "which", "who", "what", "than"]));
-        let subordinate = lead.first().is_some_and(|w| w.is_any(&["when", "if", "while", "because", "since", "after", "before", "whenever", "where", "once", "although", "though"]));
+        let subordinate = lead.first().is_some_and(|w| {
+            w.is_any(&[
+                "when", "if", "while", "because", "since", "after", "before", "whenever", "where", "once", "although", "though",
+            ])
+        });
         let verb_before = lead.iter().any(|w| !w.is_date && verbs::is_finite(&w.lower));
         if !is_object && !subordinate && !verb_before && words.len() > at + 1 && !words[at + 1].is_any(&["and", "or"]) {
             return Subject::Speaker(at + 1);
@@ -202,7 +301,10 @@ fn subject_of(words: &[Word]) -> Subject {
     if first.is_any(&["he", "she", "it"]) {
         return Subject::Pronoun;
     }
-    if first.is_any(&["when", "if", "while", "because", "since", "after", "before", "although", "though", "as", "once", "there", "to", "in", "on", "at", "for", "with", "without", "not", "we", "they", "you", "this", "that", "these", "those", "what", "who", "how"]) {
+    if first.is_any(&[
+        "when", "if", "while", "because", "since", "after", "before", "although", "though", "as", "once", "there", "to", "in",
+        "on", "at", "for", "with", "without", "not", "we", "they", "you", "this", "that", "these", "those", "what", "who", "how",
+    ]) {
         return Subject::Unknown;
     }
     let mut relative = false;
@@ -212,7 +314,9 @@ fn subject_of(words: &[Word]) -> Subject {
             relative = true;
             continue;
         }
-        let named = word.is_any(&["named", "called", "based", "located", "used", "retired", "married", "left", "lost", "broken", "red", "bound", "led"]);
+        let named = word.is_any(&[
+            "named", "called", "based", "located", "used", "retired", "married", "left", "lost", "broken", "red", "bound", "led",
+        ]);
         let in_name = word.is_capitalised() && words[i - 1].is_capitalised() && !verbs::is_auxiliary(&word.lower) && i > 1;
         if verbs::is_finite(&word.lower) && !(named && !words[i - 1].is_capitalised()) && !in_name {
             if relative {
@@ -227,20 +331,100 @@ fn subject_of(words: &[Word]) -> Subject {
 
 /// "Moved to Berlin last week", "Love hiking": the speaker is meant.
 fn implies_speaker(words: &[Word]) -> bool {
-    let at = usize::from(words.first().is_some_and(|w| w.is_any(&["just", "recently", "also", "really", "still", "never", "always", "finally", "currently", "already"])));
+    let at = usize::from(words.first().is_some_and(|w| {
+        w.is_any(&["just", "recently", "also", "really", "still", "never", "always", "finally", "currently", "already"])
+    }));
     let Some(first) = words.get(at) else { return false };
     let second = words.get(at + 1).map_or("", |w| w.lower.as_str());
     if words.len() < at + 2 || is_first_subject(words) {
         return false;
     }
     let past = verbs::is_past(&first.lower)
-        && !matches!(first.lower.as_str(), "was" | "were" | "had" | "did" | "said" | "let" | "left" | "lay" | "based" | "called" | "named" | "used" | "built" | "ground" | "bound" | "upset" | "saw" | "felt" | "located" | "related" | "compared" | "given" | "made" | "hung" | "found" | "led" | "hid" | "lit" | "red")
-        && matches!(second, "to" | "a" | "an" | "the" | "my" | "in" | "at" | "for" | "from" | "with" | "as" | "up" | "out" | "back" | "on" | "off" | "his" | "her" | "two" | "three" | "some" | "into" | "lots" | "by" | "down" | "over" | "yesterday" | "last" | "this" | "through" | "about");
+        && !matches!(
+            first.lower.as_str(),
+            "was"
+                | "were"
+                | "had"
+                | "did"
+                | "said"
+                | "let"
+                | "left"
+                | "lay"
+                | "based"
+                | "called"
+                | "named"
+                | "used"
+                | "built"
+                | "ground"
+                | "bound"
+                | "upset"
+                | "saw"
+                | "felt"
+                | "located"
+                | "related"
+                | "compared"
+                | "given"
+                | "made"
+                | "hung"
+                | "found"
+                | "led"
+                | "hid"
+                | "lit"
+                | "red"
+        )
+        && matches!(
+            second,
+            "to" | "a"
+                | "an"
+                | "the"
+                | "my"
+                | "in"
+                | "at"
+                | "for"
+                | "from"
+                | "with"
+                | "as"
+                | "up"
+                | "out"
+                | "back"
+                | "on"
+                | "off"
+                | "his"
+                | "her"
+                | "two"
+                | "three"
+                | "some"
+                | "into"
+                | "lots"
+                | "by"
+                | "down"
+                | "over"
+                | "yesterday"
+                | "last"
+                | "this"
+                | "through"
+                | "about"
+        );
     let stance = matches!(first.lower.as_str(), "love" | "hate" | "prefer" | "enjoy" | "adore" | "dislike" | "live" | "am")
         && !words[at..].iter().any(|w| w.is_any(&["is", "was", "are", "has", "will"]));
     let been = first.lower == "been" && (second.ends_with("ing") || matches!(second, "to" | "a" | "in" | "at"));
-    let going = matches!(first.lower.as_str(), "going" | "planning" | "working" | "living" | "moving" | "flying" | "studying" | "learning" | "looking" | "thinking" | "trying" | "travelling" | "traveling")
-        && matches!(second, "to" | "on" | "in" | "at" | "for" | "about" | "as" | "with" | "from") && !words.iter().any(|w| w.is_any(&["is", "was", "are", "has", "can"]));
+    let going = matches!(
+        first.lower.as_str(),
+        "going"
+            | "planning"
+            | "working"
+            | "living"
+            | "moving"
+            | "flying"
+            | "studying"
+            | "learning"
+            | "looking"
+            | "thinking"
+            | "trying"
+            | "travelling"
+            | "traveling"
+    ) && matches!(second, "to" | "on" | "in" | "at" | "for" | "about" | "as" | "with" | "from")
+        && !words.iter().any(|w| w.is_any(&["is", "was", "are", "has", "can"]));
     past || stance || been || going
 }
 
@@ -264,9 +448,40 @@ fn tense_of(words: &[Word]) -> Tense {
     let has = |list: &[&str]| words.iter().any(|w| w.is_any(list));
     let pair = |a: &str, b: &str| words.windows(2).any(|w| w[0].lower == a && w[1].lower == b);
     let progressive = words.windows(2).any(|w| w[0].is_any(&["am", "is", "are"]) && w[1].lower.ends_with("ing"));
-    let to_come = has(&["appointment", "meeting", "exam", "interview", "flight", "party", "wedding", "trip", "deadline", "concert", "game", "match", "presentation", "surgery", "due", "starts", "leaves", "arrives", "launch", "demo"]);
-    let past = words.iter().any(|w| verbs::is_past(&w.lower) && !w.is_any(&["need", "used", "married", "based", "interested", "scheduled", "excited", "tired"]));
-    if has(&["will", "'ll", "won't", "gonna", "tomorrow", "next", "upcoming", "shall"]) || pair("going", "to") || pair("plan", "to") || pair("have", "to") || pair("need", "to") || pair("hope", "to") || pair("want", "to") {
+    let to_come = has(&[
+        "appointment",
+        "meeting",
+        "exam",
+        "interview",
+        "flight",
+        "party",
+        "wedding",
+        "trip",
+        "deadline",
+        "concert",
+        "game",
+        "match",
+        "presentation",
+        "surgery",
+        "due",
+        "starts",
+        "leaves",
+        "arrives",
+        "launch",
+        "demo",
+    ]);
+    let past = words.iter().any(|w| {
+        verbs::is_past(&w.lower)
+            && !w.is_any(&["need", "used", "married", "based", "interested", "scheduled", "excited", "tired"])
+    });
+    if has(&["will", "'ll", "won't", "gonna", "tomorrow", "next", "upcoming", "shall"])
+        || pair("going", "to")
+        || pair("plan", "to")
+        || pair("have", "to")
+        || pair("need", "to")
+        || pair("hope", "to")
+        || pair("want", "to")
+    {
         return Tense::Future;
     }
     if past {
@@ -276,11 +491,12 @@ fn tense_of(words: &[Word]) -> Tense {
 }
 
 const PREPOSITIONS: &[&str] = &[
-    "in", "at", "for", "with", "to", "on", "from", "as", "about", "of", "by", "into", "near", "against", "after", "out", "up", "towards", "through", "under", "over", "like",
+    "in", "at", "for", "with", "to", "on", "from", "as", "about", "of", "by", "into", "near", "against", "after", "out", "up",
+    "towards", "through", "under", "over", "like",
 ];
 const TAKES_INFINITIVE: &[&str] = &[
-    "want", "wants", "wanted", "need", "needs", "needed", "like", "love", "hate", "prefer", "plan", "plans", "planned", "planning", "hope", "hopes", "try", "tried", "trying", "have", "had",
-    "used", "going", "decided", "started", "able",
+    "want", "wants", "wanted", "need", "needs", "needed", "like", "love", "hate", "prefer", "plan", "plans", "planned",
+    "planning", "hope", "hopes", "try", "tried", "trying", "have", "had", "used", "going", "decided", "started", "able",
 ];
 
 /// Where the verb group that begins at `from` ends, its preposition included.
@@ -292,7 +508,10 @@ fn verb_group_end(words: &[Word], from: usize) -> usize {
         if verbs::is_auxiliary(&word.lower) && !(word.lower == "need" && at > from) {
             be |= word.is_any(&["am", "is", "are", "was", "were", "be", "been", "isn't", "aren't", "wasn't"]);
             at += 1;
-        } else if skippable(word) && words.len() > at + 1 && !(word.lower == "no" && words.get(at + 1).is_some_and(|w| w.lower != "longer")) {
+        } else if skippable(word)
+            && words.len() > at + 1
+            && !(word.lower == "no" && words.get(at + 1).is_some_and(|w| w.lower != "longer"))
+        {
             at += 1;
         } else {
             break;
@@ -302,10 +521,29 @@ fn verb_group_end(words: &[Word], from: usize) -> usize {
         }
     }
     let group: Vec<&str> = words[from..at].iter().map(|w| w.lower.as_str()).collect();
-    let full_verb_said = group.last().is_some_and(|w| matches!(*w, "have" | "has" | "had" | "do" | "does" | "did")) && !words.get(at).is_some_and(|w| verbs::is_past(&w.lower) || w.is_any(&["gone", "known", "seen", "taken", "done", "written", "eaten", "to"]));
+    let full_verb_said = group.last().is_some_and(|w| matches!(*w, "have" | "has" | "had" | "do" | "does" | "did"))
+        && !words.get(at).is_some_and(|w| {
+            verbs::is_past(&w.lower) || w.is_any(&["gone", "known", "seen", "taken", "done", "written", "eaten", "to"])
+        });
     if be {
         let participle = words.get(at).is_some_and(|w| {
-            (w.lower.ends_with("ing") && w.lower.len() > 4) || (verbs::is_past(&w.lower) && w.lower.ends_with("ed") && words.get(at + 1).is_some_and(|n| n.is_any(PREPOSITIONS))) || w.is_any(&["born", "allergic", "afraid", "interested", "scared", "good", "bad", "able", "fluent", "proud", "tired"])
+            (w.lower.ends_with("ing") && w.lower.len() > 4)
+                || (verbs::is_past(&w.lower)
+                    && w.lower.ends_with("ed")
+                    && words.get(at + 1).is_some_and(|n| n.is_any(PREPOSITIONS)))
+                || w.is_any(&[
+                    "born",
+                    "allergic",
+                    "afraid",
+                    "interested",
+                    "scared",
+                    "good",
+                    "bad",
+                    "able",
+                    "fluent",
+                    "proud",
+                    "tired",
+                ])
         });
         if participle {
             at += 1;
@@ -313,10 +551,21 @@ fn verb_group_end(words: &[Word], from: usize) -> usize {
     } else if !full_verb_said && at < words.len() {
         at += 1;
     }
-    if at > from && words[at - 1].is_any(TAKES_INFINITIVE) && words[at - 1].after.is_empty() && words.get(at).is_some_and(|w| w.lower == "to") && words.len() > at + 1 {
+    if at > from
+        && words[at - 1].is_any(TAKES_INFINITIVE)
+        && words[at - 1].after.is_empty()
+        && words.get(at).is_some_and(|w| w.lower == "to")
+        && words.len() > at + 1
+    {
         at += 2;
     }
-    if at > from && at < words.len() && words[at - 1].after.is_empty() && words[at].is_any(PREPOSITIONS) && !words[at].is_date && words.len() > at + 1 {
+    if at > from
+        && at < words.len()
+        && words[at - 1].after.is_empty()
+        && words[at].is_any(PREPOSITIONS)
+        && !words[at].is_date
+        && words.len() > at + 1
+    {
         at += 1;
     }
     at.min(words.len())
@@ -325,14 +574,21 @@ fn verb_group_end(words: &[Word], from: usize) -> usize {
 /// The object's words: what is behind the verb group, without a date at the end.
 fn object_of(words: &[Word], from: usize) -> &[Word] {
     let mut end = words.len();
-    while end > from && (words[end - 1].is_date || (end < words.len() && words[end - 1].is_any(&["since", "until", "by", "on", "in"]))) {
+    while end > from
+        && (words[end - 1].is_date || (end < words.len() && words[end - 1].is_any(&["since", "until", "by", "on", "in"])))
+    {
         end -= 1;
     }
     while end > from && words[end - 1].is_any(&["anymore", "now", "too", "lately", "though", "currently", "nowadays", "again"]) {
         end -= 1;
     }
     // "since 2019" is a date that was said outright.
-    if end >= from + 2 && words[end - 2].is_any(&["since", "in", "until"]) && words[end - 1].lower.len() == 4 && words[end - 1].lower.parse::<u16>().is_ok() && end - 2 > from {
+    if end >= from + 2
+        && words[end - 2].is_any(&["since", "in", "until"])
+        && words[end - 1].lower.len() == 4
+        && words[end - 1].lower.parse::<u16>().is_ok()
+        && end - 2 > from
+    {
         end -= 2;
     }
     &words[from..end]
@@ -367,7 +623,8 @@ fn of_speaker(words: &[Word], verb: usize, tense: Tense, setting: &mut Setting<'
         confidence: CERTAIN,
     };
     let main = words.get(group_end.saturating_sub(1)).map_or("", |w| w.lower.as_str());
-    if slots::splits_lists(main) && group_end == verb + 1
+    if slots::splits_lists(main)
+        && group_end == verb + 1
         && let Some(items) = clauses::list_items(object, matches!(main, "speak" | "use" | "study" | "learn"))
     {
         let tail = join(&shown[object_end..]);
@@ -417,7 +674,11 @@ fn of_phrase(words: &[Word], verb: usize, setting: &mut Setting<'_>) -> Statemen
     to_third_person(&mut shown, setting.speaker);
     let subject = phrase(&shown[..verb]);
     let head = &words[..verb];
-    let person = head.iter().any(|w| is_person(&w.lower)) || (head.len() <= 2 && head.iter().all(Word::is_capitalised) && !head[0].is_any(&["the", "a", "an"]) && !head[0].core.chars().all(|c| c.is_uppercase() || !c.is_alphabetic()));
+    let person = head.iter().any(|w| is_person(&w.lower))
+        || (head.len() <= 2
+            && head.iter().all(Word::is_capitalised)
+            && !head[0].is_any(&["the", "a", "an"])
+            && !head[0].core.chars().all(|c| c.is_uppercase() || !c.is_alphabetic()));
     let possessed_attribute = head.len() > 1 && head[0].lower == "my";
     if person {
         setting.mentioned.person = Some(subject.clone());
@@ -445,7 +706,8 @@ fn stated(words: &[Word], verb: usize, subject: String, speaker: &Speaker) -> St
     to_third_person(&mut shown, speaker);
     let group_end = verb_group_end(words, verb);
     let object = object_of(words, group_end);
-    let slot = slots::of_clause(&Shape { subject: &subject, verb: &words[verb..group_end], object, future: false }).filter(|slot| ["lives_in", "works_at", "job", "age", "marital_status"].iter().any(|s| slot.ends_with(s)));
+    let slot = slots::of_clause(&Shape { subject: &subject, verb: &words[verb..group_end], object, future: false })
+        .filter(|slot| ["lives_in", "works_at", "job", "age", "marital_status"].iter().any(|s| slot.ends_with(s)));
     Statement {
         kind: FactKind::Fact,
         text: plain_text(&join(&shown)),
@@ -479,9 +741,66 @@ fn whole(words: &[Word], speaker: &Speaker) -> Statement {
 fn is_person(word: &str) -> bool {
     matches!(
         word,
-        "sister" | "brother" | "mother" | "father" | "mom" | "mum" | "dad" | "wife" | "husband" | "son" | "daughter" | "girlfriend" | "boyfriend" | "partner" | "friend" | "boss" | "manager"
-            | "colleague" | "coworker" | "neighbour" | "neighbor" | "cousin" | "uncle" | "aunt" | "grandmother" | "grandfather" | "grandma" | "grandpa" | "nephew" | "niece" | "teacher" | "doctor"
-            | "roommate" | "flatmate" | "fiancé" | "fiancée" | "fiance" | "fiancee" | "dog" | "cat" | "puppy" | "kitten" | "horse" | "baby" | "kid" | "child" | "boy" | "girl" | "twin" | "landlord"
-            | "therapist" | "dentist" | "trainer" | "coach" | "mentor" | "client" | "stepmother" | "stepfather" | "parrot" | "rabbit" | "hamster"
+        "sister"
+            | "brother"
+            | "mother"
+            | "father"
+            | "mom"
+            | "mum"
+            | "dad"
+            | "wife"
+            | "husband"
+            | "son"
+            | "daughter"
+            | "girlfriend"
+            | "boyfriend"
+            | "partner"
+            | "friend"
+            | "boss"
+            | "manager"
+            | "colleague"
+            | "coworker"
+            | "neighbour"
+            | "neighbor"
+            | "cousin"
+            | "uncle"
+            | "aunt"
+            | "grandmother"
+            | "grandfather"
+            | "grandma"
+            | "grandpa"
+            | "nephew"
+            | "niece"
+            | "teacher"
+            | "doctor"
+            | "roommate"
+            | "flatmate"
+            | "fiancé"
+            | "fiancée"
+            | "fiance"
+            | "fiancee"
+            | "dog"
+            | "cat"
+            | "puppy"
+            | "kitten"
+            | "horse"
+            | "baby"
+            | "kid"
+            | "child"
+            | "boy"
+            | "girl"
+            | "twin"
+            | "landlord"
+            | "therapist"
+            | "dentist"
+            | "trainer"
+            | "coach"
+            | "mentor"
+            | "client"
+            | "stepmother"
+            | "stepfather"
+            | "parrot"
+            | "rabbit"
+            | "hamster"
     )
 }

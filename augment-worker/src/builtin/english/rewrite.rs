@@ -50,7 +50,9 @@ pub(crate) fn is_i(words: &[Word], at: usize) -> bool {
         && at > 1
         && words[at - 1].is_capitalised()
         && words[at - 1].after.is_empty()
-        && words.get(at + 1).is_none_or(|next| !verbs::is_auxiliary(&next.lower) && !verbs::FIRST_PERSON.contains(&next.lower.as_str()));
+        && words
+            .get(at + 1)
+            .is_none_or(|next| !verbs::is_auxiliary(&next.lower) && !verbs::FIRST_PERSON.contains(&next.lower.as_str()));
     !numeral
 }
 

@@ -6,24 +6,144 @@ use crate::builtin::words::{Word, phrase};
 
 /// Attributes of which everybody has one at a time ("my X is …").
 const ATTRIBUTES: &[&str] = &[
-    "name", "full name", "first name", "last name", "surname", "nickname", "age", "birthday", "date of birth", "email", "email address", "phone number",
-    "number", "address", "job", "job title", "title", "occupation", "profession", "role", "position", "employer", "company", "wife", "husband", "partner",
-    "spouse", "boss", "manager", "hometown", "city", "country", "nationality", "time zone", "timezone", "native language", "mother tongue", "first language",
-    "height", "weight", "shoe size", "blood type", "zodiac sign", "star sign", "major", "school", "university", "pronouns", "salary", "budget", "goal", "password hint",
+    "name",
+    "full name",
+    "first name",
+    "last name",
+    "surname",
+    "nickname",
+    "age",
+    "birthday",
+    "date of birth",
+    "email",
+    "email address",
+    "phone number",
+    "number",
+    "address",
+    "job",
+    "job title",
+    "title",
+    "occupation",
+    "profession",
+    "role",
+    "position",
+    "employer",
+    "company",
+    "wife",
+    "husband",
+    "partner",
+    "spouse",
+    "boss",
+    "manager",
+    "hometown",
+    "city",
+    "country",
+    "nationality",
+    "time zone",
+    "timezone",
+    "native language",
+    "mother tongue",
+    "first language",
+    "height",
+    "weight",
+    "shoe size",
+    "blood type",
+    "zodiac sign",
+    "star sign",
+    "major",
+    "school",
+    "university",
+    "pronouns",
+    "salary",
+    "budget",
+    "goal",
+    "password hint",
 ];
 
 /// Occupations that no ending tells.
 const OCCUPATIONS: &[&str] = &[
-    "nurse", "chef", "cook", "pilot", "judge", "architect", "surgeon", "midwife", "vet", "dentist", "student", "freelancer", "postman", "fireman", "policeman", "coach",
-    "plumber", "accountant", "consultant", "assistant", "analyst", "pharmacist", "clerk", "cashier", "barista", "athlete", "soldier", "monk", "priest", "cto", "ceo", "cfo",
-    "developer", "lawyer", "attorney", "professor", "intern", "model", "actress", "waitress", "journalist", "scientist", "sre", "guide",
+    "nurse",
+    "chef",
+    "cook",
+    "pilot",
+    "judge",
+    "architect",
+    "surgeon",
+    "midwife",
+    "vet",
+    "dentist",
+    "student",
+    "freelancer",
+    "postman",
+    "fireman",
+    "policeman",
+    "coach",
+    "plumber",
+    "accountant",
+    "consultant",
+    "assistant",
+    "analyst",
+    "pharmacist",
+    "clerk",
+    "cashier",
+    "barista",
+    "athlete",
+    "soldier",
+    "monk",
+    "priest",
+    "cto",
+    "ceo",
+    "cfo",
+    "developer",
+    "lawyer",
+    "attorney",
+    "professor",
+    "intern",
+    "model",
+    "actress",
+    "waitress",
+    "journalist",
+    "scientist",
+    "sre",
+    "guide",
 ];
 
 /// Words with an occupation's ending that are none.
 const NO_OCCUPATIONS: &[&str] = &[
-    "beginner", "lover", "owner", "smoker", "drinker", "runner", "member", "user", "fan", "mother", "father", "brother", "sister", "believer", "newcomer", "foreigner",
-    "reader", "eater", "sleeper", "learner", "player", "speaker", "follower", "hiker", "biker", "swimmer", "gamer", "eater", "supporter", "customer", "volunteer",
-    "vegetarian", "christian", "optimist",
+    "beginner",
+    "lover",
+    "owner",
+    "smoker",
+    "drinker",
+    "runner",
+    "member",
+    "user",
+    "fan",
+    "mother",
+    "father",
+    "brother",
+    "sister",
+    "believer",
+    "newcomer",
+    "foreigner",
+    "reader",
+    "eater",
+    "sleeper",
+    "learner",
+    "player",
+    "speaker",
+    "follower",
+    "hiker",
+    "biker",
+    "swimmer",
+    "gamer",
+    "eater",
+    "supporter",
+    "customer",
+    "volunteer",
+    "vegetarian",
+    "christian",
+    "optimist",
 ];
 
 const MARITAL: &[&str] = &["married", "single", "divorced", "engaged", "widowed", "separated"];
@@ -32,7 +152,8 @@ const DIETS: &[&str] = &["vegetarian", "vegan", "pescatarian", "pescetarian", "f
 /// Verbs of which one stance is held at a time towards one object, and the name of that stance.
 fn stance(verb: &str) -> Option<&'static str> {
     Some(match verb {
-        "like" | "likes" | "love" | "loves" | "adore" | "adores" | "enjoy" | "enjoys" | "hate" | "hates" | "dislike" | "dislikes" | "despise" | "detest" | "loathe" => "attitude",
+        "like" | "likes" | "love" | "loves" | "adore" | "adores" | "enjoy" | "enjoys" | "hate" | "hates" | "dislike"
+        | "dislikes" | "despise" | "detest" | "loathe" => "attitude",
         "use" | "uses" | "using" => "uses",
         "own" | "owns" | "have" | "has" | "owning" | "having" => "has",
         "drink" | "drinks" | "drinking" => "drinks",
@@ -90,21 +211,80 @@ fn slot_name(shape: &Shape<'_>) -> Option<String> {
     let at = |i: usize| verb.get(i).copied().unwrap_or("");
     let fixed = |name: &str| Some(name.to_owned());
     // What was once, or will be, says nothing of what is.
-    let ended = verb.windows(2).any(|w| w == ["no", "longer"]) || verb.iter().any(|w| matches!(*w, "anymore" | "stopped" | "quit" | "gave"));
-    if shape.future || (verb.starts_with(&["used", "to"])) || verb.iter().take(3).any(|w| matches!(*w, "want" | "wants" | "would" | "could" | "might" | "hope" | "plan" | "may" | "should")) {
+    let ended = verb.windows(2).any(|w| w == ["no", "longer"])
+        || verb.iter().any(|w| matches!(*w, "anymore" | "stopped" | "quit" | "gave"));
+    if shape.future
+        || (verb.starts_with(&["used", "to"]))
+        || verb
+            .iter()
+            .take(3)
+            .any(|w| matches!(*w, "want" | "wants" | "would" | "could" | "might" | "hope" | "plan" | "may" | "should"))
+    {
         return None;
     }
-    let mut core: Vec<&str> = verb.iter().copied().filter(|w| !matches!(*w, "currently" | "now" | "really" | "also" | "still" | "just" | "recently" | "have" | "has" | "been" | "not" | "no" | "longer" | "anymore" | "don't" | "doesn't" | "didn't" | "never" | "always" | "both" | "actually" | "absolutely")).collect();
+    let mut core: Vec<&str> = verb
+        .iter()
+        .copied()
+        .filter(|w| {
+            !matches!(
+                *w,
+                "currently"
+                    | "now"
+                    | "really"
+                    | "also"
+                    | "still"
+                    | "just"
+                    | "recently"
+                    | "have"
+                    | "has"
+                    | "been"
+                    | "not"
+                    | "no"
+                    | "longer"
+                    | "anymore"
+                    | "don't"
+                    | "doesn't"
+                    | "didn't"
+                    | "never"
+                    | "always"
+                    | "both"
+                    | "actually"
+                    | "absolutely"
+            )
+        })
+        .collect();
     if core.is_empty() {
         core = verb.iter().copied().filter(|w| matches!(*w, "have" | "has")).collect();
     }
     let has = |words: &[&str]| core.windows(words.len()).any(|w| w == words);
-    let negative = verb.iter().any(|w| matches!(*w, "not" | "never" | "don't" | "doesn't" | "didn't" | "haven't" | "hasn't")) && !ended && !verb.contains(&"anymore");
-    let places = [["live", "in"], ["lives", "in"], ["living", "in"], ["moved", "to"], ["relocated", "to"], ["reside", "in"], ["resides", "in"], ["based", "in"], ["moved", "back"], ["settled", "in"]];
+    let negative = verb.iter().any(|w| matches!(*w, "not" | "never" | "don't" | "doesn't" | "didn't" | "haven't" | "hasn't"))
+        && !ended
+        && !verb.contains(&"anymore");
+    let places = [
+        ["live", "in"],
+        ["lives", "in"],
+        ["living", "in"],
+        ["moved", "to"],
+        ["relocated", "to"],
+        ["reside", "in"],
+        ["resides", "in"],
+        ["based", "in"],
+        ["moved", "back"],
+        ["settled", "in"],
+    ];
     if places.iter().any(|p| has(p)) && !negative {
         return fixed("lives_in");
     }
-    let works = [["work", "at"], ["works", "at"], ["work", "for"], ["works", "for"], ["working", "at"], ["working", "for"], ["employed", "at"], ["employed", "by"]];
+    let works = [
+        ["work", "at"],
+        ["works", "at"],
+        ["work", "for"],
+        ["works", "for"],
+        ["working", "at"],
+        ["working", "for"],
+        ["employed", "at"],
+        ["employed", "by"],
+    ];
     if works.iter().any(|p| has(p)) && !negative {
         return fixed("works_at");
     }
@@ -114,7 +294,10 @@ fn slot_name(shape: &Shape<'_>) -> Option<String> {
     if matches!(first, "joined") && shape.object.first().is_some_and(|w| w.is_capitalised()) {
         return fixed("works_at");
     }
-    if (ended || first == "lost" || first == "left") && shape.object.first().is_some_and(|w| w.is_any(&["my", "the"])) && shape.object.get(1).is_some_and(|w| w.lower == "job") {
+    if (ended || first == "lost" || first == "left")
+        && shape.object.first().is_some_and(|w| w.is_any(&["my", "the"]))
+        && shape.object.get(1).is_some_and(|w| w.lower == "job")
+    {
         return fixed("works_at");
     }
     if [["work", "as"], ["works", "as"], ["working", "as"]].iter().any(|p| has(p)) {
@@ -126,7 +309,11 @@ fn slot_name(shape: &Shape<'_>) -> Option<String> {
         }
     }
     if first == "was" && at(1) == "born" || has(&["was", "born"]) {
-        return fixed(if shape.object.iter().any(|w| w.is_date || w.lower.len() == 4 && w.lower.parse::<u16>().is_ok()) { "born_on" } else { "born_in" });
+        return fixed(if shape.object.iter().any(|w| w.is_date || w.lower.len() == 4 && w.lower.parse::<u16>().is_ok()) {
+            "born_on"
+        } else {
+            "born_in"
+        });
     }
     let words = shape.object.len();
     if (1..=6).contains(&words) && lower.len() <= 120 {
@@ -143,7 +330,9 @@ fn bare_object(object: &str) -> &str {
 
 fn of_state(verb: &str, object: &[Word], text: &str) -> Option<&'static str> {
     let first = object.first()?;
-    if first.lower.parse::<u8>().is_ok_and(|n| n > 0 && n < 130) && (verb == "turned" || object.len() == 1 || text.contains("year")) {
+    if first.lower.parse::<u8>().is_ok_and(|n| n > 0 && n < 130)
+        && (verb == "turned" || object.len() == 1 || text.contains("year"))
+    {
         return Some("age");
     }
     if matches!(verb, "turned") {
@@ -164,7 +353,10 @@ fn of_state(verb: &str, object: &[Word], text: &str) -> Option<&'static str> {
 
 /// "a backend engineer", "a nurse in Bonn".
 fn is_occupation(object: &[Word]) -> bool {
-    let end = object.iter().position(|w| w.is_any(&["in", "at", "for", "with", "from", "and", "who", "of", "on"])).unwrap_or(object.len());
+    let end = object
+        .iter()
+        .position(|w| w.is_any(&["in", "at", "for", "with", "from", "and", "who", "of", "on"]))
+        .unwrap_or(object.len());
     let Some(head) = object[..end].last().filter(|_| (2..=5).contains(&end)) else { return false };
     let word = head.lower.as_str();
     if NO_OCCUPATIONS.contains(&word) {
