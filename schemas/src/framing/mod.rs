@@ -37,8 +37,8 @@ pub enum FramingError {
     /// Neither framing's first bytes.
     #[error("payload has no known framing")]
     NotFramed,
-    /// The Confluent wire format, without a registry.
-    #[error("payload is in the schema registry's wire format; configure registry.url to read it")]
+    /// The Confluent wire format.
+    #[error("payload is in the schema registry's wire format, which this version does not read")]
     RegistryFraming,
     /// Written with a schema that this build does not know: newer, or foreign.
     #[error("payload has the unknown schema fingerprint {0}; upgrade first")]
