@@ -169,3 +169,59 @@ impl<'a> Cursor<'a> {
         usize::try_from(self.long()?).ok().filter(|index| *index < bound).ok_or("a union has no such branch")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use apache_avro::schema::ResolvedSchema;
+
+    use super::{Cursor, Schema, Shape};
+
+    fn compile(json: &str) -> Result<Shape, &'static str> {
+        let schema = Schema::parse_str(json).expect("it is a schema");
+        let names = ResolvedSchema::new(&schema).expect("it resolves");
+        Shape::compile(&schema, names.get_names())
+    }
+
+    #[test]
+    fn schemas_whose_data_could_not_be_bounded_are_refused() {
+        let recursive = r#"{"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]}"#;
+        let of_nothing = r#"{"type": "array", "items": "null"}"#;
+        let of_empty = r#"{"type": "array", "items": {"type": "record", "name": "Empty", "fields": []}}"#;
+        let map = r#"{"type": "map", "values": "long"}"#;
+        for schema in [recursive, of_nothing, of_empty, map] {
+            assert!(compile(schema).is_err(), "{schema}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_avro_writes_them() {
+        for (bytes, number) in [
+            (&[0x00][..], 0),
+            (&[0x01], -1),
+            (&[0x02], 1),
+            (&[0x7f], -64),
+            (&[0x80, 0x01], 64),
+            (&[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], i64::MAX),
+            (&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], i64::MIN),
+        ] {
+            assert_eq!(Cursor(bytes).long(), Ok(number), "{bytes:x?}");
+        }
+        for bytes in [&[][..], &[0x80], &[0xff; 10], &[0xff; 11]] {
+            assert!(Cursor(bytes).long().is_err(), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn the_fewest_bytes_of_a_shape_are_not_guessed_too_high() {
+        let shape = compile(
+            r#"{"type": "record", "name": "R", "fields": [
+                {"name": "a", "type": ["null", "string"]}, {"name": "b", "type": {"type": "fixed", "name": "F", "size": 3}},
+                {"name": "c", "type": "float"}, {"name": "d", "type": {"type": "array", "items": "long"}}, {"name": "e", "type": "boolean"}]}"#,
+        )
+        .expect("it is bounded");
+        assert_eq!(shape.min_bytes(), 1 + 3 + 4 + 1 + 1);
+        assert_eq!(shape.check(&[0; 10]), Ok(()));
+        assert!(shape.check(&[0; 9]).is_err());
+        assert!(shape.check(&[0; 11]).is_err());
+    }
+}
