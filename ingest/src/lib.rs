@@ -1,1 +1,23 @@
-//! The front door: events API, spool, and forwarded reads.
+//! The front door: events API, deduplication, forwarded reads, deletions.
+//!
+//! Promises: an event id that a caller holds is durable; nothing is accepted twice by one process; every bound pushes back instead of
+//! growing; no caller names its own tenant.
+
+pub mod accept;
+pub mod app;
+pub mod backend;
+pub mod context_block;
+pub mod door;
+pub mod events;
+mod handlers;
+pub mod limits;
+pub mod metrics;
+pub mod new_event;
+pub mod publish;
+pub mod routes;
+pub mod state;
+
+pub use accept::Lookup;
+pub use app::{OPENAPI, app};
+pub use backend::WriterBackend;
+pub use state::{ExtractingProbe, IngestConfig, IngestParts, IngestState, StartError};

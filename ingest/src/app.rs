@@ -1,0 +1,126 @@
+//! The router of the front door, used by the process of its own and by the embedded one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
+use http::{HeaderValue, Method, header};
+use memori_service::problem::Problem;
+use memori_service::trace_context;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument as _;
+
+use crate::handlers::{erase, events, reads};
+use crate::state::IngestState;
+use crate::{metrics, routes};
+
+/// The document that describes every route.
+pub const OPENAPI: &str = include_str!("../openapi.json");
+
+/// Every route of the front door, guarded and bounded.
+pub fn app(state: IngestState) -> Router {
+    let state = Arc::new(state);
+    let mut router: Router<Arc<IngestState>> = Router::new();
+    for path in declared_paths() {
+        router = router.route(path, handlers_of(path));
+    }
+    router
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
+        .fallback(async || no_route())
+        .layer(CatchPanicLayer::custom(|panic: Box<dyn std::any::Any + Send>| {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            tracing::error!(panic = text.unwrap_or("of unknown kind"), "a handler panicked");
+            Problem::internal().into_response()
+        }))
+        .layer(middleware::from_fn(observe))
+        .with_state(state)
+}
+
+/// Each path of the table once.
+fn declared_paths() -> Vec<&'static str> {
+    let mut paths: Vec<&'static str> = routes::ROUTES.iter().map(|route| route.path).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+fn handlers_of(path: &str) -> MethodRouter<Arc<IngestState>> {
+    match path {
+        "/v1/events" => post(events::post_one),
+        "/v1/events/batch" => post(events::post_batch),
+        "/v1/events/wait" => post(events::wait),
+        "/v1/events/{event_id}" => get(events::status),
+        "/v1/recall" | "/v1/recall/batch" => post(reads::forward),
+        "/v1/entities" | "/v1/entities/{entity_id}/facts" | "/v1/entities/{entity_id}/export" | "/v1/facts/{fact_id}/lineage" => {
+            get(reads::forward)
+        }
+        "/v1/entities/{entity_id}" => axum::routing::delete(erase::erase_entity),
+        "/v1/facts/{fact_id}" => get(reads::forward).delete(erase::forget_fact),
+        "/v1/erasures/{erasure_id}" => get(erase::receipt),
+        "/openapi.json" => get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)),
+        other => unreachable!("{other} is declared and has no handler"),
+    }
+}
+
+/// Lets nothing through that is not in the table of routes, without its right, or beyond the bound of requests.
+async fn guard(State(state): State<Arc<IngestState>>, path: MatchedPath, mut request: Request, next: Next) -> Response {
+    let Some(route) = routes::find(path.as_str(), request.method()) else {
+        let mut response = Problem::method_not_allowed().into_response();
+        if let Ok(allow) = HeaderValue::from_str(&routes::allowed(path.as_str())) {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        return response;
+    };
+    if has_empty_id(path.as_str(), request.uri().path()) {
+        return no_route();
+    }
+    if let Some(right) = route.right {
+        let principal = match state.keys.authenticate(request.headers()).and_then(|p| p.require(right).map(|()| p)) {
+            Ok(principal) => principal,
+            Err(problem) => return problem.into_response(),
+        };
+        request.extensions_mut().insert(principal);
+    }
+    let _place = match state.limits.admit(route.path == "/v1/events/wait") {
+        Ok(place) => place,
+        Err(problem) => {
+            if route.right == Some(memori_service::auth::Right::Events) && route.method == Method::POST {
+                metrics::rejected(problem.status);
+            }
+            return problem.into_response();
+        }
+    };
+    next.run(request).await
+}
+
+fn no_route() -> Response {
+    Problem::not_found("no such route").into_response()
+}
+
+/// Whether an id of the declared path is empty in this one: that is another path, which is not there.
+fn has_empty_id(declared: &str, path: &str) -> bool {
+    declared.split('/').zip(path.split('/')).any(|(declared, given)| declared.starts_with('{') && given.is_empty())
+}
+
+/// Counts and times every request, inside a span that continues the caller's trace.
+async fn observe(path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let _in_flight = metrics::InFlight::begin();
+    let route = path.as_ref().map_or("unknown", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let span = tracing::info_span!("request", %method, route, status = tracing::field::Empty);
+    if let Some(parent) = request.headers().get(trace_context::TRACEPARENT) {
+        trace_context::set_parent(&span, parent.as_bytes());
+    }
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("status", response.status().as_u16());
+    metrics::answered(&route, &method, response.status(), started.elapsed());
+    response
+}
+
+/// What every guarded handler gets of its caller.
+pub(crate) type Caller = Extension<memori_service::auth::Principal>;

@@ -1,0 +1,29 @@
+//! One function per route: reads the request, asks the parts, words the answer.
+
+pub(crate) mod erase;
+pub(crate) mod events;
+pub(crate) mod reads;
+
+use http::HeaderMap;
+use memori_service::problem::{Answer, Problem};
+use memori_service::trace_context;
+use percent_encoding::percent_decode_str;
+
+/// The decoded segment number `index` (from 0) of a path. Any text can stand there, slashes included, as long as it is UTF-8.
+fn path_id(uri: &http::Uri, index: usize, name: &str) -> Answer<String> {
+    let raw = uri.path().split('/').skip(1).nth(index).unwrap_or_default();
+    match percent_decode_str(raw).decode_utf8() {
+        Ok(text) if text.contains('\0') => Err(Problem::invalid_field(name, "must not contain U+0000")),
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(Problem::invalid_field(name, "must be percent-encoded UTF-8")),
+    }
+}
+
+/// The trace that goes on with a record: our span's, else the caller's own.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    trace_context::traceparent_of(&tracing::Span::current()).or_else(|| {
+        let given = headers.get(trace_context::TRACEPARENT)?.to_str().ok()?;
+        let shaped = given.len() == 55 && given.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
+        shaped.then(|| given.to_owned())
+    })
+}

@@ -1,0 +1,156 @@
+//! What the front door counts. Labels are bounded: routes as they are declared, classes of status, reasons from fixed lists.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Events accepted, by where they became durable (`log`, `spool`).
+pub const ACCEPTED: &str = "memori_ingest_events_accepted_total";
+/// Requests for events that were accepted before.
+pub const DUPLICATES: &str = "memori_ingest_events_duplicate_total";
+/// Events refused, by reason.
+pub const REJECTED: &str = "memori_ingest_events_rejected_total";
+/// Injected blocks removed from messages.
+pub const CONTEXT_BLOCKS_REMOVED: &str = "memori_ingest_context_blocks_removed_total";
+/// Seconds from the head of a request to the head of its answer, by route, method and class of status.
+pub const REQUEST_SECONDS: &str = "memori_ingest_request_duration_seconds";
+/// Requests being served.
+pub const REQUESTS_IN_FLIGHT: &str = "memori_ingest_requests_in_flight";
+/// Events in the spool that are not yet in the log.
+pub const SPOOL_EVENTS: &str = "memori_ingest_spool_events";
+/// Bytes of the spool on disk.
+pub const SPOOL_BYTES: &str = "memori_ingest_spool_bytes";
+/// Events refused because the spool was full.
+pub const SPOOL_FULL: &str = "memori_ingest_spool_full_total";
+/// Events that the spool could not write.
+pub const SPOOL_FAILED: &str = "memori_ingest_spool_failed_total";
+/// Spooled events that reached the log.
+pub const SPOOL_DELIVERED: &str = "memori_ingest_spool_delivered_total";
+/// Spooled events that the log refuses for good; they are set aside on disk.
+pub const SPOOL_SET_ASIDE: &str = "memori_ingest_spool_set_aside_total";
+/// Bytes of the spool that were no whole record when it was opened: torn tails.
+pub const SPOOL_TORN_BYTES: &str = "memori_ingest_spool_torn_bytes_total";
+/// Events that the log did not confirm in time.
+pub const UNCONFIRMED: &str = "memori_ingest_log_unconfirmed_total";
+/// Look-ups of event ids at the writer, by result (`answered`, `unanswered`).
+pub const LOOKUPS: &str = "memori_ingest_door_lookups_total";
+/// Events that the door remembers.
+pub const RECENT_EVENTS: &str = "memori_ingest_door_recent_events";
+/// Controls put on the log, by kind (`erase`, `forget`).
+pub const CONTROLS: &str = "memori_ingest_controls_total";
+
+/// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
+pub fn describe() {
+    describe_counter!(ACCEPTED, "events accepted, by where they became durable");
+    describe_counter!(DUPLICATES, "requests for events that were accepted before");
+    describe_counter!(REJECTED, "events refused, by reason");
+    describe_counter!(CONTEXT_BLOCKS_REMOVED, "injected memory blocks removed from messages");
+    describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "time to the head of the answer");
+    describe_gauge!(REQUESTS_IN_FLIGHT, "requests being served");
+    describe_gauge!(SPOOL_EVENTS, "events in the spool that are not yet in the log");
+    describe_gauge!(SPOOL_BYTES, Unit::Bytes, "size of the spool on disk");
+    describe_counter!(SPOOL_FULL, "events refused because the spool was full");
+    describe_counter!(SPOOL_FAILED, "events that the spool could not write");
+    describe_counter!(SPOOL_DELIVERED, "spooled events that reached the log");
+    describe_counter!(SPOOL_SET_ASIDE, "spooled events that the log refuses for good, set aside on disk");
+    describe_counter!(SPOOL_TORN_BYTES, Unit::Bytes, "bytes that were no whole record when the spool was opened");
+    describe_counter!(UNCONFIRMED, "events that the log did not confirm in time");
+    describe_counter!(LOOKUPS, "look-ups of event ids at the writer, by result");
+    describe_gauge!(RECENT_EVENTS, "events that the door remembers");
+    describe_counter!(CONTROLS, "deletions put on the log, by kind");
+    for durable_in in ["log", "spool"] {
+        counter!(ACCEPTED, "durable_in" => durable_in).increment(0);
+    }
+    for name in [
+        DUPLICATES,
+        CONTEXT_BLOCKS_REMOVED,
+        SPOOL_FULL,
+        SPOOL_FAILED,
+        SPOOL_DELIVERED,
+        SPOOL_SET_ASIDE,
+        SPOOL_TORN_BYTES,
+        UNCONFIRMED,
+    ] {
+        counter!(name).increment(0);
+    }
+    gauge!(SPOOL_EVENTS).set(0.0);
+    gauge!(SPOOL_BYTES).set(0.0);
+}
+
+/// Counts `count` on a counter without labels.
+pub(crate) fn count(name: &'static str, count: usize) {
+    if count > 0 {
+        counter!(name).increment(count as u64);
+    }
+}
+
+/// Counts one accepted event.
+pub(crate) fn accepted(durable_in: &'static str) {
+    counter!(ACCEPTED, "durable_in" => durable_in).increment(1);
+}
+
+/// Counts one refused event by the status of its answer.
+pub(crate) fn rejected(status: http::StatusCode) {
+    let reason = match status.as_u16() {
+        400 => "not_json",
+        408 => "timeout",
+        409 => "conflict",
+        413 => "too_large",
+        415 => "media_type",
+        422 => "invalid",
+        429 => "quota",
+        503 => "unavailable",
+        _ => "other",
+    };
+    counter!(REJECTED, "reason" => reason).increment(1);
+}
+
+/// Counts one look-up.
+pub(crate) fn lookup(answered: bool) {
+    counter!(LOOKUPS, "result" => if answered { "answered" } else { "unanswered" }).increment(1);
+}
+
+/// Counts one control.
+pub(crate) fn control(kind: &'static str) {
+    counter!(CONTROLS, "kind" => kind).increment(1);
+}
+
+/// Notes how large something is now.
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float; sizes are far below 2^52")]
+pub(crate) fn level(name: &'static str, value: usize) {
+    gauge!(name).set(value as f64);
+}
+
+/// One request is being served; ends with the guard.
+pub(crate) struct InFlight;
+
+impl InFlight {
+    pub(crate) fn begin() -> Self {
+        gauge!(REQUESTS_IN_FLIGHT).increment(1.0);
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        gauge!(REQUESTS_IN_FLIGHT).decrement(1.0);
+    }
+}
+
+/// One request was answered.
+pub(crate) fn answered(route: &str, method: &http::Method, status: http::StatusCode, took: Duration) {
+    let class = match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    };
+    let method = match *method {
+        http::Method::GET => "GET",
+        http::Method::POST => "POST",
+        http::Method::DELETE => "DELETE",
+        _ => "other",
+    };
+    histogram!(REQUEST_SECONDS, "route" => route.to_owned(), "method" => method, "class" => class).record(took.as_secs_f64());
+}

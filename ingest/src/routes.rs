@@ -1,0 +1,56 @@
+//! Every route of the front door, with the right it takes. The guard, the OpenAPI document's test and the router all follow this
+//! one table: a route that is not in it cannot be reached.
+
+use http::Method;
+use memori_service::auth::Right;
+
+/// One method of one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path as declared, such as `/v1/events/{event_id}`.
+    pub path: &'static str,
+    /// What a key must be allowed to do; `None`: anybody may call it.
+    pub right: Option<Right>,
+}
+
+const fn route(method: Method, path: &'static str, right: Right) -> Route {
+    Route { method, path, right: Some(right) }
+}
+
+/// Every route.
+pub static ROUTES: [Route; 15] = [
+    route(Method::POST, "/v1/events", Right::Events),
+    route(Method::POST, "/v1/events/batch", Right::Events),
+    route(Method::POST, "/v1/events/wait", Right::Events),
+    route(Method::GET, "/v1/events/{event_id}", Right::Events),
+    route(Method::POST, "/v1/recall", Right::Recall),
+    route(Method::POST, "/v1/recall/batch", Right::Recall),
+    route(Method::GET, "/v1/entities", Right::Recall),
+    route(Method::GET, "/v1/entities/{entity_id}/facts", Right::Recall),
+    route(Method::GET, "/v1/entities/{entity_id}/export", Right::Recall),
+    route(Method::DELETE, "/v1/entities/{entity_id}", Right::Erase),
+    route(Method::GET, "/v1/facts/{fact_id}", Right::Recall),
+    route(Method::GET, "/v1/facts/{fact_id}/lineage", Right::Recall),
+    route(Method::DELETE, "/v1/facts/{fact_id}", Right::Erase),
+    route(Method::GET, "/v1/erasures/{erasure_id}", Right::Erase),
+    Route { method: Method::GET, path: "/openapi.json", right: None },
+];
+
+/// The route of a declared path and a method; `HEAD` is a `GET` whose body is not sent.
+#[must_use]
+pub fn find(path: &str, method: &Method) -> Option<&'static Route> {
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    ROUTES.iter().find(|route| route.path == path && route.method == *method)
+}
+
+/// The methods of a declared path, as `Allow` names them.
+#[must_use]
+pub fn allowed(path: &str) -> String {
+    let mut methods: Vec<&str> = ROUTES.iter().filter(|route| route.path == path).map(|route| route.method.as_str()).collect();
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
+    methods.join(", ")
+}

@@ -1,0 +1,216 @@
+//! What the routes share, and how it is built when the process starts.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use memori_event_log::{Log, LogError, Topic, TopicPartition};
+use memori_schemas::{LogRecordBody, Micros, framing};
+use memori_service::auth::KeyRing;
+use serde_json::Value;
+
+use crate::accept::{Acceptor, Lookup, known_at_writer};
+use crate::backend::{BackendError, WriterBackend};
+use crate::door::{Accepted, Claim, EventName, RecentEvents};
+use crate::limits::Limits;
+use crate::publish::Publisher;
+
+/// Where it is known which events are being extracted right now (in one process with the worker).
+pub trait ExtractingProbe: Send + Sync {
+    /// Whether this event is.
+    fn is_extracting(&self, tenant: &str, event_id: &str) -> bool;
+}
+
+/// The bounds and times of a front door.
+#[derive(Clone, Debug)]
+pub struct IngestConfig {
+    /// Requests served at once, and as many that wait.
+    pub max_requests: usize,
+    /// Bytes of bodies held at once.
+    pub max_body_bytes_in_flight: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long a delivery report is waited for; `None` where the log itself ends the wait.
+    pub log_timeout: Option<Duration>,
+    /// Events that the door remembers.
+    pub recent_events: usize,
+    /// Bytes that the door's memory may take.
+    pub recent_bytes: usize,
+    /// Records of each partition that are read back at the start; with [`Lookup::Exact`] as many as the writer does not know.
+    pub tail_records: usize,
+    /// How ids are looked up.
+    pub lookup: Lookup,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            max_requests: 1_024,
+            max_body_bytes_in_flight: 256 << 20,
+            body_timeout: Duration::from_secs(30),
+            log_timeout: Some(Duration::from_secs(1)),
+            recent_events: 200_000,
+            recent_bytes: 256 << 20,
+            tail_records: 2_000,
+            lookup: Lookup::BestEffort(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// What a front door is made of.
+pub struct IngestParts {
+    /// Where events go.
+    pub log: Arc<dyn Log>,
+    /// Who answers reads.
+    pub backend: WriterBackend,
+    /// Who may call.
+    pub keys: KeyRing,
+    /// Where it is known what is being extracted.
+    pub extracting: Option<Arc<dyn ExtractingProbe>>,
+    /// Bounds and times.
+    pub config: IngestConfig,
+}
+
+/// Why a front door did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The writer, where the door must be exact.
+    #[error("what the writer knows is not readable: {0}")]
+    Writer(#[from] BackendError),
+}
+
+/// What the routes share.
+pub struct IngestState {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) partitions: i32,
+    pub(crate) backend: WriterBackend,
+    pub(crate) keys: KeyRing,
+    pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) limits: Limits,
+    pub(crate) erasures: PendingErasures,
+    extracting: Option<Arc<dyn ExtractingProbe>>,
+}
+
+impl IngestState {
+    /// Builds a front door; the door's memory comes from the log's tail.
+    ///
+    /// # Errors
+    /// Where the log (or, for an exact door, the writer) cannot be read.
+    pub async fn start(parts: IngestParts) -> Result<Self, StartError> {
+        let IngestParts { log, backend, keys, extracting, config } = parts;
+        let partitions = log.identity().await?.partitions;
+        let mut recent = RecentEvents::new(config.recent_events, config.recent_bytes);
+        for partition in 0..partitions {
+            remember_tail(&*log, partition, &backend, &config, &mut recent).await?;
+        }
+        tracing::info!(events = recent.len(), "the door remembers the log's tail");
+        let publisher = Publisher::new(log.producer(), config.log_timeout);
+        let acceptor = Arc::new(Acceptor::new(recent, backend.clone(), config.lookup, publisher));
+        let limits = Limits::new(config.max_requests, config.max_body_bytes_in_flight, config.body_timeout);
+        Ok(Self { log, partitions, backend, keys, acceptor, limits, erasures: PendingErasures::default(), extracting })
+    }
+
+    /// Turns `accepted` into `extracting` where that is known.
+    pub(crate) fn note_extracting(&self, tenant: &str, event_id: &str, status: Option<&mut Value>) {
+        if let (Some(probe), Some(status)) = (&self.extracting, status)
+            && *status == "accepted"
+            && probe.is_extracting(tenant, event_id)
+        {
+            *status = "extracting".into();
+        }
+    }
+}
+
+/// How many records of the tail are read, and asked about, at once.
+const TAIL_CHUNK: i64 = 500;
+
+/// Reads a partition's tail backwards in chunks, then remembers it in order. An exact door goes on until the writer knows the first
+/// event of a chunk: the sink takes a partition in order, so everything before is known to it, too.
+async fn remember_tail(
+    log: &dyn Log,
+    partition: i32,
+    backend: &WriterBackend,
+    config: &IngestConfig,
+    recent: &mut RecentEvents,
+) -> Result<(), StartError> {
+    let source = TopicPartition { topic: Topic::ConversationsLive, partition };
+    let (start, end) = log.watermarks(source).await?;
+    let mut chunks: Vec<Vec<(EventName, Accepted)>> = Vec::new();
+    let mut upper = end;
+    let mut read = 0;
+    while upper > start {
+        let lower = (upper - TAIL_CHUNK).max(start);
+        let records = log.read(source, lower, usize::try_from(upper - lower).unwrap_or(0)).await?;
+        let events: Vec<(EventName, Accepted)> = records
+            .iter()
+            .filter(|record| record.offset < upper)
+            .filter_map(|record| match framing::decode(&record.payload) {
+                Ok(LogRecordBody::Conversation(event)) => {
+                    let claim = Claim::of_record(&event);
+                    Some((EventName::new(&event.tenant, &event.event_id), Accepted { claim, accepted_at: event.accepted_at }))
+                }
+                _ => None,
+            })
+            .collect();
+        let first = events.first().cloned();
+        read += events.len();
+        chunks.push(events);
+        upper = lower;
+        let enough = match (config.lookup, first) {
+            (Lookup::BestEffort(_), _) => read >= config.tail_records,
+            (Lookup::Exact, Some((name, accepted))) => {
+                let known = known_at_writer(backend, &name.tenant, std::slice::from_ref(&name), Duration::from_secs(30)).await?;
+                known
+                    .get(&*name.event_id)
+                    .is_some_and(|known| known.iter().any(|k| k.content_hash == accepted.claim.content_hash))
+            }
+            (Lookup::Exact, None) => false,
+        };
+        if enough {
+            break;
+        }
+    }
+    for (name, accepted) in chunks.into_iter().rev().flatten() {
+        recent.remember(name, accepted);
+        if config.lookup != Lookup::Exact {
+            recent.forget_surplus();
+        }
+    }
+    Ok(())
+}
+
+/// Erasures that were accepted here lately, until the writer has their receipts.
+#[derive(Debug, Default)]
+pub(crate) struct PendingErasures(Mutex<PendingTable>);
+
+#[derive(Debug, Default)]
+struct PendingTable {
+    by_id: HashMap<String, (String, String, Micros)>,
+    oldest_first: VecDeque<String>,
+}
+
+impl PendingErasures {
+    /// The most that are remembered.
+    const MAX: usize = 10_000;
+
+    pub(crate) fn remember(&self, tenant: &str, erasure_id: &str, entity_id: &str, requested_at: Micros) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.oldest_first.len() >= Self::MAX
+            && let Some(oldest) = table.oldest_first.pop_front()
+        {
+            table.by_id.remove(&oldest);
+        }
+        table.oldest_first.push_back(erasure_id.to_owned());
+        table.by_id.insert(erasure_id.to_owned(), (tenant.to_owned(), entity_id.to_owned(), requested_at));
+    }
+
+    /// The entity and the time of an erasure of this tenant.
+    pub(crate) fn get(&self, tenant: &str, erasure_id: &str) -> Option<(String, Micros)> {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (owner, entity_id, requested_at) = table.by_id.get(erasure_id)?;
+        (owner == tenant).then(|| (entity_id.clone(), *requested_at))
+    }
+}
