@@ -130,7 +130,11 @@ impl Api {
                         .filter(|event| !["applied", "dead_lettered", "erased"].contains(&event["status"].as_str().unwrap_or("")))
                         .map(Value::to_string)
                         .collect();
-                    bail!("{} events are not final within {deadline:?}, such as {:?}", open.len(), open.first_chunk::<3>().map_or(&open[..], |few| few));
+                    bail!(
+                        "{} events are not final within {deadline:?}, such as {:?}",
+                        open.len(),
+                        open.first_chunk::<3>().map_or(&open[..], |few| few)
+                    );
                 }
             }
         }

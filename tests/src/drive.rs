@@ -72,12 +72,7 @@ impl Pace {
 ///
 /// # Errors
 /// An answer that the contract does not allow, or none for a long time.
-pub async fn drive(
-    workload: &Workload,
-    api: impl Fn(&str) -> Api,
-    pace: &Arc<Pace>,
-    weather: Weather,
-) -> anyhow::Result<()> {
+pub async fn drive(workload: &Workload, api: impl Fn(&str) -> Api, pace: &Arc<Pace>, weather: Weather) -> anyhow::Result<()> {
     let clients = workload.clients.iter().map(|client| {
         let (api, client, pace) = (api(&client.tenant), client.clone(), Arc::clone(pace));
         tokio::spawn(async move { run_client(&api, &client, &pace, weather).await })

@@ -1,13 +1,16 @@
 //! What the end-to-end, chaos and conformance tests stand on: real servers, each test with a database and topics of its own; real
 //! binaries, to be killed; a workload from a seed.
 
+pub mod audit;
 pub mod client;
 pub mod distributed;
 pub mod drive;
 pub mod embedded;
 pub mod keys;
+pub mod model;
 pub mod phrases;
 pub mod process;
+pub mod scenario;
 pub mod servers;
 pub mod storm;
 pub mod workload;

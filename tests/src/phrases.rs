@@ -17,34 +17,72 @@ pub struct Language {
 pub const RECALLED_BLOCK: &str = "<memori_context>\n- Nobody may ever learn this sentence\n</memori_context>";
 
 /// Makes the same sentence of two people differ.
-pub const WORDS: [&str; 12] = ["Falke", "Otter", "Quitte", "Linde", "Basalt", "Kranich", "Ginkgo", "Mistral", "Zephyr", "Karmin", "Nori", "Tundra"];
+pub const WORDS: [&str; 12] =
+    ["Falke", "Otter", "Quitte", "Linde", "Basalt", "Kranich", "Ginkgo", "Mistral", "Zephyr", "Karmin", "Nori", "Tundra"];
 
 /// Weighted by nothing: everybody is as likely.
 pub const LANGUAGES: [Language; 9] = [
     Language {
         spaced: true,
         statements: &[
-            "I live in Lisbon.", "I live in Porto.", "I live in Berlin.", "I moved to Oslo.", "My name is {}.", "I work at {} Labs.",
-            "I like {} tea.", "I don't like coriander.", "I prefer async Python over threads.", "My favourite language is C++.",
-            "My favourite language is C#.", "My favourite language is C.", "I have {n} cats.", "I'm allergic to peanuts.",
-            "My sister {} is a nurse.", "Yesterday I ran {n} kilometres.", "I will fly to Tokyo next Friday.", "I own item 10.", "I own item 1-0.",
-            "Always answer me in metric units.", "From now on call me {}.", "The {} project ships in May.", "My dog is called {}.",
+            "I live in Lisbon.",
+            "I live in Porto.",
+            "I live in Berlin.",
+            "I moved to Oslo.",
+            "My name is {}.",
+            "I work at {} Labs.",
+            "I like {} tea.",
+            "I don't like coriander.",
+            "I prefer async Python over threads.",
+            "My favourite language is C++.",
+            "My favourite language is C#.",
+            "My favourite language is C.",
+            "I have {n} cats.",
+            "I'm allergic to peanuts.",
+            "My sister {} is a nurse.",
+            "Yesterday I ran {n} kilometres.",
+            "I will fly to Tokyo next Friday.",
+            "I own item 10.",
+            "I own item 1-0.",
+            "Always answer me in metric units.",
+            "From now on call me {}.",
+            "The {} project ships in May.",
+            "My dog is called {}.",
         ],
         chatter: &["Hi!", "Thanks a lot!", "How are you?", "Can you help me?", "ok", "What did I tell you about {}?"],
     },
     Language {
         spaced: true,
-        statements: &["Ich wohne in Köln.", "Ich arbeite bei {}.", "Meine Lieblingsfarbe ist Grün.", "Ich habe {n} Kinder.", "Antworte mir immer auf Deutsch.", "Die Straße heißt {}weg."],
+        statements: &[
+            "Ich wohne in Köln.",
+            "Ich arbeite bei {}.",
+            "Meine Lieblingsfarbe ist Grün.",
+            "Ich habe {n} Kinder.",
+            "Antworte mir immer auf Deutsch.",
+            "Die Straße heißt {}weg.",
+        ],
         chatter: &["Hallo!", "Danke!", "Wie geht's?", "Kannst du mir helfen?"],
     },
     Language {
         spaced: true,
-        statements: &["J'habite à Lyon.", "Je travaille chez {}.", "J'aime le fromage de {}.", "J'ai {n} frères.", "Réponds toujours en français."],
+        statements: &[
+            "J'habite à Lyon.",
+            "Je travaille chez {}.",
+            "J'aime le fromage de {}.",
+            "J'ai {n} frères.",
+            "Réponds toujours en français.",
+        ],
         chatter: &["Bonjour !", "Merci beaucoup !", "Ça va ?"],
     },
     Language {
         spaced: true,
-        statements: &["Vivo en Lima.", "Trabajo en {}.", "Me gusta el mate de {}.", "Tengo {n} gatos.", "Mi hermana se llama {}."],
+        statements: &[
+            "Vivo en Lima.",
+            "Trabajo en {}.",
+            "Me gusta el mate de {}.",
+            "Tengo {n} gatos.",
+            "Mi hermana se llama {}.",
+        ],
         chatter: &["¡Hola!", "Gracias.", "¿Cómo estás?"],
     },
     Language {

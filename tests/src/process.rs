@@ -141,6 +141,7 @@ impl Process {
                 let _ = child.wait();
                 bail!("{} did not stop within {STOPPED_WITHIN:?}\n{}", self.name, self.log_tail());
             }
+            #[allow(clippy::disallowed_methods, reason = "this waits for a child on a thread that may block")]
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -202,12 +203,12 @@ impl Process {
     }
 
     fn wait_ready(&mut self, stdout: impl Read + Send + 'static, mut log: std::fs::File) -> anyhow::Result<Addresses> {
-        let (ready, readiness) = mpsc::channel();
+        let (ready, readiness) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _ = writeln!(log, "{line}");
                 if let Some(addresses) = Addresses::parse(&line) {
-                    let _ = ready.send(addresses);
+                    let _ = ready.try_send(addresses);
                 }
             }
         });
@@ -253,14 +254,14 @@ fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
 /// Starts a child that the kernel kills when its starting thread ends. That is a thread of its own which lives as long as the
 /// test process: a thread of a runtime's pool may end earlier.
 fn spawn_for_life(mut command: Command) -> std::io::Result<Child> {
-    type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
-    static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
+    type Order = (Command, mpsc::SyncSender<std::io::Result<Child>>);
+    static SPAWNER: OnceLock<Mutex<mpsc::SyncSender<Order>>> = OnceLock::new();
     // SAFETY: between fork and exec only one system call is made, which allocates nothing.
     unsafe {
         command.pre_exec(|| rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from));
     }
     let spawner = SPAWNER.get_or_init(|| {
-        let (orders, queue) = mpsc::channel::<Order>();
+        let (orders, queue) = mpsc::sync_channel::<Order>(1);
         std::thread::spawn(move || {
             for (mut command, answer) in queue {
                 let _ = answer.send(command.spawn());
@@ -268,7 +269,7 @@ fn spawn_for_life(mut command: Command) -> std::io::Result<Child> {
         });
         Mutex::new(orders)
     });
-    let (answer, answered) = mpsc::channel();
+    let (answer, answered) = mpsc::sync_channel(1);
     let gone = || std::io::Error::other("the spawning thread is gone");
     spawner.lock().map_err(|_| gone())?.send((command, answer)).map_err(|_| gone())?;
     answered.recv().map_err(|_| gone())?
@@ -293,9 +294,10 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     if let Err(error) = built {
         bail!("the binaries do not build:\n{error}");
     }
-    // target/PROFILE/deps/TEST-HASH
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("a test lies in target/PROFILE/deps")?;
+    // A test lies in target/PROFILE/deps, a program in target/PROFILE.
+    let this = std::env::current_exe()?;
+    let folder = this.parent().context("a program lies in a folder")?;
+    let folder = if folder.ends_with("deps") { folder.parent().context("deps lies in a profile's folder")? } else { folder };
     let path = folder.join(name);
     ensure!(path.is_file(), "{} is not there: run `cargo build --workspace`", path.display());
     Ok(path)

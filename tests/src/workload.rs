@@ -108,7 +108,8 @@ pub fn tenant_name(index: usize) -> String {
 }
 
 /// Entity ids that look alike and are not: in each tenant, the first ones are these.
-pub const LOOKALIKE_ENTITIES: [&str; 8] = ["1", "001", "１", "alice@example.com", "Alice@example.com", "a/b c?%2F", "用户-7", "Zoë"];
+pub const LOOKALIKE_ENTITIES: [&str; 8] =
+    ["1", "001", "１", "alice@example.com", "Alice@example.com", "a/b c?%2F", "用户-7", "Zoë"];
 
 fn entity_id(index: usize) -> String {
     LOOKALIKE_ENTITIES.get(index).map_or_else(|| format!("user-{index:04}"), |id| (*id).to_owned())
@@ -213,7 +214,8 @@ impl Person {
             event["session_id"] = json!(format!("chat-{}", self.session));
         }
         if rng.random_bool(0.2) {
-            event["metadata"] = json!({"zone": "eu", "channel": *["web", "mail", "звонок"].choose(rng).expect("not empty"), "a": ""});
+            event["metadata"] =
+                json!({"zone": "eu", "channel": *["web", "mail", "звонок"].choose(rng).expect("not empty"), "a": ""});
         }
         event
     }
@@ -236,11 +238,12 @@ impl Person {
     fn user_message(&mut self, rng: &mut StdRng) -> Value {
         // Most people keep to one language; some switch.
         let language = if rng.random_bool(0.1) { rng.random_range(0..phrases::LANGUAGES.len()) } else { self.language };
-        let sentences: Vec<String> =
-            (0..rng.random_range(1..=3)).map(|_| phrases::sentence(rng, language, &self.word)).collect();
+        let sentences: Vec<String> = (0..rng.random_range(1..=3)).map(|_| phrases::sentence(rng, language, &self.word)).collect();
         let text = sentences.join(if phrases::LANGUAGES[language].spaced { " " } else { "" });
         let content = match rng.random_range(0..12) {
-            0 => json!([{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]),
+            0 => {
+                json!([{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}])
+            }
             1 => json!(format!("{}{text}", phrases::RECALLED_BLOCK)),
             _ => json!(text),
         };
