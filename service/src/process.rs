@@ -146,7 +146,10 @@ where
         match attempt().await {
             Ok(value) => return Ok(value),
             Err(error) if tokio::time::Instant::now() + pause >= end => {
-                return Err(ProcessError::Unreachable(format!("{what} was not reachable within {} ms: {error}", deadline.as_millis())));
+                return Err(ProcessError::Unreachable(format!(
+                    "{what} was not reachable within {} ms: {error}",
+                    deadline.as_millis()
+                )));
             }
             Err(error) => {
                 tracing::debug!(what, %error, "not reachable yet");

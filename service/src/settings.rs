@@ -387,7 +387,10 @@ mod tests {
     #[test]
     fn a_file_is_read_and_the_environment_wins() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [("a.toml", "[writer]\nbatch_rows = 3\nbatch_bytes = 4\n"), ("a.yaml", "writer:\n  batch_rows: 3\n  batch_bytes: 4\n")] {
+        for (name, text) in [
+            ("a.toml", "[writer]\nbatch_rows = 3\nbatch_bytes = 4\n"),
+            ("a.yaml", "writer:\n  batch_rows: 3\n  batch_bytes: 4\n"),
+        ] {
             let path = dir.path().join(name);
             std::fs::write(&path, text).unwrap();
             let environment = vec![("MEMORI__WRITER__BATCH_BYTES".to_owned(), "5".to_owned())];
