@@ -3,6 +3,8 @@
 
 pub mod backoff;
 pub mod budget;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod driver;
 pub mod epochs;
 pub mod gather;

@@ -12,7 +12,7 @@ pub use batch::{Advance, Batch, BatchConfig, BatchSink, FlushCause, SinkError, r
 pub use keyed::{KeyedConfig, RecordHandler, Verdict, Work, run_keyed};
 pub use observer::{Observer, Rebalance, Unobserved};
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -30,7 +30,7 @@ fn retry_backoff() -> Backoff {
 }
 
 fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    memori_schemas::Micros::now().0.div_euclid(1_000)
 }
 
 /// Partitions that were revoked together, and by when they are given up, drained or not.
