@@ -1,5 +1,7 @@
 //! What the front door counts. Labels are bounded: routes as they are declared, classes of status, reasons from fixed lists.
 
+#![allow(clippy::disallowed_macros, reason = "this is the metrics module")]
+
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
