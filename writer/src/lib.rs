@@ -1,5 +1,9 @@
 //! The sink (batches to the store, exactly once) and recall.
 
+pub mod api;
+pub mod metrics;
 pub mod notify;
 pub mod plan;
+pub mod reads;
+pub mod recall;
 pub mod store;

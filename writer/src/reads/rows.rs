@@ -9,6 +9,8 @@ use crate::recall::islands::Unnamed;
 pub struct EntityVersion {
     /// Bumped by every flush that touches the entity; `None` where nothing is known of it.
     pub version: Option<i64>,
+    /// Changes when the table of versions itself is made anew, as a rebuild does.
+    pub epoch: i64,
     /// The generation that recall reads.
     pub generation: i32,
 }
@@ -18,6 +20,8 @@ pub struct EntityVersion {
 pub struct FactRows {
     /// The entity's version; `None` where nothing is known of it.
     pub version: Option<i64>,
+    /// As in [`EntityVersion`].
+    pub epoch: i64,
     /// The generation of the facts.
     pub generation: i32,
     /// In no particular order.
@@ -35,6 +39,8 @@ pub struct FactRows {
 pub struct MessageRows {
     /// The entity's version; `None` where nothing is known of it.
     pub version: Option<i64>,
+    /// As in [`EntityVersion`].
+    pub epoch: i64,
     /// In no particular order.
     pub messages: Vec<MessageRow>,
     /// Events without a session.

@@ -7,11 +7,14 @@ use std::cmp::Ordering;
 
 use memori_schemas::{FactKind, Micros};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
-use super::image::{EntityImage, FactItem, MessageImage, MessageItem};
+use super::image::{EntityImage, FactItem, MessageImage, MessageItem, Source};
+use super::rank_facts::Matches;
 use super::query::RecallQuery;
-use super::{budget, rank_facts, rank_messages, text};
+use super::{budget, rank_messages, text};
+
+/// The sources that an answer names for one fact; `mentions` counts them all, and its lineage lists them.
+pub const MAX_SOURCES: usize = 100;
 
 /// A source as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -21,6 +24,19 @@ pub struct ShownSource {
     pub message_id: String,
     pub session_id: Option<String>,
     pub occurred_at: Micros3339,
+}
+
+impl ShownSource {
+    /// As it looks.
+    #[must_use]
+    pub fn of(source: &Source) -> Self {
+        Self {
+            event_id: source.event_id.clone(),
+            message_id: source.message_id.clone(),
+            session_id: source.session_id.as_deref().map(str::to_owned),
+            occurred_at: Micros3339(source.occurred_at_us),
+        }
+    }
 }
 
 /// A time as the API shows it.
@@ -81,7 +97,7 @@ pub struct Recalled {
     pub messages: Option<Vec<RecalledMessage>>,
     /// Filled in by the shell, which has the clock.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub took_ms: Option<Box<RawValue>>,
+    pub took_ms: Option<f64>,
 }
 
 /// A fact as the API shows it, with the interval that holds at `at`, else the last.
@@ -102,16 +118,7 @@ pub fn shown_fact(image: &EntityImage, fact: &FactItem, at: Option<Micros>, now:
         mentions: fact.mentions,
         valid_from: Micros3339(interval.from_us),
         valid_to: interval.to_us.map(Micros3339),
-        sources: fact
-            .sources
-            .iter()
-            .map(|source| ShownSource {
-                event_id: source.event_id.clone(),
-                message_id: source.message_id.clone(),
-                session_id: source.session_id.as_deref().map(str::to_owned),
-                occurred_at: Micros3339(source.occurred_at_us),
-            })
-            .collect(),
+        sources: fact.sources.iter().take(MAX_SOURCES).map(ShownSource::of).collect(),
         extractor: fact.extractor.to_string(),
         generation: image.generation,
     }
@@ -121,14 +128,14 @@ pub fn shown_fact(image: &EntityImage, fact: &FactItem, at: Option<Micros>, now:
 #[must_use]
 pub fn answer(image: &EntityImage, messages: Option<&MessageImage>, query: &RecallQuery, now: Micros) -> Recalled {
     let budget = query.token_budget.unwrap_or(usize::MAX);
-    let terms = text::query(&query.query, image.languages);
-    let (facts, left) = facts(image, query, &terms, now, budget);
-    let instructions = instructions(image, query, &terms, now);
+    let matches = Matches::of(image, &text::query(&query.query, image.languages));
+    let (facts, left) = facts(image, query, &matches, now, budget);
+    let instructions = instructions(image, query, &matches, now);
     let messages = messages.map(|messages| said(messages, query, left));
     Recalled { facts, instructions, messages, took_ms: None }
 }
 
-fn facts(image: &EntityImage, query: &RecallQuery, terms: &text::QueryTerms, now: Micros, budget: usize) -> (Vec<RecalledFact>, usize) {
+fn facts(image: &EntityImage, query: &RecallQuery, matches: &Matches, now: Micros, budget: usize) -> (Vec<RecalledFact>, usize) {
     let wanted = |fact: &FactItem| {
         fact.kind != FactKind::Instruction
             && query.kinds.contains(&fact.kind)
@@ -137,7 +144,7 @@ fn facts(image: &EntityImage, query: &RecallQuery, terms: &text::QueryTerms, now
             && (query.include_superseded || !fact.holds(query.as_of, now).1)
     };
     let shown: Vec<bool> = image.facts.iter().map(wanted).collect();
-    let scores = rank_facts::scores(image, terms, &shown);
+    let scores = matches.scores(image, &shown);
     let enough = |score: f64| query.min_score.is_none_or(|least| score >= least);
     let candidates: Vec<usize> = (0..scores.len()).filter(|i| shown[*i] && enough(scores[*i])).collect();
     let best = best(candidates, query.limit, |a, b| order_of_facts(image, &scores, *a, *b));
@@ -150,13 +157,13 @@ fn facts(image: &EntityImage, query: &RecallQuery, terms: &text::QueryTerms, now
 }
 
 /// All standing instructions, by relevance; every one that holds is a candidate.
-fn instructions(image: &EntityImage, query: &RecallQuery, terms: &text::QueryTerms, now: Micros) -> Vec<RecalledFact> {
+fn instructions(image: &EntityImage, query: &RecallQuery, matches: &Matches, now: Micros) -> Vec<RecalledFact> {
     let wanted = |fact: &FactItem| fact.kind == FactKind::Instruction && (query.include_superseded || !fact.holds(query.as_of, now).1);
     let shown: Vec<bool> = image.facts.iter().map(wanted).collect();
     if query.instruction_limit == 0 || !shown.contains(&true) {
         return Vec::new();
     }
-    let scores = rank_facts::scores(image, terms, &shown);
+    let scores = matches.scores(image, &shown);
     let candidates: Vec<usize> = (0..scores.len()).filter(|i| shown[*i]).collect();
     let best = best(candidates, query.instruction_limit, |a, b| order_of_facts(image, &scores, *a, *b));
     best.iter().map(|i| scored(shown_fact(image, &image.facts[*i], query.as_of, now), scores[*i])).collect()

@@ -15,9 +15,6 @@ use super::language::Languages;
 use super::text::{self, DocumentTerms};
 use crate::reads::rows::{FactRow, FactRows, MentionRow, MessageRows, UnnamedRow};
 
-/// The sources that an answer names for one fact; `mentions` counts them all, and its lineage lists them.
-pub const MAX_SOURCES: usize = 100;
-
 /// Messages on each side whose words count for a message.
 const WINDOW: usize = 6;
 
@@ -61,7 +58,7 @@ pub struct FactItem {
     pub extractor: Arc<str>,
     /// In order; never empty.
     pub intervals: Box<[Interval]>,
-    /// In conversation order, at most [`MAX_SOURCES`].
+    /// Each message once, in conversation order.
     pub sources: Box<[Source]>,
     /// Of all mentions.
     pub processes: Box<[Arc<str>]>,
@@ -79,6 +76,8 @@ pub struct FactItem {
 pub struct EntityImage {
     /// The entity's version that it shows.
     pub version: Option<i64>,
+    /// As in [`crate::reads::rows::EntityVersion`].
+    pub epoch: i64,
     /// The generation that it shows.
     pub generation: i32,
     /// In conversation order.
@@ -127,6 +126,8 @@ impl MessageItem {
 pub struct MessageImage {
     /// The entity's version that it shows.
     pub version: Option<i64>,
+    /// As in [`crate::reads::rows::EntityVersion`].
+    pub epoch: i64,
     /// Session by session.
     pub messages: Vec<MessageItem>,
     /// The numbers of the messages in conversation order over all sessions.
@@ -268,7 +269,6 @@ impl EntityImage {
                 }
                 let sources = own
                     .into_iter()
-                    .take(MAX_SOURCES)
                     .map(|m| {
                         let session_id = session_of(&m, &mut interned);
                         Source { event_id: m.event_id, message_id: m.message_id, session_id, occurred_at_us: m.occurred_at_us }
@@ -304,7 +304,7 @@ impl EntityImage {
         let postings = Postings::of(items.iter().map(|fact| fact.terms.as_ref()));
         let languages = items.iter().fold(Languages::default(), |all, fact| all.union(fact.terms.languages));
         let bytes = items.iter().map(FactItem::bytes).sum::<usize>() + postings.bytes() + interned.bytes() + 64 * subjects.1.len();
-        Self { version: rows.version, generation: rows.generation, facts: items, subjects: subjects.1, languages, postings, bytes }
+        Self { version: rows.version, epoch: rows.epoch, generation: rows.generation, facts: items, subjects: subjects.1, languages, postings, bytes }
     }
 }
 
@@ -394,11 +394,10 @@ impl MessageImage {
             conversation[*place as usize] = number;
         }
         let messages: Vec<MessageItem> = numbered.into_iter().map(|(_, item)| item).collect();
-        Self::arrange(rows.version, messages, conversation, speakers.1, interned.bytes())
+        Self { version: rows.version, epoch: rows.epoch, ..Self::arrange(messages, conversation, speakers.1, interned.bytes()) }
     }
 
     fn arrange(
-        version: Option<i64>,
         messages: Vec<MessageItem>,
         conversation: Vec<u32>,
         speakers: Vec<Vec<String>>,
@@ -429,7 +428,19 @@ impl MessageImage {
             .collect();
         let languages = messages.iter().fold(Languages::default(), |all, m| all.union(m.terms.languages));
         let bytes = messages.iter().map(MessageItem::bytes).sum::<usize>() + postings.bytes() + names_bytes + messages.len() * 16;
-        Self { version, messages, conversation, sessions, session_of, session_words, window_words, speakers, languages, postings, bytes }
+        Self {
+            messages,
+            conversation,
+            sessions,
+            session_of,
+            session_words,
+            window_words,
+            speakers,
+            languages,
+            postings,
+            bytes,
+            ..Self::default()
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::bm25::by_the_best;
 use super::image::EntityImage;
-use super::text::{self, QueryTerms};
+use super::text::QueryTerms;
 
 const SUBJECT: f64 = 0.3;
 const NEIGHBOUR: f64 = 0.2;
@@ -20,33 +20,46 @@ const OWN_WORDS: &[&str] = &[
     "mi", "mis", "io", "mio", "mia", "eu", "meu", "minha", "ik", "mijn", "я", "мой", "моя", "мне", "меня", "我", "我的", "私", "僕", "저", "내",
 ];
 
-/// The score of each fact, 0–1, counted to the best of those for which `shown` is true.
-#[must_use]
-pub fn scores(image: &EntityImage, query: &QueryTerms, shown: &[bool]) -> Vec<f64> {
-    let mut bm25 = image.postings.scores(&image.postings.all_hits(query));
-    for (score, shown) in bm25.iter_mut().zip(shown) {
-        if !shown {
-            *score = 0.0;
+/// What a query matches among the facts of an entity, before anything is left out.
+pub struct Matches {
+    bm25: Vec<f64>,
+    named: Vec<bool>,
+}
+
+impl Matches {
+    /// Looks the query up.
+    #[must_use]
+    pub fn of(image: &EntityImage, query: &QueryTerms) -> Self {
+        Self {
+            bm25: image.postings.scores(&image.postings.all_hits(query)),
+            named: image.subjects.iter().map(|subject| names(query, subject)).collect(),
         }
     }
-    by_the_best(&mut bm25);
-    let named: Vec<bool> = image.subjects.iter().map(|subject| names(query, subject)).collect();
-    let facts = &image.facts;
-    (0..facts.len())
-        .map(|i| {
-            let fact = &facts[i];
-            let beside = |j: usize| {
-                facts.get(j).filter(|other| other.session_id.is_some() && other.session_id == fact.session_id).map_or(0.0, |_| bm25[j])
-            };
-            let neighbour = beside(i + 1).max(if i > 0 { beside(i - 1) } else { 0.0 });
-            let subject = fact.subject_number.is_some_and(|number| named[number as usize]);
-            let raw = bm25[i]
-                + SUBJECT * f64::from(u8::from(subject))
-                + NEIGHBOUR * neighbour
-                + LENGTH * length(image.postings.words()[i]);
-            rounded(raw / MOST)
-        })
-        .collect()
+
+    /// The score of each fact, 0–1, counted to the best of those for which `shown` is true; only theirs mean anything.
+    #[must_use]
+    pub fn scores(&self, image: &EntityImage, shown: &[bool]) -> Vec<f64> {
+        let mut bm25: Vec<f64> = self.bm25.iter().zip(shown).map(|(score, shown)| if *shown { *score } else { 0.0 }).collect();
+        by_the_best(&mut bm25);
+        let facts = &image.facts;
+        let beside = |i: usize, j: usize| match facts.get(j) {
+            Some(other) if other.session_id.is_some() && other.session_id == facts[i].session_id => bm25[j],
+            _ => 0.0,
+        };
+        facts
+            .iter()
+            .enumerate()
+            .map(|(i, fact)| {
+                let neighbour = beside(i, i + 1).max(i.checked_sub(1).map_or(0.0, |before| beside(i, before)));
+                let subject = fact.subject_number.is_some_and(|number| self.named[number as usize]);
+                let raw = bm25[i]
+                    + SUBJECT * f64::from(u8::from(subject))
+                    + NEIGHBOUR * neighbour
+                    + LENGTH * length(image.postings.words()[i]);
+                rounded(raw / MOST)
+            })
+            .collect()
+    }
 }
 
 /// ln(1 + min(words, 60)) as a share of its greatest value.
@@ -66,10 +79,4 @@ pub(super) fn names(query: &QueryTerms, name: &[String]) -> bool {
         return true;
     }
     !name.is_empty() && name.iter().all(|word| spoken(word))
-}
-
-/// The query's terms for the facts of an entity.
-#[must_use]
-pub fn query_terms(image: &EntityImage, query: &str) -> QueryTerms {
-    text::query(query, image.languages)
 }

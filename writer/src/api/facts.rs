@@ -1,0 +1,179 @@
+//! Listings, single facts with their lineage, receipts.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use memori_event_log::Topic;
+use memori_schemas::{FactKind, Micros, ids};
+use memori_service::problem::{Answer, Problem};
+use serde_json::{Value, json};
+
+use super::request::{EntityId, FactPath, QueryParameters, Tenant, no_such_fact};
+use super::{ApiState, unreadable};
+use crate::reads::cursor;
+use crate::reads::rows::LineageRow;
+use crate::recall::answer::shown_fact;
+
+pub(super) async fn entities(State(state): State<ApiState>, tenant: Tenant, mut parameters: QueryParameters) -> Answer<Json<Value>> {
+    let limit = parameters.limit();
+    let after = parameters.take("cursor", "a cursor of this listing", cursor::entity);
+    parameters.finish()?;
+    // One more than is shown tells whether there is another page.
+    let mut rows = state.store.entities(&tenant.0, after.as_ref(), limit + 1).await.map_err(unreadable)?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next_cursor = rows.last().filter(|_| more).map(|row| cursor::of_entity(&row.entity_key));
+    let entities: Vec<Value> = rows.into_iter().map(|row| json!({"entity_id": row.entity_id})).collect();
+    Ok(Json(json!({"entities": entities, "next_cursor": next_cursor})))
+}
+
+pub(super) async fn of_entity(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    EntityId(entity_id): EntityId,
+    mut parameters: QueryParameters,
+) -> Answer<Json<Value>> {
+    let limit = parameters.limit();
+    let after = parameters.take("cursor", "a cursor of this listing", cursor::fact);
+    let names: Vec<&str> = FactKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    let kind = parameters.take("kind", &format!("one of {}", names.join(", ")), FactKind::parse);
+    parameters.finish()?;
+    let entity_key = ids::entity_key(&tenant.0, &entity_id);
+    // A listing goes on in the generation in which it began.
+    let image = match after {
+        Some((generation, _)) => state.recall.facts_of_generation(&tenant.0, entity_key, generation).await,
+        None => state.recall.facts(&tenant.0, entity_key).await,
+    };
+    let image = image.map_err(unreadable)?;
+    let mut page: Vec<_> = image
+        .facts
+        .iter()
+        .filter(|fact| after.is_none_or(|(_, last)| fact.fact_id > last) && kind.is_none_or(|kind| fact.kind == kind))
+        .collect();
+    page.sort_unstable_by_key(|fact| fact.fact_id);
+    let more = page.len() > limit;
+    page.truncate(limit);
+    let next_cursor = page.last().filter(|_| more).map(|fact| cursor::of_fact(image.generation, fact.fact_id));
+    let now = Micros::now();
+    let facts: Vec<_> = page.into_iter().map(|fact| shown_fact(&image, fact, None, now)).collect();
+    Ok(Json(json!({"facts": facts, "next_cursor": next_cursor})))
+}
+
+pub(super) async fn by_id(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    FactPath(fact_id): FactPath,
+    parameters: QueryParameters,
+) -> Answer<Json<Value>> {
+    parameters.finish()?;
+    let place = state.store.locate_fact(&tenant.0, fact_id).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
+    let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
+    let fact = image.facts.iter().find(|fact| fact.fact_id == fact_id).ok_or_else(no_such_fact)?;
+    let mut shown = serde_json::to_value(shown_fact(&image, fact, None, Micros::now())).unwrap_or_default();
+    shown["confidence"] = json!(fact.confidence);
+    shown["validity"] = validity(&fact.intervals);
+    Ok(Json(shown))
+}
+
+/// All intervals in which a fact holds.
+pub(super) fn validity(intervals: &[crate::recall::image::Interval]) -> Value {
+    let time = |us: i64| Micros(us).to_rfc3339();
+    intervals.iter().map(|i| json!({"valid_from": time(i.from_us), "valid_to": i.to_us.map(time)})).collect()
+}
+
+pub(super) async fn lineage(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    FactPath(fact_id): FactPath,
+    parameters: QueryParameters,
+) -> Answer<Json<Value>> {
+    parameters.finish()?;
+    let place = state.store.locate_fact(&tenant.0, fact_id).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
+    let rows = state.store.lineage(&tenant.0, &place, fact_id).await.map_err(unreadable)?;
+    if rows.is_empty() {
+        return Err(no_such_fact());
+    }
+    // The image knows the sessions that nobody named.
+    let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
+    let fact = image.facts.iter().find(|fact| fact.fact_id == fact_id);
+    let mentions: Vec<Value> = rows
+        .into_iter()
+        .map(|row| {
+            let of_event = |source: &&crate::recall::image::Source| source.event_id == row.mention.event_id;
+            let island = fact.and_then(|fact| fact.sources.iter().find(of_event)).and_then(|source| source.session_id.clone());
+            let session_id = row.mention.session_id.clone().or_else(|| island.as_deref().map(str::to_owned));
+            mention(&state.config.topic_prefix, row, session_id)
+        })
+        .collect();
+    Ok(Json(json!({"fact_id": fact_id.to_string(), "generation": place.generation, "mentions": mentions})))
+}
+
+fn mention(topic_prefix: &str, row: LineageRow, session_id: Option<String>) -> Value {
+    let surface: Value = serde_json::from_str(&row.surface).unwrap_or_default();
+    let extractor = match (&row.extractor_name, &row.extractor_version) {
+        (Some(name), Some(version)) => json!(format!("{name}/{version}")),
+        _ => surface.get("extractor").cloned().unwrap_or_default(),
+    };
+    json!({
+        "event_id": row.mention.event_id,
+        "message_id": row.mention.message_id,
+        "message_index": row.mention.message_index,
+        "session_id": session_id,
+        "process_id": row.mention.process_id,
+        "occurred_at": Micros(row.mention.occurred_at_us).to_rfc3339(),
+        "content": surface.get("text"),
+        "subject": surface.get("subject"),
+        "predicate": surface.get("predicate"),
+        "object": surface.get("object"),
+        "confidence": surface.get("confidence"),
+        "lane": row.lane.as_str(),
+        "topic": format!("{topic_prefix}.{}", Topic::facts(row.lane).as_str()),
+        "topic_id": row.log_topic_id,
+        "partition": row.log_partition,
+        "offset": row.log_offset,
+        "extractor": extractor,
+        "model": row.extractor_model,
+        "prompt_hash": row.prompt_hash,
+        "tokens_in": row.tokens_in,
+        "tokens_out": row.tokens_out,
+        "cost_micros": row.cost_micros,
+        "extracted_at": row.ended_at_us.map(|at| Micros(at).to_rfc3339()),
+    })
+}
+
+pub(super) async fn forget_target(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    FactPath(fact_id): FactPath,
+) -> Answer<Json<Value>> {
+    let place = state.store.locate_fact(&tenant.0, fact_id).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
+    let target = state.store.forget_target(&tenant.0, &place, fact_id).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
+    Ok(Json(json!({
+        "entity_id": target.entity_id,
+        "text_hash": target.text_hash.to_string(),
+        "triple_hash": target.triple_hash.map(|hash| hash.to_string()),
+        "message_keys": target.message_keys.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })))
+}
+
+pub(super) async fn erasure(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    path: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    parameters: QueryParameters,
+) -> Answer<Json<Value>> {
+    parameters.finish()?;
+    let none = || Problem::not_found("there is no such erasure, or it has not been applied yet");
+    let Ok(Path(erasure_id)) = path else { return Err(none()) };
+    if erasure_id.contains('\0') {
+        return Err(none());
+    }
+    let receipt = state.store.erasure(&tenant.0, &erasure_id).await.map_err(unreadable)?.ok_or_else(none)?;
+    Ok(Json(json!({
+        "erasure_id": receipt.erasure_id,
+        "status": "applied",
+        "requested_at": Micros(receipt.requested_at_us).to_rfc3339(),
+        "applied_at": Micros(receipt.applied_at_us).to_rfc3339(),
+        "events_erased": receipt.events_erased,
+        "events_kept": receipt.events_kept,
+    })))
+}

@@ -1,0 +1,133 @@
+//! The writer's HTTP API: recall, reads, and what ingest asks.
+//!
+//! Promises: the same routes whether a process of its own serves them or the embedded one calls them; every error is a problem of
+//! the contract; a request sees nothing outside the tenant that its header names; waiting requests are bounded and are woken by
+//! commits, not by polling.
+//!
+//! It trusts `x-memori-tenant`: whoever mounts it lets in only callers that may set it (see [`with_internal_token`]).
+
+mod events;
+mod export;
+mod facts;
+mod recall;
+mod request;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::header;
+use memori_service::problem::Problem;
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+
+use crate::notify::Commits;
+use crate::reads::{ReadError, ReadStore};
+use crate::recall::{Recall, RecallConfig};
+
+/// The header that names the tenant.
+pub const TENANT_HEADER: &str = "x-memori-tenant";
+
+/// Bounds of the API.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Of recall.
+    pub recall: RecallConfig,
+    /// What topics' names begin with, as lineage shows them.
+    pub topic_prefix: String,
+    /// Requests that may wait for a commit at one time.
+    pub max_waiters: usize,
+    /// How often a waiter looks without having been woken, for commits that no notification told of.
+    pub look_again: Duration,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            recall: RecallConfig::default(),
+            topic_prefix: "memori".to_owned(),
+            max_waiters: 1_024,
+            look_again: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What the routes share.
+#[derive(Clone)]
+pub struct ApiState {
+    recall: Recall,
+    store: Arc<dyn ReadStore>,
+    commits: Commits,
+    waiters: Arc<Semaphore>,
+    config: Arc<ApiConfig>,
+}
+
+impl ApiState {
+    /// Over a store whose commits are told by `commits`.
+    #[must_use]
+    pub fn new(store: Arc<dyn ReadStore>, commits: Commits, config: ApiConfig) -> Self {
+        Self {
+            recall: Recall::new(store.clone(), config.recall),
+            store,
+            commits,
+            waiters: Arc::new(Semaphore::new(config.max_waiters)),
+            config: Arc::new(config),
+        }
+    }
+
+    /// Recall, for callers in the same process.
+    #[must_use]
+    pub fn recall(&self) -> &Recall {
+        &self.recall
+    }
+}
+
+/// Every route.
+#[must_use]
+pub fn router(state: ApiState) -> Router {
+    Router::new()
+        .route("/v1/recall", post(recall::single))
+        .route("/v1/recall/batch", post(recall::batch))
+        .route("/v1/entities", get(facts::entities))
+        .route("/v1/entities/{entity_id}/facts", get(facts::of_entity))
+        .route("/v1/entities/{entity_id}/export", get(export::export))
+        .route("/v1/facts/{fact_id}", get(facts::by_id))
+        .route("/v1/facts/{fact_id}/lineage", get(facts::lineage))
+        .route("/v1/erasures/{erasure_id}", get(facts::erasure))
+        .route("/internal/v1/events/status", post(events::status))
+        .route("/internal/v1/events/wait", post(events::wait))
+        .route("/internal/v1/events/known", post(events::known))
+        .route("/internal/v1/facts/{fact_id}/forget", get(facts::forget_target))
+        .route("/internal/v1/controls/wait", post(events::controls_wait))
+        .fallback(|| async { Problem::not_found("there is no such route") })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .with_state(state)
+}
+
+/// Lets in only requests with `authorization: Bearer TOKEN`, compared in constant time.
+pub fn with_internal_token(router: Router, token: impl Into<String>) -> Router {
+    let expected: Arc<str> = format!("Bearer {}", token.into()).into();
+    router.layer(axum::middleware::from_fn(move |request: Request, next: Next| {
+        let expected = expected.clone();
+        async move { guarded(&expected, request, next).await }
+    }))
+}
+
+async fn guarded(expected: &str, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+    if bool::from(given.ct_eq(expected.as_bytes())) { next.run(request).await } else { Problem::unauthorized().into_response() }
+}
+
+/// A read that failed, as an answer: it may work again in a moment.
+fn unreadable(error: ReadError) -> Problem {
+    if let ReadError::Corrupt(_) = error {
+        tracing::error!(error = &error as &dyn std::error::Error, "a read found what it should not");
+        return Problem::internal();
+    }
+    tracing::warn!(error = &error as &dyn std::error::Error, "a read failed");
+    Problem::unavailable("the store cannot be read now", 1)
+}

@@ -1,0 +1,64 @@
+//! The names of this crate's metrics, and the only place that records them.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Recalls answered, by route: `single`, `batch`.
+pub const RECALLS_TOTAL: &str = "memori_recalls_total";
+/// How long a recall took, from its query to its answer.
+pub const RECALL_SECONDS: &str = "memori_recall_seconds";
+/// Images found in the cache and still true, by part: `facts`, `messages`.
+pub const RECALL_CACHE_HITS_TOTAL: &str = "memori_recall_cache_hits_total";
+/// Images that had to be read, by part.
+pub const RECALL_CACHE_MISSES_TOTAL: &str = "memori_recall_cache_misses_total";
+/// Bytes of the cached images.
+pub const RECALL_CACHE_BYTES: &str = "memori_recall_cache_bytes";
+/// How long reading and indexing an image took.
+pub const RECALL_IMAGE_SECONDS: &str = "memori_recall_image_seconds";
+/// Requests that wait for a commit.
+pub const WAITERS: &str = "memori_writer_waiters";
+/// Waits refused because too many wait already.
+pub const WAITS_REFUSED_TOTAL: &str = "memori_writer_waits_refused_total";
+
+/// Describes the metrics of recall and reads. Once per process.
+pub fn describe_reads() {
+    describe_counter!(RECALLS_TOTAL, Unit::Count, "recalls answered, by route");
+    describe_histogram!(RECALL_SECONDS, Unit::Seconds, "from a query to its answer");
+    describe_counter!(RECALL_CACHE_HITS_TOTAL, Unit::Count, "images found in the cache and still true, by part");
+    describe_counter!(RECALL_CACHE_MISSES_TOTAL, Unit::Count, "images that had to be read, by part");
+    describe_gauge!(RECALL_CACHE_BYTES, Unit::Bytes, "bytes of the cached images");
+    describe_histogram!(RECALL_IMAGE_SECONDS, Unit::Seconds, "reading and indexing an image");
+    describe_gauge!(WAITERS, Unit::Count, "requests that wait for a commit");
+    describe_counter!(WAITS_REFUSED_TOTAL, Unit::Count, "waits refused because too many wait already");
+}
+
+pub(crate) fn recalled(route: &'static str, took: Duration) {
+    counter!(RECALLS_TOTAL, "route" => route).increment(1);
+    histogram!(RECALL_SECONDS).record(took.as_secs_f64());
+}
+
+pub(crate) fn cache_hit(part: &'static str) {
+    counter!(RECALL_CACHE_HITS_TOTAL, "part" => part).increment(1);
+}
+
+pub(crate) fn cache_miss(part: &'static str) {
+    counter!(RECALL_CACHE_MISSES_TOTAL, "part" => part).increment(1);
+}
+
+#[allow(clippy::cast_precision_loss)] // a gauge is a float
+pub(crate) fn cache_bytes(bytes: usize) {
+    gauge!(RECALL_CACHE_BYTES).set(bytes as f64);
+}
+
+pub(crate) fn image_built(took: Duration) {
+    histogram!(RECALL_IMAGE_SECONDS).record(took.as_secs_f64());
+}
+
+pub(crate) fn waiters(change: f64) {
+    gauge!(WAITERS).increment(change);
+}
+
+pub(crate) fn wait_refused() {
+    counter!(WAITS_REFUSED_TOTAL).increment(1);
+}

@@ -1,0 +1,243 @@
+//! The two databases behind one small seam: statements with parameters in, rows of plain values out.
+//!
+//! A statement is written once. `@name` is a table of the view, `@@name` one of the truth; `{any $n}` is membership in a list of
+//! texts; what else differs is named in [`Dialect::expand`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+
+use super::ReadError;
+
+/// Which SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// One file.
+    Sqlite,
+    /// Schemas `memori` and `memori_control`.
+    Postgres,
+}
+
+impl Dialect {
+    /// A template as this database reads it.
+    #[must_use]
+    pub fn expand(self, template: &str) -> String {
+        let (view, control, epoch, process) = match self {
+            Self::Sqlite => ("", "", "0", "json_extract(m.surface, '$.process_id')"),
+            Self::Postgres => (
+                "memori.",
+                "memori_control.",
+                "coalesce(pg_relation_filenode('memori.entities'), 0)::bigint",
+                "(m.surface::jsonb)->>'process_id'",
+            ),
+        };
+        let mut sql = template
+            .replace("{epoch}", epoch)
+            .replace("{process of m}", process)
+            .replace("@@", control)
+            .replace('@', view);
+        while let Some(start) = sql.find("{any $") {
+            let end = start + sql[start..].find('}').unwrap_or(sql.len() - start - 1);
+            let parameter = sql[start + 5..end].to_owned();
+            let membership = match self {
+                Self::Sqlite => format!("IN (SELECT value FROM json_each({parameter}))"),
+                Self::Postgres => format!("= ANY({parameter})"),
+            };
+            sql.replace_range(start..=end, &membership);
+        }
+        sql
+    }
+}
+
+/// Expanded statements, each made once.
+#[derive(Debug)]
+pub struct Statements {
+    dialect: Dialect,
+    expanded: RwLock<HashMap<&'static str, Arc<str>>>,
+}
+
+impl Statements {
+    /// None yet.
+    #[must_use]
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, expanded: RwLock::default() }
+    }
+
+    /// The statement of a template.
+    #[must_use]
+    pub fn of(&self, template: &'static str) -> Arc<str> {
+        if let Some(known) = self.expanded.read().unwrap_or_else(PoisonError::into_inner).get(template) {
+            return known.clone();
+        }
+        let expanded: Arc<str> = self.dialect.expand(template).into();
+        self.expanded.write().unwrap_or_else(PoisonError::into_inner).insert(template, expanded.clone());
+        expanded
+    }
+}
+
+/// A parameter.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Param {
+    Text(String),
+    Int(i64),
+    Bytes(Vec<u8>),
+    Texts(Vec<String>),
+}
+
+/// A statement with its parameters, `$1` first.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// See the module.
+    pub template: &'static str,
+    /// In order.
+    pub params: Vec<Param>,
+}
+
+/// A value of a row. Booleans are integers, UUIDs their 16 bytes.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Value {
+    Null,
+    Int(i64),
+    Real(f64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// A row, taken column by column.
+#[derive(Debug)]
+pub struct Row(std::vec::IntoIter<Value>);
+
+impl Row {
+    /// Of these values.
+    #[must_use]
+    pub fn new(values: Vec<Value>) -> Self {
+        Self(values.into_iter())
+    }
+
+    fn next(&mut self) -> Result<Value, ReadError> {
+        self.0.next().ok_or(ReadError::Corrupt("a column is missing"))
+    }
+
+    /// A text or null.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn opt_text(&mut self) -> Result<Option<String>, ReadError> {
+        match self.next()? {
+            Value::Null => Ok(None),
+            Value::Text(text) => Ok(Some(text)),
+            _ => Err(ReadError::Corrupt("a column is not a text")),
+        }
+    }
+
+    /// A text.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn text(&mut self) -> Result<String, ReadError> {
+        self.opt_text()?.ok_or(ReadError::Corrupt("a text is null"))
+    }
+
+    /// A whole number or null.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn opt_int(&mut self) -> Result<Option<i64>, ReadError> {
+        match self.next()? {
+            Value::Null => Ok(None),
+            Value::Int(n) => Ok(Some(n)),
+            _ => Err(ReadError::Corrupt("a column is not a whole number")),
+        }
+    }
+
+    /// A whole number.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn int(&mut self) -> Result<i64, ReadError> {
+        self.opt_int()?.ok_or(ReadError::Corrupt("a number is null"))
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// It is something else.
+    #[allow(clippy::cast_precision_loss)] // whole numbers here are small
+    pub fn real(&mut self) -> Result<f64, ReadError> {
+        match self.next()? {
+            Value::Int(n) => Ok(n as f64),
+            Value::Real(n) => Ok(n),
+            _ => Err(ReadError::Corrupt("a column is not a number")),
+        }
+    }
+
+    /// Bytes or null.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn opt_bytes(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
+        match self.next()? {
+            Value::Null => Ok(None),
+            Value::Bytes(bytes) => Ok(Some(bytes)),
+            _ => Err(ReadError::Corrupt("a column is not bytes")),
+        }
+    }
+
+    /// Bytes that make a `T`, such as a hash.
+    ///
+    /// # Errors
+    /// They do not, or are null.
+    pub fn hash<T>(&mut self, make: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, ReadError> {
+        self.opt_bytes()?.and_then(|bytes| make(&bytes)).ok_or(ReadError::Corrupt("a hash has another length"))
+    }
+
+    /// One of the values of an enum, by its place in their list.
+    ///
+    /// # Errors
+    /// There is no such place.
+    pub fn one_of<T: Copy>(&mut self, all: &[T]) -> Result<T, ReadError> {
+        let place = usize::try_from(self.int()?).ok();
+        place.and_then(|place| all.get(place)).copied().ok_or(ReadError::Corrupt("an unknown kind"))
+    }
+}
+
+/// A database that can be read.
+#[async_trait]
+pub trait Database: Send + Sync {
+    /// Runs one statement.
+    async fn query(&self, statement: Statement) -> Result<Vec<Row>, ReadError>;
+
+    /// Runs statements that see one instant. Runs to its end even where the caller goes away.
+    async fn snapshot(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_become_either_dialect() {
+        let template = "SELECT {epoch} FROM @facts f JOIN @@active_generations g WHERE event_id {any $2} AND x = $3";
+        assert_eq!(
+            Dialect::Sqlite.expand(template),
+            "SELECT 0 FROM facts f JOIN active_generations g WHERE event_id IN (SELECT value FROM json_each($2)) AND x = $3"
+        );
+        assert_eq!(
+            Dialect::Postgres.expand(template),
+            "SELECT coalesce(pg_relation_filenode('memori.entities'), 0)::bigint FROM memori.facts f \
+             JOIN memori_control.active_generations g WHERE event_id = ANY($2) AND x = $3"
+        );
+    }
+
+    #[test]
+    fn a_row_of_other_types_is_an_error_and_not_a_panic() {
+        let mut row = Row::new(vec![Value::Int(1), Value::Null, Value::Bytes(vec![1, 2])]);
+        assert!(row.text().is_err());
+        assert_eq!(row.opt_text().unwrap(), None);
+        assert!(row.hash(memori_schemas::MessageKey::from_slice).is_err());
+        assert!(row.int().is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! Every read of the store behind one trait, for SQLite and Postgres with the same statements.
+//!
+//! Promises: no statement leaves its tenant; several statements that must agree see one instant; a list of ids is one statement,
+//! however long; a read never waits for a writer.
+
+pub mod cursor;
+pub mod db;
+pub mod postgres;
+pub mod rows;
+mod sql;
+pub mod sqlite;
+
+use async_trait::async_trait;
+use memori_schemas::{EntityKey, FactId};
+
+use self::rows::{
+    ControlId, EntityRow, EntityVersion, ErasureReceipt, EventStatus, FactPlace, FactRows, ForgetTarget, KnownEvent, LineageRow,
+    MessageRows,
+};
+
+pub use self::postgres::PostgresReads;
+pub use self::sql::SqlReads;
+pub use self::sqlite::SqliteReads;
+
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// SQLite refused.
+    #[error("the store cannot be read")]
+    Sqlite(#[from] sqlx::Error),
+    /// Postgres refused.
+    #[error("the store cannot be read")]
+    Postgres(#[from] tokio_postgres::Error),
+    /// No connection to Postgres.
+    #[error("no connection to the store")]
+    Pool(#[from] deadpool_postgres::PoolError),
+    /// A row is not what the migrations promise.
+    #[error("the store holds what it should not: {0}")]
+    Corrupt(&'static str),
+    /// The process is stopping.
+    #[error("the process is stopping")]
+    Closed,
+}
+
+/// The reads.
+#[async_trait]
+pub trait ReadStore: Send + Sync + 'static {
+    /// What decides whether something cached about an entity is still true. One cheap statement.
+    async fn entity_version(&self, tenant: &str, entity_key: &EntityKey) -> Result<EntityVersion, ReadError>;
+
+    /// All facts of an entity in a generation, with what recall shows of them.
+    async fn fact_rows(&self, tenant: &str, entity_key: &EntityKey, generation: i32) -> Result<FactRows, ReadError>;
+
+    /// All messages of an entity.
+    async fn message_rows(&self, tenant: &str, entity_key: &EntityKey) -> Result<MessageRows, ReadError>;
+
+    /// Where events stand; only those that are known, in the order of their ids.
+    async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError>;
+
+    /// How many facts of the active generation each of these events supports, in their order.
+    async fn fact_counts(&self, tenant: &str, events: &[EventStatus]) -> Result<Vec<i64>, ReadError>;
+
+    /// What the door compares re-sent events with: every content of each id, that with the smallest (accepted_at, content_hash)
+    /// first.
+    async fn known_events(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<KnownEvent>, ReadError>;
+
+    /// Entities with something live in the order of their keys, after `after`.
+    async fn entities(&self, tenant: &str, after: Option<&EntityKey>, limit: usize) -> Result<Vec<EntityRow>, ReadError>;
+
+    /// Where a fact stands: in the active generation, else in the latest of the others.
+    async fn locate_fact(&self, tenant: &str, fact_id: FactId) -> Result<Option<FactPlace>, ReadError>;
+
+    /// The mentions of a fact in conversation order, each with its outcome.
+    async fn lineage(&self, tenant: &str, place: &FactPlace, fact_id: FactId) -> Result<Vec<LineageRow>, ReadError>;
+
+    /// What forgetting a fact takes; `None` where it has no mention or its entity no name.
+    async fn forget_target(&self, tenant: &str, place: &FactPlace, fact_id: FactId) -> Result<Option<ForgetTarget>, ReadError>;
+
+    /// Whether a deletion has been applied.
+    async fn control_applied(&self, tenant: &str, entity_key: &EntityKey, control: &ControlId) -> Result<bool, ReadError>;
+
+    /// What an erasure did; `None` until it has been applied.
+    async fn erasure(&self, tenant: &str, erasure_id: &str) -> Result<Option<ErasureReceipt>, ReadError>;
+}

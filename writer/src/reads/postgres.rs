@@ -1,0 +1,137 @@
+//! Reads of the Postgres store: a pool of its own, statements prepared once per connection, and what must agree sent in one go.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use deadpool_postgres::Pool;
+use futures::future::join_all;
+use postgres_types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::types::Kind;
+
+use super::ReadError;
+use super::db::{Database, Dialect, Param, Row, Statement, Statements, Value};
+use super::sql::SqlReads;
+
+/// The reads over Postgres.
+pub type PostgresReads = SqlReads<PostgresDb>;
+
+/// The reading side of one cluster.
+#[derive(Clone)]
+pub struct PostgresDb {
+    pool: Pool,
+    statements: Arc<Statements>,
+}
+
+impl PostgresReads {
+    /// Over a pool whose connections nobody else uses.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self::over(PostgresDb { pool, statements: Arc::new(Statements::new(Dialect::Postgres)) })
+    }
+}
+
+#[async_trait]
+impl Database for PostgresDb {
+    async fn query(&self, statement: Statement) -> Result<Vec<Row>, ReadError> {
+        let sql = self.statements.of(statement.template);
+        let client = self.pool.get().await?;
+        let prepared = client.prepare_cached(&sql).await?;
+        let params: Vec<&(dyn ToSql + Sync)> = statement.params.iter().map(|param| param as _).collect();
+        client.query(&prepared, &params).await?.iter().map(values).collect()
+    }
+
+    async fn snapshot(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
+        let this = self.clone();
+        // A task of its own: a caller that goes away does not leave a transaction open on a pooled connection.
+        tokio::spawn(async move { this.in_transaction(statements).await }).await.map_err(|_| ReadError::Closed)?
+    }
+}
+
+impl PostgresDb {
+    async fn in_transaction(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
+        let client = self.pool.get().await?;
+        let mut prepared = Vec::with_capacity(statements.len());
+        for statement in &statements {
+            prepared.push(client.prepare_cached(&self.statements.of(statement.template)).await?);
+        }
+        let params: Vec<Vec<&(dyn ToSql + Sync)>> =
+            statements.iter().map(|statement| statement.params.iter().map(|param| param as _).collect()).collect();
+        // Polled in order, so sent in order, in one round trip. The last is sent whatever comes of those before it.
+        let begin = client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        let queries = join_all(prepared.iter().zip(&params).map(|(statement, params)| client.query(statement, params)));
+        let commit = client.batch_execute("COMMIT");
+        let (began, results, committed) = futures::join!(begin, queries, commit);
+        began?;
+        let results: Vec<Vec<tokio_postgres::Row>> = results.into_iter().collect::<Result<_, _>>()?;
+        committed?;
+        results.iter().map(|rows| rows.iter().map(values).collect()).collect()
+    }
+}
+
+impl ToSql for Param {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Self::Text(text) => text.to_sql(ty, out),
+            Self::Texts(texts) => texts.to_sql(ty, out),
+            // A UUID travels as its 16 bytes, like any others.
+            Self::Bytes(bytes) => bytes.to_sql(&Type::BYTEA, out),
+            Self::Int(n) => match *ty {
+                Type::INT2 => i16::try_from(*n)?.to_sql(ty, out),
+                Type::INT4 => i32::try_from(*n)?.to_sql(ty, out),
+                _ => n.to_sql(&Type::INT8, out),
+            },
+        }
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        let one = |ty: &Type| matches!(*ty, Type::TEXT | Type::VARCHAR | Type::BYTEA | Type::UUID | Type::INT2 | Type::INT4 | Type::INT8);
+        one(ty) || matches!(ty.kind(), Kind::Array(member) if one(member))
+    }
+
+    to_sql_checked!();
+}
+
+/// A column of any type that our tables use.
+struct Plain(Value);
+
+impl<'a> FromSql<'a> for Plain {
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        let value = match *ty {
+            Type::BOOL => Value::Int(bool::from_sql(ty, raw)?.into()),
+            Type::INT2 => Value::Int(i16::from_sql(ty, raw)?.into()),
+            Type::INT4 => Value::Int(i32::from_sql(ty, raw)?.into()),
+            Type::INT8 => Value::Int(i64::from_sql(ty, raw)?),
+            Type::FLOAT4 => Value::Real(f32::from_sql(ty, raw)?.into()),
+            Type::FLOAT8 => Value::Real(f64::from_sql(ty, raw)?),
+            Type::BYTEA | Type::UUID => Value::Bytes(raw.to_vec()),
+            _ => Value::Text(String::from_sql(&Type::TEXT, raw)?),
+        };
+        Ok(Self(value))
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(Value::Null))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(
+            *ty,
+            Type::BOOL
+                | Type::INT2
+                | Type::INT4
+                | Type::INT8
+                | Type::FLOAT4
+                | Type::FLOAT8
+                | Type::BYTEA
+                | Type::UUID
+                | Type::TEXT
+                | Type::VARCHAR
+        )
+    }
+}
+
+fn values(row: &tokio_postgres::Row) -> Result<Row, ReadError> {
+    let values = (0..row.len()).map(|i| row.try_get::<_, Plain>(i).map(|plain| plain.0)).collect::<Result<_, _>>()?;
+    Ok(Row::new(values))
+}
