@@ -1,0 +1,132 @@
+//! The seam of extractors: an event in, facts out, or an error that says what to do with the event.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact, Role};
+
+use crate::builtin;
+
+/// Events with more content than this are parsed off the runtime's threads, in bytes.
+const INLINE_BYTES: usize = 16 * 1024;
+
+/// What an extractor yielded for one event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Extraction {
+    /// Perhaps none.
+    pub facts: Vec<Fact>,
+    /// Who made them, and what that cost.
+    pub extractor: ExtractorInfo,
+}
+
+/// Why a call may work later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryReason {
+    /// No answer in time.
+    Timeout,
+    /// Too many calls.
+    RateLimited,
+    /// The provider is down.
+    Unavailable,
+}
+
+impl RetryReason {
+    /// The name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::RateLimited => "rate_limited",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Why an extractor yielded nothing. Messages hold no content of the event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExtractError {
+    /// It may work later.
+    #[error("{message}")]
+    Transient {
+        /// Why.
+        reason: RetryReason,
+        /// In words.
+        message: String,
+        /// Not before this, where the provider said so.
+        retry_after: Option<Duration>,
+    },
+    /// It will never work for this event.
+    #[error("{message}")]
+    Permanent {
+        /// Of the dead letter.
+        class: DeadLetterClass,
+        /// In words.
+        message: String,
+    },
+}
+
+/// Turns conversation events into facts.
+#[async_trait]
+pub trait Extractor: Send + Sync + 'static {
+    /// What `event` states.
+    async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError>;
+}
+
+/// The `builtin` extractor behind the seam. A panic in it costs the event, not the process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Builtin;
+
+#[async_trait]
+impl Extractor for Builtin {
+    async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError> {
+        let bytes: usize = event.messages.iter().map(|m| m.content.len()).sum();
+        let facts = if bytes <= INLINE_BYTES {
+            guarded(event)
+        } else {
+            let event = Arc::clone(event);
+            tokio::task::spawn_blocking(move || guarded(&event)).await.unwrap_or_else(|e| Err(panicked(&e.to_string())))
+        };
+        Ok(Extraction { facts: facts?, extractor: builtin::info() })
+    }
+}
+
+fn guarded(event: &ConversationEvent) -> Result<Vec<Fact>, ExtractError> {
+    // Pure, so nothing is left half done behind a panic.
+    catch_unwind(AssertUnwindSafe(|| builtin::extract(event))).map_err(|_| panicked("builtin extractor"))
+}
+
+fn panicked(whose: &str) -> ExtractError {
+    ExtractError::Permanent { class: DeadLetterClass::InvalidOutput, message: format!("a panic in the extractor: {whose}") }
+}
+
+/// Refuses what no extractor may say: facts without evidence, evidence outside the event, evidence that no person gave.
+///
+/// # Errors
+/// What is wrong, in words without content.
+pub fn check(facts: &[Fact], event: &ConversationEvent) -> Result<(), String> {
+    for (at, fact) in facts.iter().enumerate() {
+        if fact.text.trim().is_empty() {
+            return Err(format!("fact {at} has no text"));
+        }
+        if fact.evidence.is_empty() {
+            return Err(format!("fact {at} has no evidence"));
+        }
+        if !(0.0..=1.0).contains(&fact.confidence) {
+            return Err(format!("fact {at} has a confidence outside 0 to 1"));
+        }
+        for evidence in &fact.evidence {
+            let message = usize::try_from(evidence.message_index).ok().and_then(|index| event.messages.get(index));
+            let Some(message) =
+                message.filter(|_| evidence.event_id == event.event_id && evidence.content_hash == event.content_hash)
+            else {
+                return Err(format!("fact {at} names evidence outside its event"));
+            };
+            if message.role != Role::User {
+                return Err(format!("fact {at} names a message that no user wrote"));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! What the worker counts. Labels are bounded: lanes, kinds, classes, reasons from fixed lists.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use memori_event_log::driver::{Observer, Rebalance};
+use memori_event_log::{LogError, TopicPartition};
+use memori_schemas::{DeadLetterClass, FactKind, Lane};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Events being worked on.
+pub const IN_FLIGHT: &str = "memori_worker_events_in_flight";
+/// Events held: read and not yet done.
+pub const HELD_EVENTS: &str = "memori_worker_held_events";
+/// Their bytes.
+pub const HELD_BYTES: &str = "memori_worker_held_bytes";
+/// Whether the budget is full and reading pauses (1).
+pub const PAUSED: &str = "memori_worker_paused";
+/// Events whose facts are in the log, by lane.
+pub const EXTRACTED: &str = "memori_worker_events_extracted_total";
+/// Facts in the log, by kind.
+pub const FACTS: &str = "memori_worker_facts_total";
+/// Records given up, by class.
+pub const DEAD_LETTERED: &str = "memori_worker_events_dead_lettered_total";
+/// Attempts that are repeated, by reason.
+pub const RETRIES: &str = "memori_worker_retries_total";
+/// Seconds of one call to the extractor, by lane.
+pub const EXTRACTION_SECONDS: &str = "memori_worker_extraction_seconds";
+/// Events not yet done, by lane.
+pub const LAG_EVENTS: &str = "memori_worker_lag_events";
+/// Age of the oldest of them, by lane.
+pub const LAG_SECONDS: &str = "memori_worker_lag_seconds";
+/// Changes of the assignment, by change.
+pub const REBALANCES: &str = "memori_worker_rebalances_total";
+/// Work dropped because its partition had gone.
+pub const DROPPED: &str = "memori_worker_dropped_by_epoch_total";
+/// Partitions that stand still until someone acts.
+pub const HALTED: &str = "memori_worker_halted_partitions";
+/// Failures to read or to commit.
+pub const LOG_FAILURES: &str = "memori_worker_log_failures_total";
+
+/// The reasons of [`RETRIES`].
+const RETRY_REASONS: [&str; 5] = ["timeout", "rate_limited", "unavailable", "append_unconfirmed", "fenced"];
+
+/// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
+pub fn describe() {
+    describe_gauge!(IN_FLIGHT, "events being worked on");
+    describe_gauge!(HELD_EVENTS, "events read and not yet done");
+    describe_gauge!(HELD_BYTES, Unit::Bytes, "bytes of events read and not yet done");
+    describe_gauge!(PAUSED, "1 while the budget is full and reading pauses");
+    describe_counter!(EXTRACTED, "events whose facts are in the log");
+    describe_counter!(FACTS, "facts in the log");
+    describe_counter!(DEAD_LETTERED, "records given up");
+    describe_counter!(RETRIES, "attempts that are repeated");
+    describe_histogram!(EXTRACTION_SECONDS, Unit::Seconds, "duration of one call to the extractor");
+    describe_gauge!(LAG_EVENTS, "events in the log that are not yet done");
+    describe_gauge!(LAG_SECONDS, Unit::Seconds, "age of the oldest event in the log that is not yet done");
+    describe_counter!(REBALANCES, "changes of the assignment");
+    describe_counter!(DROPPED, "work dropped because its partition had gone");
+    describe_gauge!(HALTED, "partitions that stand still until someone acts");
+    describe_counter!(LOG_FAILURES, "failures to read the log or to commit");
+    for lane in Lane::ALL {
+        counter!(EXTRACTED, "lane" => lane.as_str()).increment(0);
+        gauge!(LAG_EVENTS, "lane" => lane.as_str()).set(0.0);
+        gauge!(LAG_SECONDS, "lane" => lane.as_str()).set(0.0);
+    }
+    for class in DeadLetterClass::ALL {
+        counter!(DEAD_LETTERED, "class" => class.as_str()).increment(0);
+    }
+    for kind in FactKind::ALL {
+        counter!(FACTS, "kind" => kind.as_str()).increment(0);
+    }
+    for reason in RETRY_REASONS {
+        counter!(RETRIES, "reason" => reason).increment(0);
+    }
+    counter!(DROPPED).increment(0);
+    counter!(LOG_FAILURES).increment(0);
+    gauge!(HALTED).set(0.0);
+    gauge!(IN_FLIGHT).set(0.0);
+    gauge!(PAUSED).set(0.0);
+}
+
+pub(crate) fn extracted(lane: Lane, kinds: &BTreeMap<FactKind, u64>) {
+    counter!(EXTRACTED, "lane" => lane.as_str()).increment(1);
+    for (kind, n) in kinds {
+        counter!(FACTS, "kind" => kind.as_str()).increment(*n);
+    }
+}
+
+pub(crate) fn dead_lettered(class: DeadLetterClass) {
+    counter!(DEAD_LETTERED, "class" => class.as_str()).increment(1);
+}
+
+/// `reason` is one of [`RETRY_REASONS`].
+pub(crate) fn retried(reason: &'static str) {
+    debug_assert!(RETRY_REASONS.contains(&reason), "an undeclared reason");
+    counter!(RETRIES, "reason" => reason).increment(1);
+}
+
+pub(crate) fn extraction_took(lane: Lane, took: Duration) {
+    histogram!(EXTRACTION_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
+}
+
+/// Turns what the driver tells into metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    lags: Mutex<BTreeMap<TopicPartition, (i64, f64)>>,
+    halted: Mutex<std::collections::BTreeSet<TopicPartition>>,
+}
+
+impl Metrics {
+    fn show_lag(lags: &BTreeMap<TopicPartition, (i64, f64)>) {
+        for lane in Lane::ALL {
+            let of_lane = || lags.iter().filter(|(partition, _)| partition.topic.lane() == Some(*lane)).map(|(_, lag)| *lag);
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            gauge!(LAG_EVENTS, "lane" => lane.as_str()).set(of_lane().map(|(events, _)| events).sum::<i64>() as f64);
+            gauge!(LAG_SECONDS, "lane" => lane.as_str()).set(of_lane().map(|(_, seconds)| seconds).fold(0.0, f64::max));
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+impl Observer for Metrics {
+    fn in_flight(&self, records: usize) {
+        gauge!(IN_FLIGHT).set(records as f64);
+    }
+
+    fn held(&self, records: usize, bytes: usize) {
+        gauge!(HELD_EVENTS).set(records as f64);
+        gauge!(HELD_BYTES).set(bytes as f64);
+    }
+
+    fn paused(&self, paused: bool) {
+        gauge!(PAUSED).set(f64::from(u8::from(paused)));
+    }
+
+    fn lag(&self, partition: TopicPartition, events: i64, seconds: f64) {
+        let mut lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
+        lags.insert(partition, (events, seconds));
+        Self::show_lag(&lags);
+    }
+
+    fn rebalanced(&self, change: Rebalance, partitions: &[TopicPartition]) {
+        let name = match change {
+            Rebalance::Assigned => "assigned",
+            Rebalance::Revoked => "revoked",
+            Rebalance::Lost => "lost",
+        };
+        counter!(REBALANCES, "change" => name).increment(1);
+        if change != Rebalance::Assigned {
+            let mut lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
+            lags.retain(|partition, _| !partitions.contains(partition));
+            Self::show_lag(&lags);
+            let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
+            halted.retain(|partition| !partitions.contains(partition));
+            gauge!(HALTED).set(halted.len() as f64);
+        }
+    }
+
+    fn dropped_by_epoch(&self, records: usize) {
+        counter!(DROPPED).increment(records as u64);
+    }
+
+    fn halted(&self, partition: TopicPartition, _reason: &str) {
+        let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
+        halted.insert(partition);
+        gauge!(HALTED).set(halted.len() as f64);
+    }
+
+    fn log_failed(&self, error: &LogError) {
+        counter!(LOG_FAILURES).increment(1);
+        tracing::warn!(%error, "the log failed; asking again");
+    }
+
+    fn fenced(&self, partition: TopicPartition) {
+        tracing::warn!(%partition, "another owner has the partition; its work is dropped");
+    }
+}

@@ -1,0 +1,152 @@
+//! The records that the worker writes: fact events and dead letters, with their headers.
+
+use bytes::Bytes;
+use memori_event_log::{Header, LogIdentity, LogRecord, NewRecord, Topic};
+use memori_schemas::framing::{self, FramingError, MAX_PAYLOAD_BYTES};
+use memori_schemas::{ConversationEvent, Cover, DeadLetter, DeadLetterClass, FactsExtracted, Lane, LogRecordBody, Micros, ids};
+use memori_service::trace_context::TRACEPARENT;
+
+use crate::extractor::Extraction;
+
+/// Room in a dead letter beside the original payload, in bytes.
+const ENVELOPE_BYTES: usize = 256 * 1024;
+/// The longest key that a dead letter repeats, in bytes.
+const MAX_KEY_BYTES: usize = 128 * 1024;
+/// The longest reason, in bytes.
+const MAX_REASON_BYTES: usize = 2_000;
+
+/// Where a record was read, and for which generation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'a> {
+    pub(crate) record: &'a LogRecord,
+    pub(crate) generation: i32,
+    /// The trace to continue.
+    pub(crate) traceparent: Option<&'a str>,
+}
+
+impl Source<'_> {
+    /// Only conversation topics are read, and each has a lane.
+    fn lane(&self) -> Lane {
+        self.record.source.topic.lane().unwrap_or(Lane::Live)
+    }
+
+    fn cover(&self, event: &ConversationEvent) -> Cover {
+        Cover {
+            event_id: event.event_id.clone(),
+            content_hash: event.content_hash,
+            lane: self.lane(),
+            offset: self.record.offset,
+            origin: event.origin,
+            spooled: event.spooled,
+            accepted_at: event.accepted_at,
+            occurred_at: event.occurred_at,
+            attempt: event.attempt,
+        }
+    }
+
+    fn headers(&self, tenant: Option<&str>, schema: &str) -> Vec<Header> {
+        let header = |name: &str, value: &str| Header { name: name.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) };
+        let generation = self.generation.to_string();
+        let lane = self.lane();
+        [
+            tenant.map(|tenant| header("tenant", tenant)),
+            Some(header("lane", lane.as_str())),
+            Some(header("generation", &generation)),
+            Some(header("schema", schema)),
+            self.traceparent.map(|parent| header(TRACEPARENT, parent)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// The fact event of one conversation event.
+///
+/// # Errors
+/// [`FramingError::TooLarge`] where it does not fit a record.
+pub(crate) fn facts(
+    source: Source<'_>,
+    event: &ConversationEvent,
+    extraction: Extraction,
+    extracted_at: Micros,
+) -> Result<NewRecord, FramingError> {
+    let body = LogRecordBody::Facts(FactsExtracted {
+        tenant: event.tenant.clone(),
+        entity_id: event.entity_id.clone(),
+        process_id: event.process_id.clone(),
+        session_id: event.session_id.clone(),
+        generation: source.generation,
+        covers: vec![source.cover(event)],
+        facts: extraction.facts,
+        extractor: extraction.extractor,
+        extracted_at,
+        key_id: None,
+    });
+    let payload = framing::encode(&body)?;
+    Ok(NewRecord {
+        topic: Topic::facts(source.lane()),
+        key: source.record.key.clone(),
+        payload: payload.into(),
+        headers: source.headers(Some(&event.tenant), framing::fingerprint_hex(&body)),
+    })
+}
+
+/// Why a record is given up.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct GivenUp<'a> {
+    pub(crate) class: DeadLetterClass,
+    pub(crate) reason: String,
+    pub(crate) attempts: u32,
+    pub(crate) event: Option<&'a ConversationEvent>,
+}
+
+/// The dead letter of a record. What is longer than a record can carry is cut, and the reason says so.
+///
+/// # Errors
+/// Where type and schema disagree: a broken invariant.
+pub(crate) fn dead_letter(
+    source: Source<'_>,
+    identity: &LogIdentity,
+    given_up: GivenUp<'_>,
+    failed_at: Micros,
+) -> Result<NewRecord, FramingError> {
+    let record = source.record;
+    let by_key = ids::parse_log_key(&record.key);
+    let owner = given_up.event.map(|event| (event.tenant.as_str(), event.entity_id.as_str())).or(by_key);
+    let payload_bytes = record.payload.len().min(MAX_PAYLOAD_BYTES - ENVELOPE_BYTES);
+    let key_bytes = record.key.len().min(MAX_KEY_BYTES);
+    let mut reason = given_up.reason;
+    reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+    if payload_bytes < record.payload.len() || key_bytes < record.key.len() {
+        reason.push_str(&format!("; of {} bytes only the first are kept here", record.bytes()));
+    }
+    let body = LogRecordBody::DeadLetter(DeadLetter {
+        tenant: owner.map(|(tenant, _)| tenant.to_owned()),
+        entity_id: owner.map(|(_, entity)| entity.to_owned()),
+        source_topic: record.source.topic.as_str().to_owned(),
+        source_topic_id: identity.topic_ids.get(&record.source.topic).cloned().unwrap_or_default(),
+        source_partition: record.source.partition,
+        source_offset: record.offset,
+        lane: source.lane(),
+        generation: source.generation,
+        class: given_up.class,
+        reason,
+        attempts: i32::try_from(given_up.attempts).unwrap_or(i32::MAX),
+        covers: given_up.event.map(|event| source.cover(event)).into_iter().collect(),
+        original_key: record.key[..key_bytes].to_vec(),
+        original_payload: record.payload[..payload_bytes].to_vec(),
+        failed_at,
+        key_id: None,
+    });
+    let payload = framing::encode(&body)?;
+    Ok(NewRecord {
+        topic: Topic::DeadLetters,
+        key: record.key.clone(),
+        payload: payload.into(),
+        headers: source.headers(
+            owner.map(|(tenant, _)| tenant).filter(|tenant| tenant.len() <= MAX_REASON_BYTES),
+            framing::fingerprint_hex(&body),
+        ),
+    })
+}

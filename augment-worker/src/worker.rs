@@ -1,0 +1,264 @@
+//! The worker: conversation events of both lanes in, one fact event or one dead letter each out.
+//!
+//! At-least-once: an event counts as done once the record that covers it is durable. Order per entity is the driver's. A log that
+//! is away is waited for, for as long as it takes; an extractor that fails is tried again within bounds, then the event is
+//! dead-lettered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use memori_event_log::driver::{KeyedConfig, RecordHandler, Verdict, Work, run_keyed};
+use memori_event_log::{AppendError, Fence, Log, LogError, LogIdentity, NewRecord, Producer, Topic};
+use memori_schemas::framing::FramingError;
+use memori_schemas::{ConversationEvent, DeadLetterClass, FactKind, Lane, Micros};
+use memori_service::Settings;
+use memori_service::trace_context;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::extractor::{ExtractError, Extraction, Extractor, check};
+use crate::in_flight::InFlight;
+use crate::metrics::{self, Metrics};
+use crate::outcome::{self, GivenUp, Source};
+use crate::policy::{self, Incoming, RetryPolicy};
+
+/// How long a record whose lease has passed on waits for the driver to drop it.
+const FENCED_WAIT: Duration = Duration::from_secs(1);
+
+/// How the worker behaves.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The version of the augmentation pipeline that is written; each has a consumer group of its own.
+    pub generation: i32,
+    /// Calls to the extractor at a time.
+    pub max_concurrency: usize,
+    /// Events held at most.
+    pub budget_events: usize,
+    /// Their bytes at most.
+    pub budget_bytes: usize,
+    /// How often the frontier is committed.
+    pub commit_interval: Duration,
+    /// How long work in flight may take to end when partitions go or the process stops.
+    pub drain_deadline: Duration,
+    /// How a failed event is tried again.
+    pub retry: RetryPolicy,
+}
+
+impl WorkerConfig {
+    /// As the operator configured it.
+    #[must_use]
+    pub fn from_settings(settings: &Settings) -> Self {
+        Self {
+            generation: settings.worker.generation,
+            max_concurrency: settings.extractor.max_concurrency,
+            budget_events: settings.worker.budget_events,
+            budget_bytes: settings.worker.budget_bytes,
+            commit_interval: Duration::from_millis(settings.worker.commit_interval_ms),
+            // The rest of the time belongs to leaving the group and to telemetry.
+            drain_deadline: Duration::from_millis(settings.shutdown.deadline_ms.saturating_mul(4) / 5),
+            retry: RetryPolicy {
+                max_attempts: settings.worker.max_attempts,
+                max_elapsed: Duration::from_millis(settings.worker.max_retry_ms),
+                first: Duration::from_millis(200),
+                longest: Duration::from_secs(60),
+            },
+        }
+    }
+
+    /// The consumer group.
+    #[must_use]
+    pub fn group(&self) -> String {
+        format!("memori-augment-worker-{}", self.generation)
+    }
+}
+
+/// Runs until `shutdown`, or until the log says something that no retry mends.
+///
+/// # Errors
+/// The log's, where it has no topics, is not reachable at the start, or lost records that were never read.
+pub async fn run(
+    log: Arc<dyn Log>,
+    config: WorkerConfig,
+    extractor: Arc<dyn Extractor>,
+    in_flight: InFlight,
+    shutdown: CancellationToken,
+) -> Result<(), LogError> {
+    metrics::describe();
+    let handler = Handler {
+        producer: log.producer(),
+        identity: log.identity().await?,
+        extractor,
+        generation: config.generation,
+        retry: config.retry,
+        in_flight,
+        stop: shutdown.clone(),
+    };
+    let keyed = KeyedConfig {
+        group: config.group(),
+        topics: vec![Topic::ConversationsLive, Topic::ConversationsBackfill],
+        max_concurrency: config.max_concurrency,
+        budget_events: config.budget_events,
+        budget_bytes: config.budget_bytes,
+        commit_interval: config.commit_interval,
+        drain_deadline: config.drain_deadline,
+    };
+    run_keyed(log, keyed, Arc::new(handler), Arc::new(Metrics::default()), shutdown).await
+}
+
+struct Handler {
+    producer: Arc<dyn Producer>,
+    identity: LogIdentity,
+    extractor: Arc<dyn Extractor>,
+    generation: i32,
+    retry: RetryPolicy,
+    in_flight: InFlight,
+    stop: CancellationToken,
+}
+
+#[async_trait]
+impl RecordHandler for Handler {
+    async fn handle(&self, work: Work) -> Verdict {
+        let span = tracing::info_span!("augment", topic = %work.record.source.topic, partition = work.record.source.partition, offset = work.record.offset);
+        if let Some(parent) = work.record.header(trace_context::TRACEPARENT) {
+            trace_context::set_parent(&span, parent);
+        }
+        let onward = trace_context::traceparent_of(&span).or_else(|| {
+            let parent = work.record.header(trace_context::TRACEPARENT)?;
+            std::str::from_utf8(parent).ok().map(ToOwned::to_owned)
+        });
+        self.augment(&work, onward.as_deref()).instrument(span).await
+    }
+}
+
+impl Handler {
+    async fn augment(&self, work: &Work, traceparent: Option<&str>) -> Verdict {
+        let source = Source { record: &work.record, generation: self.generation, traceparent };
+        let event = match policy::incoming(&work.record.key, &work.record.payload) {
+            Incoming::Event(event) => Arc::new(*event),
+            Incoming::Flush => return Verdict::Done,
+            Incoming::Hopeless { class, reason, event } => {
+                let given_up = GivenUp { class, reason, attempts: work.attempt.saturating_add(1), event: event.as_deref() };
+                return self.give_up(source, work, given_up).await;
+            }
+        };
+        let _in_flight = self.in_flight.enter(&event.tenant, &event.event_id);
+        let lane = work.record.source.topic.lane().unwrap_or(Lane::Live);
+        let begin = Instant::now();
+        let extracted = self.extractor.extract(&event).await;
+        metrics::extraction_took(lane, begin.elapsed());
+        let extracted = extracted.and_then(|extraction| match check(&extraction.facts, &event) {
+            Ok(()) => Ok(extraction),
+            Err(message) => Err(ExtractError::Permanent { class: DeadLetterClass::InvalidOutput, message }),
+        });
+        match extracted {
+            Ok(extraction) => self.publish(source, work, lane, &event, extraction).await,
+            Err(error) => self.failed(source, work, &event, error).await,
+        }
+    }
+
+    async fn publish(
+        &self,
+        source: Source<'_>,
+        work: &Work,
+        lane: Lane,
+        event: &ConversationEvent,
+        extraction: Extraction,
+    ) -> Verdict {
+        let mut kinds = BTreeMap::<FactKind, u64>::new();
+        for fact in &extraction.facts {
+            *kinds.entry(fact.kind).or_default() += 1;
+        }
+        let too_large = |message: String| GivenUp {
+            class: DeadLetterClass::TooLarge,
+            reason: message,
+            attempts: work.attempt.saturating_add(1),
+            event: Some(event),
+        };
+        let record = match outcome::facts(source, event, extraction, Micros::now()) {
+            Ok(record) => record,
+            Err(e @ FramingError::TooLarge { .. }) => return self.give_up(source, work, too_large(e.to_string())).await,
+            Err(e) => return Verdict::Halt(format!("a fact event cannot be written: {e}")),
+        };
+        match self.append(record, work.fence.as_ref()).await {
+            Appended::Durable => {
+                metrics::extracted(lane, &kinds);
+                Verdict::Done
+            }
+            Appended::TooLarge(message) => self.give_up(source, work, too_large(message)).await,
+            Appended::Not(verdict) => verdict,
+        }
+    }
+
+    async fn failed(&self, source: Source<'_>, work: &Work, event: &ConversationEvent, error: ExtractError) -> Verdict {
+        let attempts = work.attempt.saturating_add(1);
+        let (class, reason) = match error {
+            ExtractError::Permanent { class, message } => (class, message),
+            ExtractError::Transient { reason, message, retry_after } => {
+                let elapsed_ms = (Micros::now().0 / 1_000).saturating_sub(work.first_tried_at_ms);
+                let elapsed = Duration::from_millis(u64::try_from(elapsed_ms).unwrap_or(0));
+                if let Some(wait) = self.retry.wait(attempts, elapsed, retry_after, rand::random()) {
+                    metrics::retried(reason.as_str());
+                    tracing::info!(attempts, wait_ms = wait.as_millis(), error = %message, "the extractor failed; trying again");
+                    return Verdict::RetryAfter(wait);
+                }
+                (DeadLetterClass::Expired, format!("given up after {attempts} attempts: {message}"))
+            }
+        };
+        self.give_up(source, work, GivenUp { class, reason, attempts, event: Some(event) }).await
+    }
+
+    async fn give_up(&self, source: Source<'_>, work: &Work, given_up: GivenUp<'_>) -> Verdict {
+        let (class, reason) = (given_up.class, given_up.reason.clone());
+        let record = match outcome::dead_letter(source, &self.identity, given_up, Micros::now()) {
+            Ok(record) => record,
+            Err(e) => return Verdict::Halt(format!("a dead letter cannot be written: {e}")),
+        };
+        match self.append(record, work.fence.as_ref()).await {
+            Appended::Durable => {
+                metrics::dead_lettered(class);
+                tracing::warn!(%class, reason, "dead-lettered");
+                Verdict::Done
+            }
+            Appended::TooLarge(message) => Verdict::Halt(format!("a dead letter does not fit the log: {message}")),
+            Appended::Not(verdict) => verdict,
+        }
+    }
+
+    /// Appends until the log confirms: an outcome that was paid for is not thrown away because the log is away.
+    async fn append(&self, record: NewRecord, fence: Option<&Fence>) -> Appended {
+        let mut backoff = policy::append_backoff();
+        loop {
+            let answer = self.producer.append(vec![record.clone()], fence).await.pop();
+            match answer {
+                Some(Ok(_)) => return Appended::Durable,
+                Some(Err(AppendError::TooLarge(message))) => return Appended::TooLarge(message),
+                Some(Err(AppendError::Refused(message))) => {
+                    return Appended::Not(Verdict::Halt(format!("the log refuses what the worker writes: {message}")));
+                }
+                // Whoever has the partition now does this again; the driver drops it here.
+                Some(Err(AppendError::Fenced(_))) => {
+                    metrics::retried("fenced");
+                    return Appended::Not(Verdict::RetryAfter(FENCED_WAIT));
+                }
+                Some(Err(e @ AppendError::Unconfirmed(_))) => tracing::warn!(error = %e, "appending again"),
+                None => tracing::error!("the log gave no answer to an append; appending again"),
+            }
+            metrics::retried("append_unconfirmed");
+            let wait = backoff.next(rand::random());
+            tokio::select! {
+                // Not finished: it is read again after the restart.
+                () = self.stop.cancelled() => return Appended::Not(Verdict::RetryAfter(wait)),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+}
+
+enum Appended {
+    Durable,
+    TooLarge(String),
+    Not(Verdict),
+}
