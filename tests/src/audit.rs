@@ -182,6 +182,17 @@ fn fact_differences(place: &str, fact: &ExpectedFact, line: &Value, found: &mut 
     field("first_mentioned_at", instant(fact.first_mentioned_at), same_instant(line, "first_mentioned_at"));
     field("last_mentioned_at", instant(fact.last_mentioned_at), same_instant(line, "last_mentioned_at"));
     field("occurred_at", instant(fact.first.0), same_instant(line, "occurred_at"));
+    let interval = |from: String, to: Option<String>| format!("{from} to {}", to.unwrap_or_else(|| "now".to_owned()));
+    let implied: Vec<String> = fact.validity.iter().map(|(from, to)| interval(instant(*from), to.map(instant))).collect();
+    let shown: Vec<String> = line["validity"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|shown| {
+            interval(same_instant(shown, "valid_from"), shown["valid_to"].as_str().map(|_| same_instant(shown, "valid_to")))
+        })
+        .collect();
+    field("validity", format!("{implied:?}"), format!("{shown:?}"));
     let shown: Vec<(String, String)> = line["sources"]
         .as_array()
         .into_iter()
@@ -271,7 +282,8 @@ mod tests {
             lines.push(json!({"type": "fact", "fact_id": id.to_string(), "kind": fact.wording.kind.as_str(), "content": fact.wording.text,
                 "subject": fact.wording.subject, "predicate": fact.wording.predicate, "object": fact.wording.object, "mentions": fact.sources.len(),
                 "first_mentioned_at": instant(fact.first_mentioned_at), "last_mentioned_at": instant(fact.last_mentioned_at),
-                "occurred_at": instant(fact.first.0), "sources": sources}));
+                "occurred_at": instant(fact.first.0), "sources": sources,
+                "validity": fact.validity.iter().map(|(from, to)| json!({"valid_from": instant(*from), "valid_to": to.map(instant)})).collect::<Vec<_>>()}));
         }
         change(&mut lines);
         let events = model
@@ -290,7 +302,8 @@ mod tests {
     #[test]
     fn every_kind_of_damage_is_found() {
         type Damage = fn(&mut Vec<Value>);
-        let damages: [(&str, Damage); 7] = [
+        let damages: [(&str, Damage); 8] = [
+            ("validity", |lines| lines.last_mut().unwrap()["validity"][0]["valid_to"] = json!("2026-01-03T00:00:00Z")),
             ("lost", |lines| drop(lines.remove(0))),
             ("twice", |lines| lines.push(lines[0].clone())),
             ("order", |lines| lines.swap(0, 1)),

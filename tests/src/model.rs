@@ -53,6 +53,8 @@ pub struct ExpectedFact {
     pub first_mentioned_at: Micros,
     /// Time of its last mention.
     pub last_mentioned_at: Micros,
+    /// From when to when it holds.
+    pub validity: Vec<(Micros, Option<Micros>)>,
 }
 
 /// All that is known of one entity.
@@ -129,35 +131,76 @@ fn facts_of(event: &ConversationEvent) -> BTreeMap<FactId, (Fact, BTreeSet<(usiz
 }
 
 fn facts(events: &BTreeMap<String, ConversationEvent>) -> BTreeMap<FactId, ExpectedFact> {
-    // fact → message key → the smallest place where that message stands
-    let mut mentions: BTreeMap<FactId, BTreeMap<MessageKey, Vec<Said>>> = BTreeMap::new();
+    let mut mentions: BTreeMap<FactId, BTreeMap<MessageKey, Said>> = BTreeMap::new();
     for event in events.values() {
         for (id, (fact, evidence)) in facts_of(event) {
             for (index, key) in evidence {
                 let place = (event.occurred_at, event.event_id.clone(), index);
                 let said = (place, event.shown_message_id(index), fact.clone());
-                mentions.entry(id).or_default().entry(key).or_default().push(said);
+                let by_message = mentions.entry(id).or_default();
+                // A message that was sent again adds nothing: it stands where it was sent first.
+                if by_message.get(&key).is_none_or(|present| said.0 < present.0) {
+                    by_message.insert(key, said);
+                }
             }
         }
     }
-    mentions
+    let mut said: BTreeMap<FactId, Vec<Said>> = mentions
         .into_iter()
-        .map(|(id, mut by_message)| {
-            for said in by_message.values_mut() {
-                said.sort_by(|a, b| a.0.cmp(&b.0));
-            }
-            let all = || by_message.values().flatten();
-            let (first, _, wording) = all().min_by(|a, b| a.0.cmp(&b.0)).cloned().expect("a fact has a mention");
+        .map(|(id, by_message)| {
+            let mut said: Vec<Said> = by_message.into_values().collect();
+            said.sort_by(|a, b| a.0.cmp(&b.0));
+            (id, said)
+        })
+        .collect();
+    let validity = validity(&said);
+    validity
+        .into_iter()
+        .map(|(id, validity)| {
+            let said = said.remove(&id).unwrap_or_default();
+            let (first, _, wording) = said[0].clone();
             let fact = ExpectedFact {
                 wording,
+                sources: said.iter().map(|said| (said.0.1.clone(), said.1.clone())).collect(),
+                first_mentioned_at: first.0,
+                last_mentioned_at: said.iter().map(|said| said.0.0).max().unwrap_or(first.0),
                 first,
-                sources: by_message.values().map(|said| (said[0].0.1.clone(), said[0].1.clone())).collect(),
-                first_mentioned_at: all().map(|said| said.0.0).min().expect("a fact has a mention"),
-                last_mentioned_at: all().map(|said| said.0.0).max().expect("a fact has a mention"),
+                validity,
             };
             (id, fact)
         })
         .collect()
+}
+
+/// When each fact holds. Values of one slot take turns in the order in which they begin; a fact without a slot holds on.
+fn validity(said: &BTreeMap<FactId, Vec<Said>>) -> BTreeMap<FactId, Vec<(Micros, Option<Micros>)>> {
+    let begins = |said: &Said| said.2.valid_from.unwrap_or(said.0.0);
+    let mut slots: BTreeMap<&str, Vec<(Micros, &Place, FactId)>> = BTreeMap::new();
+    let mut validity: BTreeMap<FactId, Vec<(Micros, Option<Micros>)>> = BTreeMap::new();
+    for (id, said) in said {
+        match &said[0].2.slot {
+            Some(slot) => slots.entry(slot).or_default().extend(said.iter().map(|said| (begins(said), &said.0, *id))),
+            None => {
+                validity.insert(*id, said.iter().map(begins).min().map(|from| (from, None)).into_iter().collect());
+            }
+        }
+    }
+    for mut turns in slots.into_values() {
+        turns.sort();
+        // What is said again while it holds begins nothing.
+        turns.dedup_by(|later, earlier| later.2 == earlier.2);
+        for (n, (from, _, id)) in turns.iter().enumerate() {
+            let to = turns.get(n + 1).map(|next| next.0);
+            let intervals = validity.entry(*id).or_default();
+            match intervals.iter_mut().find(|interval| interval.0 == *from) {
+                // Several values at one instant: of two intervals that begin together the longer one stands.
+                Some(present) if present.1.is_some_and(|end| to.is_none_or(|to| to > end)) => present.1 = to,
+                Some(_) => {}
+                None => intervals.push((*from, to)),
+            }
+        }
+    }
+    validity
 }
 
 fn messages(tenant: &str, entity_id: &str, events: &BTreeMap<String, ConversationEvent>) -> Vec<ExpectedMessage> {
@@ -258,5 +301,55 @@ pub fn read(tenant: &str, body: &Value) -> ConversationEvent {
         attempt: 0,
         origin: None,
         key_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::phrases::LANGUAGES;
+
+    fn learned(text: &str) -> Vec<String> {
+        let event = read(
+            "t",
+            &json!({"event_id": "e", "entity_id": "e", "occurred_at": "2026-01-01T00:00:00Z", "messages": [{"role": "user", "content": text}]}),
+        );
+        facts_of(&event).into_values().map(|(fact, _)| fact.text).collect()
+    }
+
+    #[test]
+    fn every_statement_teaches_and_chatter_does_not() {
+        for language in &LANGUAGES {
+            for statement in language.statements {
+                let statement = statement.replace("{}", "Otter").replace("{n}", "3");
+                assert!(!learned(&statement).is_empty(), "{statement} teaches nothing");
+            }
+            for chatter in language.chatter {
+                let chatter = chatter.replace("{}", "Otter");
+                assert_eq!(learned(&chatter), Vec::<String>::new(), "{chatter}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_recalled_is_not_learned() {
+        assert_eq!(learned(RECALLED_BLOCK), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_change_of_mind_is_three_intervals() {
+        let mut model = Model::default();
+        for (n, city) in ["Paris", "Berlin", "Paris"].iter().enumerate() {
+            let at = format!("2026-01-0{}T00:00:00Z", n + 1);
+            let said = json!([{"role": "user", "content": format!("I live in {city}.")}]);
+            model.accept("t", &json!({"event_id": format!("e{n}"), "entity_id": "e", "occurred_at": at, "messages": said}));
+        }
+        let facts = model.entity("t", "e").facts;
+        let intervals: Vec<usize> = facts.values().map(|fact| fact.validity.len()).collect();
+        assert_eq!(intervals.iter().sum::<usize>(), 3, "{facts:?}");
+        let open = facts.values().flat_map(|fact| &fact.validity).filter(|(_, to)| to.is_none()).count();
+        assert_eq!(open, 1);
     }
 }
