@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, lints, spelling, licences. Tools that are missing go into the user's cache folder, never into the system.
+# Format, lints, spelling, documented metrics, licences. Tools that are missing go into the user's cache folder, never into the system.
 # A tool that cannot be had is named at the end; with CHECK_STRICT=1 that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -46,6 +46,12 @@ cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 
 step "spelling"
 if typos=$(typos_command); then "$typos"; else missing+=("typos: pip install typos==$typos_version"); fi
+
+step "documented metrics"
+metric='memori_[a-z]+_[a-z_]+'
+in_code=$(grep -rhoE "^(pub )?(pub\(crate\) )?const [A-Z_]+: &str = \"$metric\"" --include='*metrics*.rs' -- */src | grep -oE "\"$metric\"" | tr -d '"' | sort -u)
+in_docs=$(grep -oE "^\| \`memori_.*" docs/metrics.md | cut -d '|' -f 2 | grep -oE "$metric" | sort -u)
+diff <(echo "$in_code") <(echo "$in_docs") || { echo "docs/metrics.md (>) and the metrics modules (<) name different metrics" >&2; exit 1; }
 
 step "licences, bans, sources"
 if deny=$(deny_command); then
