@@ -218,7 +218,7 @@ CREATE TABLE memori.dead_letters (
 CREATE INDEX dead_letters_of_entity ON memori.dead_letters (tenant, entity_key);
 
 -- Truth, not view: which generation recall reads. A tenant without a row reads generation 1.
-CREATE TABLE memori_control.active_generations (
+CREATE TABLE IF NOT EXISTS memori_control.active_generations (
     tenant text NOT NULL PRIMARY KEY,
     generation integer NOT NULL
 );

@@ -215,7 +215,7 @@ CREATE TABLE dead_letters (
 CREATE INDEX dead_letters_of_entity ON dead_letters (tenant, entity_key);
 
 -- Truth, not view: which generation recall reads. A tenant without a row reads generation 1.
-CREATE TABLE active_generations (
+CREATE TABLE IF NOT EXISTS active_generations (
     tenant text NOT NULL PRIMARY KEY,
     generation integer NOT NULL
 );

@@ -5,6 +5,7 @@
 //! statement after the locks), so flushes of several writers that meet on one entity come one after the other.
 
 mod dump;
+pub mod postgres;
 pub mod sqlite;
 mod tables;
 
@@ -103,6 +104,10 @@ pub enum InsertMode {
 pub trait Store: Send + Sync + 'static {
     /// Brings the tables up to date; forward only, idempotent.
     async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// Drops the view, offsets included, and keeps what is truth; [`Store::migrate`] makes it anew, and reading the log from its
+    /// start fills it. No flush may be under way.
+    async fn drop_view(&self) -> Result<(), StoreError>;
 
     /// The next offset of each partition, where a flush has moved it.
     async fn next_offsets(&self, keys: &[OffsetKey]) -> Result<Vec<Option<i64>>, StoreError>;

@@ -24,6 +24,22 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Apart from the table of the log's migrations, which may live in the same file.
 const MIGRATIONS_TABLE: &str = "store_migrations";
 
+/// All but `active_generations`, which is truth.
+const VIEW_TABLES: [&str; 12] = [
+    "log_offsets",
+    "entities",
+    "events",
+    "messages",
+    "outcomes",
+    "facts",
+    "mentions",
+    "fact_stats",
+    "validity",
+    "erasures",
+    "forgets",
+    "dead_letters",
+];
+
 /// The store in a SQLite file.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
@@ -145,6 +161,14 @@ impl Store for SqliteStore {
         // In one immediate transaction, because the migrator itself takes no lock on SQLite.
         let mut transaction = self.database.writes().begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         migrator.run_direct(None, &mut *transaction, false).await.map_err(broken)?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    async fn drop_view(&self) -> Result<(), StoreError> {
+        let mut transaction = self.database.writes().begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        for table in VIEW_TABLES.iter().chain(&[MIGRATIONS_TABLE]) {
+            execute(&mut transaction, &format!("DROP TABLE IF EXISTS {table}"), Vec::new()).await?;
+        }
         transaction.commit().await.map_err(failed)
     }
 

@@ -1,0 +1,88 @@
+//! Runs the sink: the one piece that the writer's own process and the embedded one share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use memori_event_log::driver::{BatchConfig, run_batches};
+use memori_event_log::{Log, LogError, Topic};
+use memori_service::settings;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::notify::Commits;
+use crate::sink::Sink;
+use crate::sink::metrics::SinkObserver;
+use crate::store::Store;
+
+/// The consumer group of all writers on one log.
+pub const GROUP: &str = "memori-writer";
+/// Commits this close together are announced to other writers once.
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How the sink behaves.
+#[derive(Clone, Debug)]
+pub struct SinkConfig {
+    /// Records that close a batch.
+    pub batch_rows: usize,
+    /// Bytes that close a batch.
+    pub batch_bytes: usize,
+    /// Age that closes a batch.
+    pub batch_max_age: Duration,
+    /// How long what was gathered may take to be written when the process stops.
+    pub drain_deadline: Duration,
+}
+
+impl SinkConfig {
+    /// As configured; at the end a quarter of the shutdown's deadline is left for everything else.
+    #[must_use]
+    pub fn from_settings(writer: &settings::Writer, shutdown: &settings::Stop) -> Self {
+        Self {
+            batch_rows: writer.batch_rows,
+            batch_bytes: writer.batch_bytes,
+            batch_max_age: Duration::from_millis(writer.batch_max_age_ms),
+            drain_deadline: Duration::from_millis(shutdown.deadline_ms / 4 * 3),
+        }
+    }
+}
+
+/// Moves everything on the log into the store, until `shutdown`; then drains. The store's tables must be there.
+///
+/// # Errors
+/// What no retry mends: the text says what to do.
+pub async fn run_sink(
+    log: Arc<dyn Log>,
+    store: Arc<dyn Store>,
+    commits: Commits,
+    config: SinkConfig,
+    shutdown: CancellationToken,
+) -> Result<(), LogError> {
+    let identity = log.identity().await?;
+    let committed = Arc::new(Notify::new());
+    let announcing = tokio::spawn(announce(store.clone(), committed.clone()));
+    let batches = BatchConfig {
+        group: GROUP.to_owned(),
+        topics: Topic::ALL.to_vec(),
+        batch_rows: config.batch_rows,
+        batch_bytes: config.batch_bytes,
+        batch_max_age: config.batch_max_age,
+        // One batch is being written while the next gathers.
+        budget_events: config.batch_rows.saturating_mul(2),
+        budget_bytes: config.batch_bytes.saturating_mul(2),
+        drain_deadline: config.drain_deadline,
+    };
+    let sink = Sink::new(log.clone(), store, identity, commits, committed);
+    let ended = run_batches(log, batches, Box::new(sink), Arc::new(SinkObserver::default()), shutdown).await;
+    announcing.abort();
+    ended
+}
+
+/// Tells other writers of commits, one message for all since the last.
+async fn announce(store: Arc<dyn Store>, committed: Arc<Notify>) {
+    loop {
+        committed.notified().await;
+        if let Err(error) = store.announce().await {
+            tracing::debug!(%error, "a commit was not announced; others look for themselves");
+        }
+        tokio::time::sleep(ANNOUNCE_PAUSE).await;
+    }
+}

@@ -1,0 +1,225 @@
+//! The sink: batches of records to flushes of the store.
+//!
+//! Promises: what cannot be taken never stops what can, except on the controls, where skipping a deletion would be worse than
+//! standing still. A fact event that is refused is dead-lettered, and that is acknowledged, before the flush that passes it is
+//! committed. Conversations, facts and dead letters of a partition are held back until the controls that were there when it was
+//! assigned have been applied, by whichever writer. Waiters are woken after the commit, never inside it.
+
+pub mod metrics;
+mod prepare;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use memori_event_log::driver::batch::{Batch, BatchSink, SinkError};
+use memori_event_log::{Log, LogError, LogIdentity, NewRecord, Start, Topic, TopicPartition};
+use memori_schemas::{LogRecordBody, Micros, framing};
+use memori_service::trace_context;
+use tokio::sync::Notify;
+use tracing::Instrument as _;
+
+use crate::notify::Commits;
+use crate::store::{self, FlushReport, OffsetKey, OffsetMove, Store, StoreError};
+use prepare::{Prepared, Refused};
+
+/// A flush span links this many of its events' traces, at most.
+const MAX_LINKS: usize = 128;
+
+/// Writes batches to a store.
+pub struct Sink {
+    log: Arc<dyn Log>,
+    store: Arc<dyn Store>,
+    identity: LogIdentity,
+    commits: Commits,
+    /// Told after each commit, for whoever tells other writers.
+    committed: Arc<Notify>,
+    /// Per partition number: where its controls ended when others of its topics were assigned.
+    controls_until: BTreeMap<i32, i64>,
+    /// The last attempt may have been committed.
+    unsure: bool,
+    /// Refused records of the batch under way whose dead letters are acknowledged.
+    buried: BTreeSet<(TopicPartition, i64)>,
+}
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sink").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Sink {
+    /// Between a log, whose ids are `identity`, and a store.
+    #[must_use]
+    pub fn new(
+        log: Arc<dyn Log>,
+        store: Arc<dyn Store>,
+        identity: LogIdentity,
+        commits: Commits,
+        committed: Arc<Notify>,
+    ) -> Self {
+        let (controls_until, buried) = (BTreeMap::new(), BTreeSet::new());
+        Self { log, store, identity, commits, committed, controls_until, unsure: false, buried }
+    }
+
+    fn offset_key(&self, partition: TopicPartition) -> Result<OffsetKey, SinkError> {
+        let topic_id = self
+            .identity
+            .topic_ids
+            .get(&partition.topic)
+            .ok_or_else(|| SinkError::Halt(format!("the log has no topic {}; create the topics", partition.topic)))?;
+        Ok(OffsetKey {
+            cluster_id: self.identity.cluster_id.as_str().into(),
+            topic_id: topic_id.as_str().into(),
+            partition: partition.partition,
+        })
+    }
+
+    fn controls_key(&self, partition: i32) -> Result<OffsetKey, SinkError> {
+        self.offset_key(TopicPartition { topic: Topic::Controls, partition })
+    }
+
+    /// Dead-letters what was refused; returns once the log has acknowledged all of it.
+    async fn bury(&mut self, refused: &[Refused]) -> Result<(), SinkError> {
+        let open: Vec<&Refused> = refused.iter().filter(|r| !self.buried.contains(&(r.source, r.offset))).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let records = open.iter().map(|r| new_record(r)).collect::<Result<Vec<_>, _>>()?;
+        for (refused, answer) in open.iter().zip(self.log.producer().append(records, None).await) {
+            answer.map_err(|e| SinkError::Retry(format!("a dead letter was not acknowledged: {e}")))?;
+            self.buried.insert((refused.source, refused.offset));
+            metrics::refused(refused.letter.class.as_str());
+            tracing::warn!(
+                source = %refused.source,
+                offset = refused.offset,
+                class = refused.letter.class.as_str(),
+                reason = refused.letter.reason,
+                "dead-lettered a fact event"
+            );
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        let now = Micros::now();
+        let prepared = prepare::prepare(&batch.records, &self.identity, now).map_err(SinkError::Halt)?;
+        self.bury(&prepared.refused).await?;
+        let Prepared { mut input, passed, .. } = prepared;
+        for advance in &batch.advances {
+            input.moves.push(OffsetMove {
+                key: self.offset_key(advance.partition)?,
+                from: advance.from_offset,
+                next: advance.next_offset,
+            });
+        }
+        input.moves.sort_by(|a, b| a.key.cmp(&b.key));
+        input.unsure = self.unsure;
+        let report = match store::flush(&*self.store, &input).await {
+            Ok(report) => report,
+            Err(error) => return Err(self.failed(error, batch)),
+        };
+        self.unsure = false;
+        self.buried.clear();
+        for (topic, class) in passed {
+            metrics::passed(topic.as_str(), class.as_str());
+        }
+        self.after_commit(&report);
+        Ok(())
+    }
+
+    fn after_commit(&self, report: &FlushReport) {
+        metrics::committed(report, Micros::now().0);
+        self.commits.bump();
+        self.committed.notify_one();
+        tracing::debug!(rows = report.rows, applied = report.applied_accepted_at_us.len(), "committed");
+    }
+
+    fn failed(&mut self, error: StoreError, batch: &Batch) -> SinkError {
+        match error {
+            StoreError::CommitUnknown(_) => {
+                self.unsure = true;
+                SinkError::Retry(error.to_string())
+            }
+            StoreError::Retry(_) | StoreError::Conflict(_) => SinkError::Retry(error.to_string()),
+            StoreError::Broken(_) => SinkError::Halt(error.to_string()),
+            StoreError::Fenced(keys) => {
+                self.unsure = false;
+                self.buried.clear();
+                let ours = batch.advances.iter().map(|a| a.partition);
+                SinkError::Fenced(ours.filter(|p| self.offset_key(*p).is_ok_and(|key| keys.contains(&key))).collect())
+            }
+        }
+    }
+}
+
+fn new_record(refused: &Refused) -> Result<NewRecord, SinkError> {
+    let mut letter = refused.letter.clone();
+    let payload = framing::encode(&LogRecordBody::DeadLetter(letter.clone())).or_else(|_| {
+        // The letter around a record of the largest size is over the bound: it keeps everything but the bytes, which stay where they are.
+        letter.original_payload.clear();
+        letter.reason.push_str(" (its bytes are too large for a dead letter; they stand at the source offset)");
+        framing::encode(&LogRecordBody::DeadLetter(letter))
+    });
+    let payload = payload.map_err(|e| SinkError::Halt(format!("a dead letter cannot be written: {e}")))?;
+    Ok(NewRecord {
+        topic: Topic::DeadLetters,
+        key: refused.key.clone(),
+        payload: payload.into(),
+        headers: refused.headers.clone(),
+    })
+}
+
+fn log_failed(error: LogError) -> SinkError {
+    match error {
+        LogError::Transient(_) | LogError::Fenced(_) => SinkError::Retry(error.to_string()),
+        LogError::BelowLogStart { .. } | LogError::Fatal(_) => SinkError::Halt(error.to_string()),
+    }
+}
+
+fn store_failed(error: StoreError) -> SinkError {
+    match error {
+        StoreError::Broken(_) => SinkError::Halt(error.to_string()),
+        _ => SinkError::Retry(error.to_string()),
+    }
+}
+
+#[async_trait]
+impl BatchSink for Sink {
+    async fn starts(&mut self, assigned: &[TopicPartition]) -> Result<Vec<(TopicPartition, Start)>, SinkError> {
+        let keys = assigned.iter().map(|p| self.offset_key(*p)).collect::<Result<Vec<_>, _>>()?;
+        let offsets = self.store.next_offsets(&keys).await.map_err(store_failed)?;
+        let numbers: BTreeSet<i32> = assigned.iter().filter(|p| p.topic != Topic::Controls).map(|p| p.partition).collect();
+        for partition in numbers {
+            let (_, end) = self.log.watermarks(TopicPartition { topic: Topic::Controls, partition }).await.map_err(log_failed)?;
+            self.controls_until.insert(partition, end);
+        }
+        // A store that knows nothing of a partition begins at 0: where the log's start lies above it, that is an error, never a reset.
+        Ok(assigned.iter().zip(offsets).map(|(p, offset)| (*p, Start::Offset(offset.unwrap_or(0)))).collect())
+    }
+
+    async fn flush(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        let span = tracing::info_span!("flush", records = batch.records.len(), cause = batch.cause.as_str());
+        let traces: BTreeSet<&[u8]> = batch.records.iter().filter_map(|r| r.header(trace_context::TRACEPARENT)).collect();
+        for traceparent in traces.into_iter().take(MAX_LINKS) {
+            trace_context::add_link(&span, traceparent);
+        }
+        self.write(batch).instrument(span).await
+    }
+
+    async fn may_flow(&mut self, partition: TopicPartition) -> Result<bool, SinkError> {
+        if partition.topic == Topic::Controls {
+            return Ok(true);
+        }
+        let Some(until) = self.controls_until.get(&partition.partition).copied() else { return Ok(true) };
+        if until > 0 {
+            let key = self.controls_key(partition.partition)?;
+            let applied = self.store.next_offsets(&[key]).await.map_err(store_failed)?;
+            if applied.first().copied().flatten().unwrap_or(0) < until {
+                return Ok(false);
+            }
+        }
+        self.controls_until.remove(&partition.partition);
+        Ok(true)
+    }
+}

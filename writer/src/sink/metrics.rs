@@ -1,0 +1,160 @@
+//! The names of everything that the writer measures. Labels are bounded: topics, lanes, classes, causes.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use memori_event_log::driver::batch::{Batch, FlushCause};
+use memori_event_log::driver::{Observer, Rebalance};
+use memori_event_log::{LogError, TopicPartition};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::store::FlushReport;
+
+const RECORDS: &str = "memori_writer_records_total";
+const FLUSH_ROWS: &str = "memori_writer_flush_rows";
+const FLUSH_SECONDS: &str = "memori_writer_flush_seconds";
+const FLUSH_RETRIES: &str = "memori_writer_flush_retries_total";
+const ROWS_WRITTEN: &str = "memori_writer_rows_written_total";
+const APPLIED: &str = "memori_writer_applied_total";
+const DEAD_LETTERED: &str = "memori_writer_dead_lettered_total";
+const ERASED: &str = "memori_writer_erased_total";
+const REFUSED: &str = "memori_writer_refused_total";
+const PASSED: &str = "memori_writer_passed_total";
+const FENCED: &str = "memori_writer_fenced_total";
+const DROPPED: &str = "memori_writer_dropped_records_total";
+const LOG_ERRORS: &str = "memori_writer_log_errors_total";
+const IN_FLIGHT: &str = "memori_writer_in_flight_records";
+const HELD_RECORDS: &str = "memori_writer_held_records";
+const HELD_BYTES: &str = "memori_writer_held_bytes";
+const LAG_EVENTS: &str = "memori_writer_lag_events";
+const LAG_SECONDS: &str = "memori_writer_lag_seconds";
+const RECALLABLE: &str = "memori_accepted_to_recallable_seconds";
+
+/// Describes every metric once.
+pub fn describe() {
+    describe_counter!(RECORDS, "Records that were read from the log and flushed, by topic");
+    describe_histogram!(FLUSH_ROWS, "Records in a flush, by what closed its batch");
+    describe_histogram!(FLUSH_SECONDS, "How long a flush took, retries included, by what closed its batch");
+    describe_counter!(FLUSH_RETRIES, "Flushes that failed and were tried again, by what closed their batch");
+    describe_counter!(ROWS_WRITTEN, "Rows that were written to the store");
+    describe_counter!(APPLIED, "Events that became applied");
+    describe_counter!(DEAD_LETTERED, "Events that became dead-lettered, by class");
+    describe_counter!(ERASED, "Events that became erased");
+    describe_counter!(REFUSED, "Fact events that the writer refused and dead-lettered, by class");
+    describe_counter!(PASSED, "Records that the sink passed over because another owns their dead letter, by topic and class");
+    describe_counter!(FENCED, "Partitions at which another owner's write was met");
+    describe_counter!(DROPPED, "Records whose partition had gone before they were written");
+    describe_counter!(LOG_ERRORS, "Failures of the log that were tried again");
+    describe_gauge!(IN_FLIGHT, "Records that a flush is writing");
+    describe_gauge!(HELD_RECORDS, "Records that were read and are not yet written");
+    describe_gauge!(HELD_BYTES, "Their bytes");
+    describe_gauge!(LAG_EVENTS, "Records on the log that are not yet written, by topic and lane");
+    describe_gauge!(LAG_SECONDS, "How long ago the log took the first of them, by topic and lane");
+    describe_histogram!(RECALLABLE, "From an event's acceptance to the commit that makes its facts recallable");
+}
+
+/// A fact event was refused.
+pub(crate) fn refused(class: &'static str) {
+    counter!(REFUSED, "class" => class).increment(1);
+}
+
+/// A record was passed over.
+pub(crate) fn passed(topic: &'static str, class: &'static str) {
+    counter!(PASSED, "topic" => topic, "class" => class).increment(1);
+}
+
+/// A flush was committed at `now_us`.
+pub(crate) fn committed(report: &FlushReport, now_us: i64) {
+    counter!(ROWS_WRITTEN).increment(report.rows as u64);
+    counter!(APPLIED).increment(report.applied_accepted_at_us.len() as u64);
+    counter!(ERASED).increment(report.erased);
+    for (class, count) in &report.dead_lettered {
+        let known = memori_schemas::DeadLetterClass::parse(class).map_or("unknown", |c| c.as_str());
+        counter!(DEAD_LETTERED, "class" => known).increment(*count);
+    }
+    for accepted_at_us in &report.applied_accepted_at_us {
+        let micros = u64::try_from(now_us.saturating_sub(*accepted_at_us)).unwrap_or_default();
+        histogram!(RECALLABLE).record(Duration::from_micros(micros).as_secs_f64());
+    }
+}
+
+/// Turns what the driver tells into metrics.
+#[derive(Debug, Default)]
+pub struct SinkObserver {
+    lags: Mutex<BTreeMap<TopicPartition, (i64, f64)>>,
+}
+
+impl SinkObserver {
+    fn lags(&self, change: impl FnOnce(&mut BTreeMap<TopicPartition, (i64, f64)>)) {
+        let mut lags = self.lags.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before: std::collections::BTreeSet<_> = lags.keys().map(|p| p.topic).collect();
+        change(&mut lags);
+        for topic in before.into_iter().chain(lags.keys().map(|p| p.topic).collect::<std::collections::BTreeSet<_>>()) {
+            let of_topic = || lags.iter().filter(|(p, _)| p.topic == topic).map(|(_, lag)| lag);
+            let events: i64 = of_topic().map(|lag| lag.0).sum();
+            let seconds = of_topic().map(|lag| lag.1).fold(0.0, f64::max);
+            let lane = topic.lane().map_or("none", |lane| lane.as_str());
+            #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            gauge!(LAG_EVENTS, "topic" => topic.as_str(), "lane" => lane).set(events as f64);
+            gauge!(LAG_SECONDS, "topic" => topic.as_str(), "lane" => lane).set(seconds);
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "gauges and histograms are floats")]
+impl Observer for SinkObserver {
+    fn in_flight(&self, records: usize) {
+        gauge!(IN_FLIGHT).set(records as f64);
+    }
+
+    fn held(&self, records: usize, bytes: usize) {
+        gauge!(HELD_RECORDS).set(records as f64);
+        gauge!(HELD_BYTES).set(bytes as f64);
+    }
+
+    fn lag(&self, partition: TopicPartition, events: i64, seconds: f64) {
+        self.lags(|lags| {
+            lags.insert(partition, (events, seconds));
+        });
+    }
+
+    fn rebalanced(&self, change: Rebalance, partitions: &[TopicPartition]) {
+        tracing::info!(?change, partitions = partitions.len(), "the assignment changed");
+        if change != Rebalance::Assigned {
+            self.lags(|lags| lags.retain(|p, _| !partitions.contains(p)));
+        }
+    }
+
+    fn dropped_by_epoch(&self, records: usize) {
+        counter!(DROPPED).increment(records as u64);
+    }
+
+    fn halted(&self, partition: TopicPartition, reason: &str) {
+        tracing::error!(%partition, reason, "a partition stands still");
+    }
+
+    fn log_failed(&self, error: &LogError) {
+        counter!(LOG_ERRORS).increment(1);
+        tracing::warn!(%error, "the log failed; it is asked again");
+    }
+
+    fn fenced(&self, partition: TopicPartition) {
+        counter!(FENCED).increment(1);
+        tracing::warn!(%partition, "another owner has written; the partition's work was dropped");
+    }
+
+    fn flushed(&self, batch: &Batch, took: Duration) {
+        let cause = batch.cause.as_str();
+        histogram!(FLUSH_ROWS, "cause" => cause).record(batch.records.len() as f64);
+        histogram!(FLUSH_SECONDS, "cause" => cause).record(took.as_secs_f64());
+        for record in &batch.records {
+            counter!(RECORDS, "topic" => record.source.topic.as_str()).increment(1);
+        }
+    }
+
+    fn flush_retried(&self, cause: FlushCause, reason: &str, wait: Duration) {
+        counter!(FLUSH_RETRIES, "cause" => cause.as_str()).increment(1);
+        tracing::warn!(reason, wait_ms = wait.as_millis(), "a flush failed; it is tried again");
+    }
+}

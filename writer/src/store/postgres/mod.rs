@@ -1,0 +1,279 @@
+//! The store on Postgres: the number of statements of a flush does not grow with its rows.
+//!
+//! Keys are looked up by joins from UNNEST, new rows go by COPY straight into the indexed tables, changed ones by upserts from
+//! UNNEST. Time-outs are the server's own (`statement_timeout`, `lock_timeout`); no statement is cut off from this side.
+
+mod columns;
+pub mod listen;
+mod read;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use deadpool_postgres::{Client, Object, Pool, PoolError};
+use sqlx::ConnectOptions as _;
+use sqlx::migrate::Migrator;
+use tokio_postgres::Error as PgError;
+use tokio_postgres::error::SqlState;
+
+use super::tables::{Reader, Row};
+use super::{Dump, InsertMode, OffsetKey, OffsetMove, Store, StoreError, StoreTransaction};
+use crate::plan::{
+    DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow,
+    MessageRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
+};
+use columns::Arrays;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+/// Inside the view's schema, so that dropping the view drops the memory of having made it.
+const MIGRATIONS_TABLE: &str = "memori.store_migrations";
+
+/// Begins a flush. The planner's guesses about a table that was empty yesterday must not turn key look-ups into scans.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
+    SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+    SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
+
+/// The store in a Postgres database.
+#[derive(Clone)]
+pub struct PostgresStore {
+    pool: Pool,
+    /// For migrations, which go over sqlx.
+    admin_url: String,
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresStore").field("pool", &self.pool.status()).finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Flushes over `pool`; migrates with `admin_url`.
+    #[must_use]
+    pub fn new(pool: Pool, admin_url: impl Into<String>) -> Self {
+        Self { pool, admin_url: admin_url.into() }
+    }
+
+    async fn client(&self) -> Result<Client, StoreError> {
+        self.pool.get().await.map_err(|e| match e {
+            PoolError::Backend(e) => failed(e),
+            e => StoreError::Retry(e.to_string()),
+        })
+    }
+}
+
+/// What to do about an error, by its SQLSTATE; one without is the connection's.
+fn failed(error: PgError) -> StoreError {
+    let Some(db) = error.as_db_error() else {
+        return StoreError::Retry(error.to_string());
+    };
+    let told = format!("{} ({})", db.message(), db.code().code());
+    if *db.code() == SqlState::UNIQUE_VIOLATION {
+        return StoreError::Conflict(told);
+    }
+    // Connection, resources, rolled back, cancelled or timed out, shutting down, system, read-only after a failover.
+    let passing = ["08", "53", "40", "57", "58"].contains(&&db.code().code()[..2])
+        || [SqlState::LOCK_NOT_AVAILABLE, SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT]
+            .contains(db.code());
+    if passing { StoreError::Retry(told) } else { StoreError::Broken(told) }
+}
+
+fn migration_failed(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Broken(format!("migrations: {error}"))
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn migrate(&self) -> Result<(), StoreError> {
+        let options: sqlx::postgres::PgConnectOptions = self.admin_url.parse().map_err(migration_failed)?;
+        let mut connection = options.connect().await.map_err(|e| StoreError::Retry(e.to_string()))?;
+        let ended = async {
+            // Before the migrator's own table, which lives there. Two at once may meet here: the loser finds it made.
+            let schema = "SELECT pg_advisory_lock(7303014480372); CREATE SCHEMA IF NOT EXISTS memori; SELECT pg_advisory_unlock(7303014480372)";
+            sqlx::raw_sql(schema).execute(&mut connection).await.map_err(migration_failed)?;
+            let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+            migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+            migrator.run_direct(None, &mut connection, false).await.map_err(migration_failed)
+        }
+        .await;
+        let _ = sqlx::Connection::close(connection).await;
+        ended
+    }
+
+    async fn drop_view(&self) -> Result<(), StoreError> {
+        self.client().await?.batch_execute("DROP SCHEMA IF EXISTS memori CASCADE").await.map_err(failed)
+    }
+
+    async fn next_offsets(&self, keys: &[OffsetKey]) -> Result<Vec<Option<i64>>, StoreError> {
+        let client = self.client().await?;
+        let held = offsets(&client, keys, "").await?;
+        Ok(keys.iter().map(|key| held.get(key).copied()).collect())
+    }
+
+    async fn begin(&self, mode: InsertMode) -> Result<Box<dyn StoreTransaction>, StoreError> {
+        let client = self.client().await?;
+        let transaction = PostgresTransaction { client: Some(client), mode };
+        transaction.client().batch_execute(BEGIN).await.map_err(failed)?;
+        Ok(Box::new(transaction))
+    }
+
+    async fn announce(&self) -> Result<(), StoreError> {
+        self.client().await?.batch_execute(listen::NOTIFY).await.map_err(failed)
+    }
+
+    async fn dump(&self) -> Result<Dump, StoreError> {
+        let client = self.client().await?;
+        let c: &Client = &client;
+        let mut dump = Dump::default();
+        dump.add(&all::<EventRow>(c).await?);
+        dump.add(&all::<MessageRow>(c).await?);
+        dump.add(&all::<OutcomeRow>(c).await?);
+        dump.add(&all::<MentionRow>(c).await?);
+        dump.add(&all::<FactRow>(c).await?);
+        dump.add(&all::<StatsRow>(c).await?);
+        dump.add(&all::<ValidityRow>(c).await?);
+        dump.add(&all::<ErasureRow>(c).await?);
+        dump.add(&all::<ForgetRow>(c).await?);
+        dump.add(&all::<DeadLetterRow>(c).await?);
+        let rows = c.query("SELECT tenant, entity_key, entity_id FROM memori.entities", &[]).await.map_err(failed)?;
+        let entity = |row: &tokio_postgres::Row| Ok((Reader::new(row).owner()?, row.try_get(2).map_err(failed)?));
+        dump.add_entities(rows.iter().map(entity).collect::<Result<_, StoreError>>()?);
+        Ok(dump)
+    }
+}
+
+async fn all<R: Row>(client: &Client) -> Result<Vec<(Option<EntityRef>, R)>, StoreError> {
+    let sql = format!("SELECT {} FROM memori.{}", R::TABLE.column_list(""), R::TABLE.name);
+    let rows = client.query(&sql, &[]).await.map_err(failed)?;
+    let owner = |row: &tokio_postgres::Row| -> Result<Option<EntityRef>, StoreError> {
+        let tenant: Option<String> = row.try_get(0).map_err(failed)?;
+        tenant.map(|_| Reader::new(row).owner()).transpose()
+    };
+    rows.iter().map(|row| Ok((owner(row)?, R::read(&mut Reader::new(row))?))).collect()
+}
+
+fn offset_arrays<'a>(keys: impl IntoIterator<Item = &'a OffsetKey>) -> Arrays {
+    let (mut clusters, mut topics, mut partitions) = (Vec::new(), Vec::new(), Vec::new());
+    for key in keys {
+        clusters.push(key.cluster_id.to_string());
+        topics.push(key.topic_id.to_string());
+        partitions.push(key.partition);
+    }
+    Arrays::new().with(clusters).with(topics).with(partitions)
+}
+
+async fn offsets(client: &Client, keys: &[OffsetKey], lock: &str) -> Result<BTreeMap<OffsetKey, i64>, StoreError> {
+    let sql = format!(
+        "SELECT o.cluster_id, o.topic_id, o.log_partition, o.next_offset FROM memori.log_offsets o \
+         JOIN unnest($1::text[], $2::text[], $3::int4[]) AS q(c, t, p) \
+           ON o.cluster_id = q.c AND o.topic_id = q.t AND o.log_partition = q.p \
+         ORDER BY o.cluster_id, o.topic_id, o.log_partition {lock}"
+    );
+    let rows = read::query(client, &sql, &offset_arrays(keys)).await?;
+    let mut out = BTreeMap::new();
+    for row in rows {
+        let (cluster, topic): (String, String) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        let key = OffsetKey { cluster_id: cluster.into(), topic_id: topic.into(), partition: row.try_get(2).map_err(failed)? };
+        out.insert(key, row.try_get(3).map_err(failed)?);
+    }
+    Ok(out)
+}
+
+struct PostgresTransaction {
+    /// Given back to the pool only after the transaction's end.
+    client: Option<Client>,
+    mode: InsertMode,
+}
+
+impl Drop for PostgresTransaction {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            // Inside a transaction: closed, which rolls it back, rather than lent to the next.
+            drop(Object::take(client));
+        }
+    }
+}
+
+impl PostgresTransaction {
+    fn client(&self) -> &Client {
+        self.client.as_ref().expect("taken only by the transaction's end, which consumes it")
+    }
+}
+
+#[async_trait]
+impl StoreTransaction for PostgresTransaction {
+    async fn lock_offsets(&mut self, keys: &[OffsetKey]) -> Result<Vec<i64>, StoreError> {
+        let mut held = offsets(self.client(), keys, "FOR UPDATE OF o").await?;
+        if held.len() < keys.len() {
+            let missing: BTreeSet<&OffsetKey> = keys.iter().filter(|key| !held.contains_key(key)).collect();
+            let sql = "INSERT INTO memori.log_offsets (cluster_id, topic_id, log_partition, next_offset) \
+                SELECT c, t, p, 0 FROM unnest($1::text[], $2::text[], $3::int4[]) AS q(c, t, p) ON CONFLICT DO NOTHING";
+            write::execute(self.client(), sql, &offset_arrays(missing)).await?;
+            held = offsets(self.client(), keys, "FOR UPDATE OF o").await?;
+        }
+        Ok(keys.iter().map(|key| held.get(key).copied().unwrap_or(0)).collect())
+    }
+
+    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<Option<String>>, StoreError> {
+        let sql = "INSERT INTO memori.entities AS e (tenant, entity_key, entity_id, version) \
+            SELECT t, k, NULL, 1 FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS q(t, k, i) ORDER BY i \
+            ON CONFLICT (tenant, entity_key) DO UPDATE SET version = e.version + 1 RETURNING e.tenant, e.entity_key, e.entity_id";
+        let rows = read::query(self.client(), sql, &read::owners(entities.iter().copied())).await?;
+        let mut ids: BTreeMap<EntityRef, Option<String>> = BTreeMap::new();
+        for row in rows {
+            ids.insert(Reader::new(&row).owner()?, row.try_get(2).map_err(failed)?);
+        }
+        Ok(entities.iter().map(|entity| ids.get(*entity).cloned().flatten()).collect())
+    }
+
+    async fn read(
+        &mut self,
+        needs: &BTreeMap<&EntityRef, Needs>,
+        first: bool,
+        views: &mut BTreeMap<EntityRef, EntityView>,
+    ) -> Result<(), StoreError> {
+        if first {
+            read::first_round(self.client(), needs, views).await?;
+        }
+        read::second_round(self.client(), needs, views).await
+    }
+
+    async fn read_letters(
+        &mut self,
+        keys: &BTreeSet<&DeadLetterKey>,
+    ) -> Result<BTreeMap<DeadLetterKey, DeadLetterRow>, StoreError> {
+        read::letters(self.client(), keys.iter().copied()).await
+    }
+
+    async fn write(&mut self, writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
+        write::all(self.client(), self.mode, writes, unowned).await
+    }
+
+    async fn move_offsets(&mut self, moves: &[OffsetMove]) -> Result<(), StoreError> {
+        let sql = "UPDATE memori.log_offsets o SET next_offset = q.n \
+            FROM unnest($1::text[], $2::text[], $3::int4[], $4::int8[]) AS q(c, t, p, n) \
+            WHERE o.cluster_id = q.c AND o.topic_id = q.t AND o.log_partition = q.p";
+        let next: Vec<i64> = moves.iter().map(|m| m.next).collect();
+        write::execute(self.client(), sql, &offset_arrays(moves.iter().map(|m| &m.key)).with(next)).await
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        match self.client().batch_execute("COMMIT").await {
+            Ok(()) => {
+                drop(self.client.take());
+                Ok(())
+            }
+            // The server says that it did not happen.
+            Err(error) if error.as_db_error().is_some() => Err(failed(error)),
+            Err(error) => Err(StoreError::CommitUnknown(error.to_string())),
+        }
+    }
+
+    async fn rollback(mut self: Box<Self>) {
+        match self.client().batch_execute("ROLLBACK").await {
+            Ok(()) => drop(self.client.take()),
+            Err(error) => tracing::warn!(%error, "a rollback failed; the connection is closed"),
+        }
+    }
+}
