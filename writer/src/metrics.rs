@@ -1,5 +1,7 @@
 //! The names of this crate's metrics, and the only place that records them.
 
+#![allow(clippy::disallowed_macros, reason = "this is the metrics module")]
+
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
