@@ -19,7 +19,8 @@ use crate::topic::TopicPartition;
 struct Store {
     offsets: BTreeMap<TopicPartition, i64>,
     written: Vec<(TopicPartition, i64, u64)>,
-    flushes: usize,
+    /// Who has written anything.
+    writers: BTreeSet<usize>,
     /// The next flushes fail, having written or not.
     failures: Vec<Failure>,
     attempts: Vec<Vec<(TopicPartition, i64)>>,
@@ -33,20 +34,24 @@ enum Failure {
     AnswerLost,
 }
 
-struct Sink(Arc<Progress<Store>>);
+struct Sink {
+    store: Arc<Progress<Store>>,
+    /// Which writer's it is.
+    writer: usize,
+}
 
 #[async_trait]
 impl BatchSink for Sink {
     async fn starts(&mut self, assigned: &[TopicPartition]) -> Result<Vec<(TopicPartition, Start)>, SinkError> {
         Ok(self
-            .0
+            .store
             .look(|store| assigned.iter().map(|p| (*p, Start::Offset(store.offsets.get(p).copied().unwrap_or(0)))).collect()))
     }
 
     async fn flush(&mut self, batch: &Batch) -> Result<(), SinkError> {
         // So that members, crashes and flushes interleave.
         tokio::task::yield_now().await;
-        self.0.change(|store| {
+        self.store.change(|store| {
             store.attempts.push(batch.records.iter().map(|r| (r.source, r.offset)).collect());
             let failure = store.failures.pop();
             if matches!(failure, Some(Failure::Nothing)) {
@@ -61,13 +66,13 @@ impl BatchSink for Sink {
                 store.offsets.insert(advance.partition, advance.next_offset);
             }
             store.written.extend(batch.records.iter().map(|r| (r.source, r.offset, number(r))));
-            store.flushes += 1;
+            store.writers.insert(self.writer);
             if failure.is_some() { Err(SinkError::Retry("the answer was lost".to_owned())) } else { Ok(()) }
         })
     }
 
     async fn may_flow(&mut self, partition: TopicPartition) -> Result<bool, SinkError> {
-        Ok(self.0.look(|store| !store.closed.contains(&partition)))
+        Ok(self.store.look(|store| !store.closed.contains(&partition)))
     }
 }
 
@@ -91,10 +96,10 @@ fn config() -> BatchConfig {
 }
 
 impl Writer {
-    fn start(log: Arc<dyn Log>, store: &Arc<Progress<Store>>, config: BatchConfig) -> Self {
+    fn start(log: Arc<dyn Log>, store: &Arc<Progress<Store>>, writer: usize) -> Self {
         let (told, shutdown) = (Progress::new(), CancellationToken::new());
-        let sink = Box::new(Sink(Arc::clone(store)));
-        let running = tokio::spawn(run_batches(log, config, sink, Arc::new(Listener(Arc::clone(&told))), shutdown.clone()));
+        let sink = Box::new(Sink { store: Arc::clone(store), writer });
+        let running = tokio::spawn(run_batches(log, config(), sink, Arc::new(Listener(Arc::clone(&told))), shutdown.clone()));
         Self { told, shutdown, running }
     }
 
@@ -118,20 +123,25 @@ pub async fn batches_are_written_once_over_crashes<P: Provider>() {
     let log = provider.connect().await;
     let store = Progress::<Store>::new();
     let keys: Vec<String> = (0..PARTITIONS).map(|p| key_of(p, PARTITIONS, 0)).collect();
-    let steady = Writer::start(provider.connect().await, &store, config());
+    let steady = Writer::start(provider.connect().await, &store, 0);
     let mut appended = 0;
-    for round in 0..4_usize {
-        append(&*log, (0..100).flat_map(|n| keys.iter().map(move |key| numbered(key, n))).collect()).await;
-        appended += 100;
-        let doomed = Writer::start(provider.connect().await, &store, config());
+    for doomed in 1..=3_usize {
+        let writer = Writer::start(provider.connect().await, &store, doomed);
         store.change(|store| store.failures.extend([Failure::Nothing, Failure::AnswerLost]));
-        let half = usize::try_from(PARTITIONS).expect("small") * (100 * round + 50);
-        store.until("half of it", |store| store.written.len() >= half).await;
-        // Gone without a word, in whatever it was doing.
-        doomed.running.abort();
-        assert!(doomed.running.await.is_err() || round > 0);
+        // Records come until the new writer has written too, so that it has partitions to lose.
+        while !store.look(|store| store.writers.contains(&doomed)) {
+            append(&*log, (0..50).flat_map(|n| keys.iter().map(move |key| numbered(key, n))).collect()).await;
+            appended += 50;
+            let some = keys.len() * (appended - 20);
+            store.until("some of it", |store| store.written.len() >= some || store.writers.contains(&doomed)).await;
+        }
+        // Gone without a word, in whatever it is doing.
+        append(&*log, (0..50).flat_map(|n| keys.iter().map(move |key| numbered(key, n))).collect()).await;
+        appended += 50;
+        writer.running.abort();
+        assert!(writer.running.await.is_err(), "it was running");
     }
-    let all = usize::try_from(PARTITIONS).expect("small") * appended;
+    let all = keys.len() * appended;
     store.until("all of it", |store| store.written.len() >= all).await;
     steady.stop().await;
     store.look(|store| in_order_and_once(store, PARTITIONS, i64::try_from(appended).expect("small")));
@@ -144,7 +154,7 @@ pub async fn fenced_batches_go_on_where_the_store_says<P: Provider>() {
     let store = Progress::<Store>::new();
     let keys = [key_of(0, 2, 0), key_of(1, 2, 0)];
     append(&*log, (0..10).flat_map(|n| [numbered(&keys[0], n), numbered(&keys[1], n)]).collect()).await;
-    let writer = Writer::start(provider.connect().await, &store, config());
+    let writer = Writer::start(provider.connect().await, &store, 0);
     store.until("the first records", |store| store.written.len() == 20).await;
     // As another writer would have written 10..15 of one partition.
     append(&*log, (10..15).map(|n| numbered(&keys[0], n)).collect()).await;
@@ -171,7 +181,7 @@ pub async fn retried_batches_stay_the_same<P: Provider>() {
     let store = Progress::<Store>::new();
     store.change(|store| store.failures = vec![Failure::Nothing; 3]);
     append(&*log, (0..3).map(|n| numbered("k", n)).collect()).await;
-    let writer = Writer::start(provider.connect().await, &store, config());
+    let writer = Writer::start(provider.connect().await, &store, 0);
     writer.told.until("the first retry", |told| told.flush_retries >= 1).await;
     append(&*log, (3..20).map(|n| numbered("k", n)).collect()).await;
     store.until("all of it", |store| store.written.len() == 20).await;
@@ -190,7 +200,7 @@ pub async fn held_partitions_wait<P: Provider>() {
     store.change(|store| store.closed.insert(at(0)));
     let keys = [key_of(0, 2, 0), key_of(1, 2, 0)];
     append(&*log, (0..30).flat_map(|n| [numbered(&keys[0], n), numbered(&keys[1], n)]).collect()).await;
-    let writer = Writer::start(provider.connect().await, &store, config());
+    let writer = Writer::start(provider.connect().await, &store, 0);
     store.until("the open one", |store| store.written.len() == 30).await;
     append(&*log, vec![numbered(&keys[0], 30), numbered(&keys[1], 30)]).await;
     store.until("the open one, further", |store| store.written.len() == 31).await;

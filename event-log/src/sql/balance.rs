@@ -119,3 +119,151 @@ fn fair_share(me: &str, members: &[MemberRow], topic: Topic, partitions: i32) ->
     let turn = Topic::ALL.iter().position(|t| *t == topic).unwrap_or(0);
     each + usize::from((index + turn) % ids.len() < left)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TOPICS: [Topic; 2] = [Topic::ConversationsLive, Topic::FactsLive];
+    const TTL_MS: i64 = 100;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Join,
+        /// The n-th member takes its turn.
+        Turn(usize),
+        /// The n-th member lets go of what it was told to.
+        LetGo(usize),
+        Leave(usize),
+        /// The n-th member vanishes.
+        Crash(usize),
+        Pass(i64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => Just(Step::Join),
+            8 => (0_usize..8).prop_map(Step::Turn),
+            4 => (0_usize..8).prop_map(Step::LetGo),
+            1 => (0_usize..8).prop_map(Step::Leave),
+            1 => (0_usize..8).prop_map(Step::Crash),
+            2 => (0_i64..60).prop_map(Step::Pass),
+        ]
+    }
+
+    #[derive(Default)]
+    struct Group {
+        members: BTreeMap<String, i64>,
+        leases: BTreeMap<TopicPartition, LeaseRow>,
+        alive: Vec<(String, BTreeMap<TopicPartition, Holding>)>,
+        joined: usize,
+        now_ms: i64,
+    }
+
+    impl Group {
+        /// As the dialect's transaction does it.
+        fn turn(&mut self, index: usize, partitions: i32) {
+            let (id, holdings) = &mut self.alive[index];
+            let now_ms = self.now_ms;
+            self.members.insert(id.clone(), now_ms + TTL_MS);
+            self.members.retain(|_, expires_at_ms| *expires_at_ms > now_ms);
+            let members: Vec<MemberRow> =
+                self.members.keys().map(|id| MemberRow { id: id.clone(), topics: TOPICS.to_vec() }).collect();
+            let leases: Vec<LeaseRow> = self.leases.values().cloned().collect();
+            let held: Vec<Holding> = holdings.values().copied().collect();
+            let turn = decide(id, &members, &leases, partitions, &held, now_ms);
+            for holding in held.iter().filter(|holding| holding.stage != Stage::Lost) {
+                let lease = self.leases.get_mut(&holding.partition).expect("it was taken");
+                if lease.owner.as_ref() == Some(id) && lease.epoch == holding.epoch {
+                    lease.expires_at_ms = now_ms + TTL_MS;
+                }
+            }
+            for (partition, epoch) in turn.taken {
+                let before = self.leases.get(&partition).map_or(0, |lease| lease.epoch);
+                assert!(epoch > before, "epochs grow with every change of hands");
+                assert!(!holdings.contains_key(&partition), "it has not let go of it");
+                self.leases
+                    .insert(partition, LeaseRow { partition, owner: Some(id.clone()), epoch, expires_at_ms: now_ms + TTL_MS });
+                holdings.insert(partition, Holding { partition, epoch, stage: Stage::Held });
+            }
+            turn.lost.iter().for_each(|p| holdings.get_mut(p).expect("it held it").stage = Stage::Lost);
+            turn.surplus.iter().for_each(|p| holdings.get_mut(p).expect("it held it").stage = Stage::Surrendering);
+        }
+
+        fn let_go(&mut self, index: usize) {
+            let (id, holdings) = &mut self.alive[index];
+            let leases = &mut self.leases;
+            holdings.retain(|partition, holding| {
+                let lease = leases.get_mut(partition).expect("it was taken");
+                let goes = holding.stage != Stage::Held;
+                if goes && lease.owner.as_ref() == Some(id) && lease.epoch == holding.epoch {
+                    (lease.owner, lease.expires_at_ms) = (None, 0);
+                }
+                !goes
+            });
+        }
+
+        fn gone(&mut self, index: usize, in_order: bool) {
+            let (id, _) = self.alive.remove(index);
+            if in_order {
+                self.members.remove(&id);
+                self.leases.values_mut().filter(|lease| lease.owner.as_ref() == Some(&id)).for_each(|lease| {
+                    (lease.owner, lease.expires_at_ms) = (None, 0);
+                });
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_is_robbed_and_everybody_gets_a_fair_share(
+            partitions in 1..7_i32,
+            steps in proptest::collection::vec(step(), 0..120),
+        ) {
+            let mut group = Group::default();
+            for step in steps {
+                let count = group.alive.len();
+                // What lives and has not run out stays its owner's.
+                let safe: Vec<LeaseRow> =
+                    group.leases.values().filter(|lease| lease.owner.is_some() && lease.expires_at_ms > group.now_ms).cloned().collect();
+                match step {
+                    Step::Join => {
+                        group.joined += 1;
+                        // Ids in no order of joining.
+                        let id = format!("{:02}-{}", (group.joined * 37) % 64, group.joined);
+                        group.alive.push((id, BTreeMap::new()));
+                    }
+                    Step::Turn(n) if count > 0 => {
+                        group.turn(n % count, partitions);
+                        for lease in safe {
+                            prop_assert_eq!(&group.leases[&lease.partition].owner, &lease.owner, "a lease was robbed");
+                        }
+                    }
+                    Step::LetGo(n) if count > 0 => group.let_go(n % count),
+                    Step::Leave(n) if count > 0 => group.gone(n % count, true),
+                    Step::Crash(n) if count > 0 => group.gone(n % count, false),
+                    Step::Pass(ms) => group.now_ms += ms,
+                    _ => {}
+                }
+            }
+            // Calm: nobody comes or goes, everybody has its turns, and lets go when told to.
+            for _ in 0..6 {
+                group.now_ms += TTL_MS / 3;
+                for index in 0..group.alive.len() {
+                    group.turn(index, partitions);
+                    group.let_go(index);
+                }
+            }
+            if !group.alive.is_empty() {
+                for topic in TOPICS {
+                    let counts: Vec<usize> =
+                        group.alive.iter().map(|(_, holdings)| holdings.keys().filter(|p| p.topic == topic).count()).collect();
+                    prop_assert_eq!(counts.iter().sum::<usize>(), usize::try_from(partitions).expect("small"));
+                    prop_assert!(counts.iter().max().expect("some") - counts.iter().min().expect("some") <= 1, "{:?}", counts);
+                }
+            }
+        }
+    }
+}

@@ -30,6 +30,8 @@ use dialect::Dialect;
 /// The largest payload, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = memori_schemas::framing::MAX_PAYLOAD_BYTES;
 
+const EXCLUSIVE_POLL_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How the SQL log behaves.
 #[derive(Clone, Debug)]
 pub struct SqlLogConfig {
@@ -71,10 +73,12 @@ impl SqlLog {
         Self::with_dialect(Arc::new(sqlite::SqliteDialect::new(database)), config).await
     }
 
-    async fn with_dialect(dialect: Arc<dyn Dialect>, config: SqlLogConfig) -> Result<Self, LogError> {
+    async fn with_dialect(dialect: Arc<dyn Dialect>, mut config: SqlLogConfig) -> Result<Self, LogError> {
         dialect.migrate().await?;
         if config.exclusive {
             dialect.forget_members().await?;
+            // There are no other processes to look for.
+            config.poll_interval = config.poll_interval.max(EXCLUSIVE_POLL_INTERVAL);
         }
         let appender = Arc::new(Appender::start(Arc::clone(&dialect)));
         Ok(Self { dialect, appender, config })
