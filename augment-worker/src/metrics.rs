@@ -1,5 +1,7 @@
 //! What the worker counts. Labels are bounded: lanes, kinds, classes, reasons from fixed lists.
 
+#![allow(clippy::disallowed_macros, reason = "this is the metrics module")]
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

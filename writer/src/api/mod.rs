@@ -87,7 +87,6 @@ impl ApiState {
 }
 
 /// Every route.
-#[must_use]
 pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/v1/recall", post(recall::single))

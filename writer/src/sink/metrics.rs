@@ -1,5 +1,7 @@
 //! The names of everything that the writer measures. Labels are bounded: topics, lanes, classes, causes.
 
+#![allow(clippy::disallowed_macros, reason = "this is a metrics module")]
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
