@@ -11,9 +11,12 @@ use memori_event_log::sqlite::SqliteDatabase;
 use memori_event_log::topic::Topic;
 use memori_schemas::{Lane, LogRecordBody, ids};
 use memori_tests::scenario::{self, Partition, TENANT};
+use memori_tests::servers::Servers;
 use memori_tests::storm::tell;
 use memori_writer::plan::intake::{self, Place};
 use memori_writer::plan::{EntityBatch, EntityRef};
+use memori_writer::postgres::PostgresTarget;
+use memori_writer::store::postgres::PostgresStore;
 use memori_writer::store::sqlite::SqliteStore;
 use memori_writer::store::{self, Dump, FlushInput, OffsetKey, OffsetMove, Store, StoreError};
 use rand::rngs::StdRng;
@@ -179,5 +182,25 @@ async fn sqlite_stores() -> anyhow::Result<()> {
         }
     }
     tell(&format!("interleavings: {} seeds on SQLite", seeds.len()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_stores() -> anyhow::Result<()> {
+    let servers = tokio::task::block_in_place(Servers::shared)?;
+    let folder = tempfile::tempdir()?;
+    let seeds = seeds(3, 60);
+    for seed in &seeds {
+        let partition = scenario::partition(1_000 + *seed, 3, 8);
+        // The reference is the other store: both must end in the same tables.
+        let reference = sqlite(folder.path(), &format!("{seed}-once")).await?;
+        let expected = at_once(&*reference, &partition).await?;
+        let url = servers.empty_database().await?;
+        let store = PostgresStore::new(PostgresTarget::parse(&url, "interleavings")?.pool(WRITERS)?, &url);
+        store.migrate().await?;
+        let found = interleaved(Arc::new(store), &partition, *seed).await?;
+        same("Postgres", 1_000 + *seed, &expected, &found)?;
+    }
+    tell(&format!("interleavings: {} seeds on Postgres", seeds.len()));
     Ok(())
 }
