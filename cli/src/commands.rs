@@ -1,0 +1,10 @@
+//! One module per command.
+
+pub(crate) mod demo;
+pub(crate) mod doctor;
+pub(crate) mod event;
+pub(crate) mod ingest;
+pub(crate) mod key;
+pub(crate) mod migrate;
+pub(crate) mod recall;
+pub(crate) mod up;

@@ -1,0 +1,127 @@
+//! `memori doctor`: checks configuration, log and store, and says what to do.
+
+use std::path::Path;
+use std::time::Duration;
+
+use memori_service::{ProcessError, Settings};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::embedded::folder;
+use crate::output::{say, table};
+
+mod embedded;
+
+#[derive(clap::Args)]
+pub(crate) struct Flags {
+    /// Print the findings as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How one check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    Ok,
+    /// It works, but somebody should know.
+    Note,
+    Failed,
+}
+
+/// One check: what was found, and what to do about it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    do_this: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Ok, found: found.into(), do_this: None }
+    }
+
+    fn note(check: &'static str, found: impl Into<String>, do_this: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Note, found: found.into(), do_this: Some(do_this.into()) }
+    }
+
+    fn failed(check: &'static str, found: impl Into<String>, do_this: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Failed, found: found.into(), do_this: Some(do_this.into()) }
+    }
+}
+
+/// How long one dependency is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(settings: Settings, flags: Flags) -> Result<(), ProcessError> {
+    let mut findings = vec![Finding::ok("configuration", "read; `memori --print-config doctor` shows it")];
+    findings.extend(keys(&settings));
+    findings.extend(models(&settings));
+    let path = settings.embedded.data_dir.clone().unwrap_or_else(folder::default_path);
+    findings.extend(embedded::check(&path).await);
+    let failed = findings.iter().filter(|f| f.verdict == Verdict::Failed).count();
+    if flags.json {
+        say(json!({"healthy": failed == 0, "findings": findings}).to_string());
+    } else {
+        let rows: Vec<Vec<String>> = findings
+            .iter()
+            .map(|f| {
+                let mark = match f.verdict {
+                    Verdict::Ok => "ok",
+                    Verdict::Note => "note",
+                    Verdict::Failed => "FAILED",
+                };
+                vec![mark.to_owned(), f.check.to_owned(), f.found.clone()]
+            })
+            .collect();
+        say(table(&["", "check", "found"], &rows));
+        for finding in &findings {
+            if let Some(advice) = &finding.do_this {
+                say(format!("\n   {}: {advice}", finding.check));
+            }
+        }
+    }
+    if failed > 0 {
+        return Err(ProcessError::Failed(format!("{failed} of {} checks failed", findings.len())));
+    }
+    Ok(())
+}
+
+fn keys(settings: &Settings) -> Vec<Finding> {
+    let finding = match memori_service::auth::KeyRing::for_listener(settings.auth.keys_file.as_deref(), settings.ingest.listen) {
+        Ok(ring) if ring.has_keys() => Finding::ok("keys", "the keys file is readable"),
+        Ok(_) => Finding::ok("keys", "none: everything belongs to the tenant `default`, on loopback only"),
+        Err(error) => Finding::failed("keys", "cannot be used", error.to_string()),
+    };
+    vec![finding]
+}
+
+fn models(settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.push(match settings.extractor.kind.as_str() {
+        "builtin" => Finding::ok("extractor", "builtin: rules, no network, no key"),
+        other => {
+            Finding::failed("extractor", format!("{other} is not part of this version"), "set MEMORI__EXTRACTOR__KIND=builtin")
+        }
+    });
+    findings.push(match settings.embedding.kind.as_str() {
+        "none" => Finding::ok("embedding", "none: recall is lexical"),
+        "builtin" => Finding::note(
+            "embedding",
+            "no model is built into this version: recall is lexical",
+            "nothing to do; recall finds by words, not by meaning. MEMORI__EMBEDDING__KIND=none silences this",
+        ),
+        other => Finding::failed("embedding", format!("{other} is not part of this version"), "set MEMORI__EMBEDDING__KIND=none"),
+    });
+    findings
+}
+
+/// Whether files can be made in a folder that is there.
+fn writable(path: &Path) -> Result<(), std::io::Error> {
+    let probe = path.join(".memori-doctor");
+    std::fs::write(&probe, b"probe")?;
+    std::fs::remove_file(&probe)
+}

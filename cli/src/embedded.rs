@@ -1,0 +1,219 @@
+//! Everything in one process: the same rooms as on a platform, over one SQLite file.
+
+pub(crate) mod folder;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use memori_augment_worker::{InFlight, WorkerConfig, extractor_of};
+use memori_event_log::sql::{SqlLog, SqlLogConfig};
+use memori_event_log::sqlite::SqliteDatabase;
+use memori_event_log::{Log, LogError};
+use memori_ingest::{ExtractingProbe, IngestConfig, IngestParts, IngestState, Lookup, WriterBackend};
+use memori_service::auth::KeyRing;
+use memori_service::{Health, ProcessError, Settings, Shutdown, admin, metrics_endpoint};
+use memori_writer::api::{ApiConfig, ApiState};
+use memori_writer::notify::Commits;
+use memori_writer::reads::SqliteReads;
+use memori_writer::recall::service::RecallConfig;
+use memori_writer::run::{SinkConfig, run_sink};
+use memori_writer::store::Store;
+use memori_writer::store::sqlite::SqliteStore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use folder::DataFolder;
+
+/// How long requests under way may take when the process stops; `wait` would hold it up for as long as its caller likes.
+const REQUESTS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// One room that runs beside the others, until its own token.
+struct Room {
+    name: &'static str,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), LogError>>,
+}
+
+/// The running system.
+pub(crate) struct Embedded {
+    folder: DataFolder,
+    database: SqliteDatabase,
+    address: SocketAddr,
+    health: Health,
+    shutdown: Shutdown,
+    api_stop: CancellationToken,
+    api: JoinHandle<()>,
+    worker: Room,
+    sink: Room,
+}
+
+impl Embedded {
+    /// Brings everything up; when this returns, events are taken.
+    pub(crate) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Self, ProcessError> {
+        refuse_what_is_not_here(&settings)?;
+        let metrics = metrics_endpoint::install();
+        let health = Health::new();
+        let path = settings.embedded.data_dir.clone().unwrap_or_else(folder::default_path);
+        let folder = DataFolder::hold(&path)?;
+        let keys = KeyRing::for_listener(settings.auth.keys_file.as_deref(), settings.ingest.listen)
+            .map_err(|e| ProcessError::Usage(e.to_string()))?;
+        let (listener, address) = admin::bind("ingest.listen (--listen)", settings.ingest.listen).await?;
+
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            ProcessError::Failed(format!("{what} in {}: {error}; `memori doctor` looks closer", folder.path().display()))
+        };
+        let database = SqliteDatabase::open(&folder.database()).await.map_err(|e| failed("cannot open the database", &e))?;
+        // The folder's lock keeps other processes out, so leases that are recorded there are a dead process's.
+        let log_config = SqlLogConfig { exclusive: true, ..SqlLogConfig::default() };
+        let log = SqlLog::open(database.clone(), log_config).await.map_err(|e| failed("cannot open the log", &e))?;
+        let log: Arc<dyn Log> = Arc::new(log);
+        if log.identity().await.is_err() {
+            log.create_topics(settings.embedded.partitions).await.map_err(|e| failed("cannot make the topics", &e))?;
+        }
+        let store = SqliteStore::new(database.clone());
+        store.migrate().await.map_err(|e| failed("cannot migrate the store", &e))?;
+        let store: Arc<dyn Store> = Arc::new(store);
+
+        let commits = Commits::new();
+        let writer = writer_api(&settings, &database, commits.clone());
+        let sink_stop = CancellationToken::new();
+        let sink_config = SinkConfig::from_settings(&settings.writer, &settings.shutdown);
+        let sink = tokio::spawn(run_sink(log.clone(), store, commits, sink_config, sink_stop.clone()));
+        let in_flight = InFlight::new();
+        let worker_stop = CancellationToken::new();
+        let worker = tokio::spawn(memori_augment_worker::run(
+            log.clone(),
+            WorkerConfig::from_settings(&settings),
+            extractor_of(&settings)?,
+            in_flight.clone(),
+            worker_stop.clone(),
+        ));
+
+        let state = IngestState::start(IngestParts {
+            log,
+            backend: WriterBackend::InProcess(writer),
+            keys,
+            extracting: Some(Arc::new(Extracting(in_flight))),
+            config: IngestConfig {
+                max_requests: settings.ingest.max_requests,
+                max_body_bytes_in_flight: settings.ingest.max_body_bytes_in_flight,
+                log_timeout: None,
+                recent_events: settings.ingest.recent_events,
+                lookup: Lookup::Exact,
+                ..IngestConfig::default()
+            },
+        })
+        .await
+        .map_err(|e| failed("cannot open the front door", &e))?;
+        // The admin routes beside the API; what neither knows is answered by the API.
+        let app = admin::router(health.clone(), metrics).fallback_service(memori_ingest::app(state));
+        let api_stop = CancellationToken::new();
+        let api = tokio::spawn(admin::serve(listener, app, api_stop.clone()));
+        folder.publish_address(address)?;
+        health.started();
+        tracing::info!(%address, folder = %folder.path().display(), "up");
+        Ok(Self {
+            folder,
+            database,
+            address,
+            health,
+            shutdown,
+            api_stop,
+            api,
+            worker: Room { name: "worker", stop: worker_stop, task: worker },
+            sink: Room { name: "sink", stop: sink_stop, task: sink },
+        })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs until shutdown is asked for, then drains. A room that ends by itself ends everything.
+    pub(crate) async fn run(mut self) -> Result<(), ProcessError> {
+        let token = self.shutdown.token();
+        let ended = tokio::select! {
+            () = token.cancelled() => None,
+            ended = &mut self.worker.task => Some((self.worker.name, ended)),
+            ended = &mut self.sink.task => Some((self.sink.name, ended)),
+        };
+        let Some((room, ended)) = ended else {
+            return self.stop().await;
+        };
+        let why = match ended {
+            Ok(Ok(())) => "it stopped without being asked".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        tracing::error!(room, why, "a room ended; stopping everything");
+        self.health.part_failed(room, why.clone());
+        // Its own task is spent and must not be awaited again: the others still drain.
+        if room == self.worker.name {
+            self.worker.task = tokio::spawn(async { Ok(()) });
+        } else {
+            self.sink.task = tokio::spawn(async { Ok(()) });
+        }
+        let _ = self.stop().await;
+        Err(ProcessError::Failed(format!("the {room} ended: {why}")))
+    }
+
+    /// Stops in the data's order: no more requests, then the worker, then the sink, then the files.
+    pub(crate) async fn stop(self) -> Result<(), ProcessError> {
+        self.health.draining();
+        let Self { folder, database, shutdown, api_stop, api, worker, sink, .. } = self;
+        let in_time = shutdown
+            .within_deadline(async move {
+                folder.withdraw_address();
+                api_stop.cancel();
+                let aborting = api.abort_handle();
+                if tokio::time::timeout(REQUESTS_DEADLINE, api).await.is_err() {
+                    tracing::warn!("requests were still waiting; they are cut off");
+                    aborting.abort();
+                }
+                for room in [worker, sink] {
+                    room.stop.cancel();
+                    match room.task.await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::warn!(room = room.name, %error, "did not end well"),
+                        Err(error) => tracing::error!(room = room.name, %error, "did not end well"),
+                    }
+                }
+                database.close().await;
+                drop(folder);
+            })
+            .await;
+        if in_time { Ok(()) } else { Err(ProcessError::Failed("draining took longer than shutdown.deadline_ms".into())) }
+    }
+}
+
+fn writer_api(settings: &Settings, database: &SqliteDatabase, commits: Commits) -> Router {
+    let reads = SqliteReads::new(database.reads().clone());
+    let config = ApiConfig {
+        recall: RecallConfig { cache_bytes: settings.writer.recall_cache_bytes, ..RecallConfig::default() },
+        topic_prefix: settings.kafka.topic_prefix.clone(),
+        ..ApiConfig::default()
+    };
+    memori_writer::api::router(ApiState::new(Arc::new(reads), commits, config))
+}
+
+/// Settings that ask for what this version does not have are refused, not ignored.
+fn refuse_what_is_not_here(settings: &Settings) -> Result<(), ProcessError> {
+    if settings.embedding.kind == "openai" {
+        return Err(ProcessError::Usage(
+            "embedding.kind is `openai`, which this version does not have: set MEMORI__EMBEDDING__KIND=none; recall is lexical"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+struct Extracting(InFlight);
+
+impl ExtractingProbe for Extracting {
+    fn is_extracting(&self, tenant: &str, event_id: &str) -> bool {
+        self.0.contains(tenant, event_id)
+    }
+}

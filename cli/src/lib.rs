@@ -1,1 +1,0 @@
-//! The memori command: everything in one process, and the operator's tools.

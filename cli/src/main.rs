@@ -1,0 +1,66 @@
+//! `memori`: everything in one process, and the operator's tools.
+
+mod client;
+mod commands;
+mod embedded;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use memori_service::process::CommonFlags;
+
+/// Long-term memory for chatbots: conversations in, facts out.
+#[derive(Parser)]
+#[command(name = "memori", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    common: CommonFlags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything in one process, on one folder.
+    Up(commands::up::Flags),
+    /// Show what it does, on a few bundled conversations in a temporary folder.
+    Demo(commands::demo::Flags),
+    /// Bring the store's tables to this version (Postgres).
+    Migrate,
+    /// Post conversation events from a file of JSON lines.
+    Ingest(commands::ingest::Flags),
+    /// Ask what is known about an entity.
+    Recall(commands::recall::Flags),
+    /// Show what became of an event.
+    Event(commands::event::Flags),
+    /// API keys.
+    #[command(subcommand)]
+    Key(commands::key::Key),
+    /// Check configuration, log and store, and say what to do.
+    Doctor(commands::doctor::Flags),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut settings = cli.common.load();
+    if let (Ok(settings), Command::Up(flags)) = (&mut settings, &cli.command) {
+        flags.apply(settings);
+    }
+    if !matches!(cli.command, Command::Up(_)) && std::env::var_os("MEMORI__LOG__LEVEL").is_none() {
+        // A person reads the output of these: only what went wrong belongs beside it.
+        if let Ok(settings) = &mut settings {
+            settings.log.level = "warn".to_owned();
+        }
+    }
+    memori_service::run("memori", settings, cli.common.print_config, async |settings| match cli.command {
+        Command::Up(_) => commands::up::run(settings).await,
+        Command::Demo(flags) => commands::demo::run(settings, flags).await,
+        Command::Migrate => commands::migrate::run(settings).await,
+        Command::Ingest(flags) => commands::ingest::run(flags).await,
+        Command::Recall(flags) => commands::recall::run(flags).await,
+        Command::Event(flags) => commands::event::run(flags).await,
+        Command::Key(key) => commands::key::run(key),
+        Command::Doctor(flags) => commands::doctor::run(settings, flags).await,
+    })
+}
