@@ -295,8 +295,14 @@ impl Batches {
                 Ok(())
             }
             Policy::Drop(partition) => {
+                // If the partition turns out to be ours still, it begins anew where the store says; if not, the log will say so.
                 self.observer.fenced(partition);
+                let begins_anew = self.parts.get(&partition).is_some_and(|part| !part.draining);
                 self.drop_partitions(&[partition]);
+                if begins_anew && self.stop_by.is_none() {
+                    self.to_begin.insert(partition);
+                    self.retry.failed(Instant::now());
+                }
                 Ok(())
             }
             Policy::Halt(e) => Err(e),
@@ -416,6 +422,10 @@ impl Batches {
             }
             ConsumerEvent::Lost(partitions) => {
                 self.observer.rebalanced(Rebalance::Lost, &partitions);
+                for drain in &mut self.drains {
+                    drain.partitions.retain(|p| !partitions.contains(p));
+                }
+                self.drains.retain(|drain| !drain.partitions.is_empty());
                 self.drop_partitions(&partitions);
                 if let Err(e) = self.consumer.unassign(&partitions).await {
                     self.failed(e)?;
@@ -569,10 +579,6 @@ impl Batches {
             self.parts.remove(partition);
             self.to_begin.remove(partition);
         }
-        for drain in &mut self.drains {
-            drain.partitions.retain(|p| !partitions.contains(p));
-        }
-        self.drains.retain(|drain| !drain.partitions.is_empty());
     }
 
     /// Lets go of revoked partitions whose records have been written, or have had their time.

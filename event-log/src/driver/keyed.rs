@@ -233,8 +233,7 @@ impl Keyed {
                 Ok(())
             }
             Policy::Drop(partition) => {
-                self.observer.fenced(partition);
-                self.drop_partitions(&[partition]);
+                self.fenced(partition);
                 Ok(())
             }
             Policy::Halt(e) => Err(e),
@@ -268,6 +267,10 @@ impl Keyed {
             }
             ConsumerEvent::Lost(partitions) => {
                 self.observer.rebalanced(Rebalance::Lost, &partitions);
+                for drain in &mut self.drains {
+                    drain.partitions.retain(|p| !partitions.contains(p));
+                }
+                self.drains.retain(|drain| !drain.partitions.is_empty());
                 self.unassigned.retain(|p| !partitions.contains(p));
                 self.drop_partitions(&partitions);
                 if let Err(e) = self.consumer.unassign(&partitions).await {
@@ -418,6 +421,18 @@ impl Keyed {
         }
     }
 
+    /// Another owner was met. If the partition turns out to be ours still, it begins anew where the group has committed; if not,
+    /// the log will say so.
+    fn fenced(&mut self, partition: TopicPartition) {
+        self.observer.fenced(partition);
+        let begins_anew = self.parts.get(&partition).is_some_and(|part| !part.draining);
+        self.drop_partitions(&[partition]);
+        if begins_anew && self.stop_by.is_none() {
+            self.unassigned.push(partition);
+            self.retry.failed(Instant::now());
+        }
+    }
+
     /// The partitions' work no longer counts.
     fn drop_partitions(&mut self, partitions: &[TopicPartition]) {
         let dropped = self.queues.discard(|(partition, _)| partitions.contains(partition));
@@ -426,10 +441,6 @@ impl Keyed {
             self.epochs.end(*partition);
             self.parts.remove(partition);
         }
-        for drain in &mut self.drains {
-            drain.partitions.retain(|p| !partitions.contains(p));
-        }
-        self.drains.retain(|drain| !drain.partitions.is_empty());
         if !dropped.is_empty() {
             self.observer.dropped_by_epoch(dropped.len());
         }
@@ -483,8 +494,7 @@ impl Keyed {
                 }
                 // Without it the rest can be committed.
                 Err(LogError::Fenced(partition)) if self.parts.contains_key(&partition) => {
-                    self.observer.fenced(partition);
-                    self.drop_partitions(&[partition]);
+                    self.fenced(partition);
                 }
                 // At the next interval, or by whoever reads on.
                 Err(e) => return self.failed(e),

@@ -7,6 +7,8 @@ pub mod batch;
 pub mod keyed;
 mod lag;
 mod observer;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Advance, Batch, BatchConfig, BatchSink, FlushCause, SinkError, run_batches};
 pub use keyed::{KeyedConfig, RecordHandler, Verdict, Work, run_keyed};

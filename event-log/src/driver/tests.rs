@@ -1,0 +1,490 @@
+//! The drivers over a log whose every word is the test's: what no real group can be made to do at will.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Batch, BatchConfig, BatchSink, FlushCause, KeyedConfig, Observer, RecordHandler, SinkError, Verdict, Work, run_batches,
+    run_keyed,
+};
+use crate::seam::{Consumer, ConsumerEvent, Fence, Log, LogError, LogIdentity, LogRecord, Producer, Start};
+use crate::topic::{Topic, TopicPartition};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn at(partition: i32) -> TopicPartition {
+    TopicPartition { topic: Topic::ConversationsLive, partition }
+}
+
+fn record(partition: i32, offset: i64, key: &'static str) -> LogRecord {
+    LogRecord {
+        source: at(partition),
+        offset,
+        appended_at_ms: 1,
+        key: Bytes::from_static(key.as_bytes()),
+        payload: Bytes::from_static(b"payload"),
+        headers: Vec::new(),
+    }
+}
+
+/// What a driver did, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Did {
+    Assign(Vec<(TopicPartition, Start)>),
+    Unassign(Vec<TopicPartition>),
+    Commit(Vec<(TopicPartition, i64)>),
+    Work(i64, u32),
+    Finish(i64),
+    Flush(FlushCause, Vec<i64>),
+    Dropped(usize),
+    Close,
+}
+
+#[derive(Clone)]
+struct Diary {
+    entries: Arc<Mutex<Vec<Did>>>,
+    changed: watch::Sender<usize>,
+}
+
+impl Diary {
+    fn new() -> Self {
+        Self { entries: Arc::default(), changed: watch::Sender::new(0) }
+    }
+
+    fn write(&self, did: Did) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(did);
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    fn read(&self) -> Vec<Did> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn position(&self, did: &Did) -> Option<usize> {
+        self.read().iter().position(|d| d == did)
+    }
+
+    async fn until(&self, did: Did) {
+        self.count(did, 1).await;
+    }
+
+    async fn count(&self, did: Did, times: usize) {
+        let mut changed = self.changed.subscribe();
+        let waiting = async {
+            while self.read().iter().filter(|d| **d == did).count() < times {
+                changed.changed().await.expect("the sender is ours");
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!("waited too long for {times} {did:?} in {:?}", self.read());
+        }
+    }
+}
+
+impl Observer for Diary {
+    fn dropped_by_epoch(&self, records: usize) {
+        self.write(Did::Dropped(records));
+    }
+}
+
+type Script = mpsc::UnboundedSender<Result<ConsumerEvent, LogError>>;
+
+struct ScriptedLog {
+    consumer: Mutex<Option<ScriptedConsumer>>,
+}
+
+struct ScriptedConsumer {
+    diary: Diary,
+    script: mpsc::UnboundedReceiver<Result<ConsumerEvent, LogError>>,
+    commit_errors: Arc<Mutex<Vec<LogError>>>,
+}
+
+#[async_trait]
+impl Log for ScriptedLog {
+    fn producer(&self) -> Arc<dyn Producer> {
+        unreachable!("drivers append nothing")
+    }
+
+    async fn subscribe(&self, _group: &str, _topics: &[Topic]) -> Result<Box<dyn Consumer>, LogError> {
+        Ok(Box::new(self.consumer.lock().unwrap_or_else(PoisonError::into_inner).take().expect("one member")))
+    }
+
+    async fn create_topics(&self, _partitions: i32) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    async fn identity(&self) -> Result<LogIdentity, LogError> {
+        Err(LogError::Transient("not asked".to_owned()))
+    }
+
+    async fn watermarks(&self, _partition: TopicPartition) -> Result<(i64, i64), LogError> {
+        Ok((0, 100))
+    }
+
+    async fn read(&self, _partition: TopicPartition, _offset: i64, _max_records: usize) -> Result<Vec<LogRecord>, LogError> {
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Consumer for ScriptedConsumer {
+    async fn next(&mut self) -> Result<ConsumerEvent, LogError> {
+        match self.script.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn assign(&mut self, starts: &[(TopicPartition, Start)]) -> Result<(), LogError> {
+        self.diary.write(Did::Assign(starts.to_vec()));
+        Ok(())
+    }
+
+    async fn unassign(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.diary.write(Did::Unassign(partitions.to_vec()));
+        Ok(())
+    }
+
+    fn pause(&mut self, _partitions: &[TopicPartition]) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn resume(&mut self, _partitions: &[TopicPartition]) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    async fn commit(&mut self, next_offsets: &[(TopicPartition, i64)]) -> Result<(), LogError> {
+        if let Some(error) = self.commit_errors.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Err(error);
+        }
+        self.diary.write(Did::Commit(next_offsets.to_vec()));
+        Ok(())
+    }
+
+    fn fence(&self, _partition: TopicPartition) -> Option<Fence> {
+        None
+    }
+
+    async fn close(self: Box<Self>, _deadline: Duration) {
+        self.diary.write(Did::Close);
+    }
+}
+
+/// A driver that runs on a script.
+struct Running {
+    diary: Diary,
+    script: Script,
+    commit_errors: Arc<Mutex<Vec<LogError>>>,
+    shutdown: CancellationToken,
+    driver: JoinHandle<Result<(), LogError>>,
+}
+
+impl Running {
+    fn start(run: impl AsyncRun) -> Self {
+        let (diary, shutdown, commit_errors) = (Diary::new(), CancellationToken::new(), Arc::default());
+        let (script, events) = mpsc::unbounded_channel();
+        let consumer = ScriptedConsumer { diary: diary.clone(), script: events, commit_errors: Arc::clone(&commit_errors) };
+        let log = Arc::new(ScriptedLog { consumer: Mutex::new(Some(consumer)) });
+        let driver = run.run(log, diary.clone(), shutdown.clone());
+        Self { diary, script, commit_errors, shutdown, driver }
+    }
+
+    fn tell(&self, event: ConsumerEvent) {
+        self.script.send(Ok(event)).expect("the driver listens");
+    }
+
+    async fn stop(self) -> Vec<Did> {
+        self.shutdown.cancel();
+        let ended = tokio::time::timeout(PATIENCE, self.driver).await.expect("it ends");
+        ended.expect("no panic").expect("ends well");
+        self.diary.read()
+    }
+}
+
+trait AsyncRun {
+    fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>>;
+}
+
+/// Works for as long as there are no permits.
+struct KeyedRun {
+    permits: Arc<Semaphore>,
+    drain_deadline: Duration,
+}
+
+struct Permitted {
+    diary: Diary,
+    permits: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl RecordHandler for Permitted {
+    async fn handle(&self, work: Work) -> Verdict {
+        self.diary.write(Did::Work(work.record.offset, work.attempt));
+        self.permits.acquire().await.expect("open").forget();
+        self.diary.write(Did::Finish(work.record.offset));
+        Verdict::Done
+    }
+}
+
+impl AsyncRun for KeyedRun {
+    fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>> {
+        let config = KeyedConfig {
+            group: "g".to_owned(),
+            topics: vec![Topic::ConversationsLive],
+            max_concurrency: 8,
+            budget_events: 100,
+            budget_bytes: 10_000,
+            commit_interval: Duration::from_millis(10),
+            drain_deadline: self.drain_deadline,
+        };
+        let handler = Arc::new(Permitted { diary: diary.clone(), permits: self.permits });
+        tokio::spawn(run_keyed(log, config, handler, Arc::new(diary), shutdown))
+    }
+}
+
+fn keyed(permits: &Arc<Semaphore>) -> Running {
+    Running::start(KeyedRun { permits: Arc::clone(permits), drain_deadline: PATIENCE })
+}
+
+#[tokio::test]
+async fn work_of_an_epoch_that_is_over_does_not_finish_the_record_of_the_next() {
+    let permits = Arc::new(Semaphore::new(0));
+    let running = keyed(&permits);
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 5, "a"), record(0, 6, "b")]));
+    running.diary.until(Did::Work(6, 0)).await;
+    // Gone and back, while both are in work: both come again, and wait for the old ones to end, because their keys are busy.
+    running.tell(ConsumerEvent::Lost(vec![at(0)]));
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 5, "a"), record(0, 6, "b"), record(0, 7, "c")]));
+    running.diary.until(Did::Work(7, 0)).await;
+    assert_eq!(running.diary.read().iter().filter(|did| matches!(did, Did::Work(..))).count(), 3, "a key has one record in work");
+    permits.add_permits(2);
+    running.diary.count(Did::Dropped(1), 2).await;
+    running.diary.count(Did::Work(5, 0), 2).await;
+    running.diary.count(Did::Work(6, 0), 2).await;
+    assert!(!running.diary.read().iter().any(|did| matches!(did, Did::Commit(_))), "nothing of the new epoch is finished");
+    permits.add_permits(3);
+    running.diary.until(Did::Commit(vec![(at(0), 8)])).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn gaps_in_the_offsets_do_not_hold_the_frontier() {
+    let permits = Arc::new(Semaphore::new(100));
+    let running = keyed(&permits);
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 5, "a"), record(0, 9, "b"), record(0, 12, "a")]));
+    // A repetition is not worked on again.
+    running.tell(ConsumerEvent::Records(vec![record(0, 9, "b"), record(0, 20, "a")]));
+    running.diary.until(Did::Commit(vec![(at(0), 21)])).await;
+    let did = running.stop().await;
+    assert_eq!(did.iter().filter(|did| matches!(did, Did::Finish(_))).count(), 4);
+}
+
+#[tokio::test]
+async fn revoked_partitions_are_drained_then_committed_then_let_go() {
+    let permits = Arc::new(Semaphore::new(0));
+    let running = keyed(&permits);
+    running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "a"), record(0, 1, "a"), record(1, 0, "b")]));
+    running.diary.until(Did::Work(0, 0)).await;
+    running.tell(ConsumerEvent::Revoked(vec![at(0)]));
+    // Others flow on meanwhile.
+    running.tell(ConsumerEvent::Records(vec![record(1, 1, "c")]));
+    running.diary.until(Did::Work(1, 0)).await;
+    assert_eq!(running.diary.position(&Did::Unassign(vec![at(0)])), None);
+    permits.add_permits(3);
+    running.diary.until(Did::Unassign(vec![at(0)])).await;
+    let did = running.stop().await;
+    let let_go = did.iter().position(|did| *did == Did::Unassign(vec![at(0)])).expect("let go");
+    let committed =
+        did.iter().position(|did| matches!(did, Did::Commit(offsets) if offsets.contains(&(at(0), 1)))).expect("committed");
+    assert!(committed < let_go, "{did:?}");
+    assert_eq!(
+        did.iter().filter(|did| matches!(did, Did::Work(1, _))).count(),
+        1,
+        "what was only queued is the next owner's: {did:?}"
+    );
+    assert_eq!(did.last(), Some(&Did::Close));
+}
+
+#[tokio::test]
+async fn a_drain_ends_at_its_deadline() {
+    let permits = Arc::new(Semaphore::new(0));
+    let running = Running::start(KeyedRun { permits: Arc::clone(&permits), drain_deadline: Duration::from_millis(20) });
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "a")]));
+    running.diary.until(Did::Work(0, 0)).await;
+    running.tell(ConsumerEvent::Revoked(vec![at(0)]));
+    running.diary.until(Did::Unassign(vec![at(0)])).await;
+    permits.add_permits(1);
+    running.diary.until(Did::Dropped(1)).await;
+    let did = running.stop().await;
+    assert!(!did.iter().any(|did| matches!(did, Did::Commit(_))), "{did:?}");
+}
+
+#[tokio::test]
+async fn a_fenced_commit_drops_its_partition_and_the_rest_is_committed() {
+    let permits = Arc::new(Semaphore::new(0));
+    let running = keyed(&permits);
+    running.commit_errors.lock().expect("not poisoned").push(LogError::Fenced(at(0)));
+    running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 3, "a"), record(1, 4, "b"), record(0, 5, "a")]));
+    running.diary.until(Did::Work(4, 0)).await;
+    permits.add_permits(10);
+    running.diary.until(Did::Commit(vec![(at(1), 5)])).await;
+    assert!(
+        !running.diary.read().iter().any(|did| matches!(did, Did::Commit(offsets) if offsets.iter().any(|(p, _)| *p == at(0)))),
+        "nothing of it counts"
+    );
+    // It was ours after all: it begins anew where the group has committed.
+    running.diary.until(Did::Assign(vec![(at(0), Start::Committed)])).await;
+    running.tell(ConsumerEvent::Records(vec![record(0, 3, "a")]));
+    running.diary.until(Did::Commit(vec![(at(0), 4)])).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_that_is_away_is_asked_again() {
+    let permits = Arc::new(Semaphore::new(10));
+    let running = keyed(&permits);
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    for _ in 0..3 {
+        running.script.send(Err(LogError::Transient("away".to_owned()))).expect("it listens");
+    }
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "a")]));
+    running.diary.until(Did::Commit(vec![(at(0), 1)])).await;
+    running.stop().await;
+}
+
+/// Writes for as long as there are no permits; answers from a list, then well.
+struct BatchRun {
+    permits: Arc<Semaphore>,
+    answers: Vec<Result<(), SinkError>>,
+    drain_deadline: Duration,
+}
+
+struct ScriptedSink {
+    diary: Diary,
+    permits: Arc<Semaphore>,
+    answers: Vec<Result<(), SinkError>>,
+    rows: std::collections::BTreeMap<TopicPartition, i64>,
+}
+
+#[async_trait]
+impl BatchSink for ScriptedSink {
+    async fn starts(&mut self, assigned: &[TopicPartition]) -> Result<Vec<(TopicPartition, Start)>, SinkError> {
+        Ok(assigned.iter().map(|p| (*p, Start::Offset(self.rows.get(p).copied().unwrap_or(0)))).collect())
+    }
+
+    async fn flush(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        self.diary.write(Did::Flush(batch.cause, batch.records.iter().map(|r| r.offset).collect()));
+        self.permits.acquire().await.expect("open").forget();
+        self.answers.pop().unwrap_or(Ok(()))?;
+        for advance in &batch.advances {
+            assert_eq!(
+                self.rows.insert(advance.partition, advance.next_offset).unwrap_or(0),
+                advance.from_offset,
+                "the moves join"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRun for BatchRun {
+    fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>> {
+        let config = BatchConfig {
+            group: "g".to_owned(),
+            topics: vec![Topic::ConversationsLive],
+            batch_rows: 3,
+            batch_bytes: 10_000,
+            batch_max_age: Duration::from_secs(3600),
+            budget_events: 100,
+            budget_bytes: 10_000,
+            drain_deadline: self.drain_deadline,
+        };
+        let sink = ScriptedSink { diary: diary.clone(), permits: self.permits, answers: self.answers, rows: Default::default() };
+        tokio::spawn(run_batches(log, config, Box::new(sink), Arc::new(diary), shutdown))
+    }
+}
+
+#[tokio::test]
+async fn a_batch_gathers_while_one_is_written_and_a_drain_writes_the_rest() {
+    let permits = Arc::new(Semaphore::new(0));
+    let running = Running::start(BatchRun { permits: Arc::clone(&permits), answers: Vec::new(), drain_deadline: PATIENCE });
+    running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.tell(ConsumerEvent::Records(vec![
+        record(0, 0, "a"),
+        record(0, 4, "a"),
+        record(1, 0, "b"),
+        record(0, 5, "a"),
+        record(1, 1, "b"),
+    ]));
+    running.diary.until(Did::Flush(FlushCause::Rows, vec![0, 4, 0])).await;
+    running.tell(ConsumerEvent::Revoked(vec![at(0)]));
+    // Comes too late for the batch: the next owner reads it.
+    running.tell(ConsumerEvent::Records(vec![record(0, 6, "a")]));
+    permits.add_permits(1);
+    running.diary.until(Did::Flush(FlushCause::Drain, vec![5, 1])).await;
+    assert_eq!(running.diary.position(&Did::Unassign(vec![at(0)])), None);
+    permits.add_permits(1);
+    running.diary.until(Did::Unassign(vec![at(0)])).await;
+    running.tell(ConsumerEvent::Records(vec![record(1, 2, "b")]));
+    permits.add_permits(1);
+    let did = running.stop().await;
+    let let_go = did.iter().position(|did| *did == Did::Unassign(vec![at(0)])).expect("let go");
+    let committed = did.iter().position(|did| *did == Did::Commit(vec![(at(0), 6), (at(1), 2)])).expect("committed");
+    assert!(committed < let_go, "{did:?}");
+}
+
+#[tokio::test]
+async fn a_refused_batch_is_written_without_the_partition_that_another_owner_moved() {
+    let permits = Arc::new(Semaphore::new(100));
+    let answers = vec![Err(SinkError::Fenced(vec![at(0)]))];
+    let running = Running::start(BatchRun { permits, answers, drain_deadline: PATIENCE });
+    running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "a"), record(1, 0, "b"), record(1, 1, "b")]));
+    running.diary.until(Did::Flush(FlushCause::Rows, vec![0, 0, 1])).await;
+    // The store says where: once when it was assigned, once after the fence (and once more for each when it may flow).
+    running.diary.count(Did::Assign(vec![(at(0), Start::Offset(0))]), 2).await;
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "a")]));
+    running.diary.until(Did::Flush(FlushCause::Rows, vec![0, 1, 0])).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_holds_a_revoked_partition_no_longer_than_the_deadline() {
+    let permits = Arc::new(Semaphore::new(1000));
+    let answers = vec![Err(SinkError::Retry("away".to_owned())); 3];
+    let running = Running::start(BatchRun { permits, answers, drain_deadline: Duration::from_millis(20) });
+    running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "a"), record(1, 0, "b"), record(0, 1, "b")]));
+    running.diary.until(Did::Flush(FlushCause::Rows, vec![0, 0, 1])).await;
+    running.tell(ConsumerEvent::Revoked(vec![at(0)]));
+    running.diary.until(Did::Unassign(vec![at(0)])).await;
+    // What is still ours of that batch is written with the next.
+    running.tell(ConsumerEvent::Records(vec![record(1, 1, "b"), record(1, 2, "b")]));
+    running.diary.until(Did::Flush(FlushCause::Rows, vec![0, 1, 2])).await;
+    running.diary.until(Did::Dropped(2)).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_sink_that_halts_ends_the_driver_with_its_reason() {
+    let permits = Arc::new(Semaphore::new(10));
+    let answers = vec![Err(SinkError::Halt("an unknown control: upgrade first".to_owned()))];
+    let running = Running::start(BatchRun { permits, answers, drain_deadline: PATIENCE });
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "a"), record(0, 1, "a"), record(0, 2, "a")]));
+    let ended = tokio::time::timeout(PATIENCE, running.driver).await.expect("it ends").expect("no panic");
+    assert!(matches!(ended, Err(LogError::Fatal(reason)) if reason == "an unknown control: upgrade first"));
+    assert_eq!(running.diary.read().last(), Some(&Did::Close));
+}
