@@ -1,5 +1,7 @@
 //! Standing instructions of the user: "always …", "from now on …", "when I ask about …", "call me …", in several languages.
 
+use std::sync::LazyLock;
+
 use memori_schemas::FactKind;
 use memori_schemas::normalise::normalise;
 
@@ -376,259 +378,13 @@ fn capitalised(text: &str) -> String {
 }
 
 /// (language, beginning): what opens a standing instruction outside English. Where the language is empty, the script tells.
-const FOREIGN: &[(&str, &[&str])] = &[
-    (
-        "de",
-        &[
-            "immer ",
-            "niemals ",
-            "von jetzt an",
-            "ab jetzt",
-            "ab sofort",
-            "in zukunft",
-            "künftig",
-            "zukünftig",
-            "wenn ich nach",
-            "wenn ich dich",
-            "wenn ich sie",
-            "jedes mal wenn ich",
-            "jedes mal, wenn ich",
-            "nenn mich",
-            "nenne mich",
-            "nennen sie mich",
-            "antworte immer",
-            "antworten sie immer",
-            "antworte mir immer",
-            "antworte auf",
-            "antworte mir auf",
-            "verwende immer",
-            "benutze immer",
-            "nutze immer",
-            "verwende keine",
-            "verwende nie",
-            "benutze keine",
-            "sprich mich",
-            "duze mich",
-            "sieze mich",
-            "erinnere mich immer",
-            "standardmäßig",
-        ],
-    ),
-    (
-        "fr",
-        &[
-            "toujours ",
-            "ne jamais ",
-            "désormais",
-            "dorénavant",
-            "à partir de maintenant",
-            "à l'avenir",
-            "quand je demande",
-            "quand je te demande",
-            "quand je vous demande",
-            "si je demande",
-            "chaque fois que je",
-            "appelle-moi",
-            "appelez-moi",
-            "réponds toujours",
-            "répondez toujours",
-            "réponds-moi toujours",
-            "réponds en",
-            "répondez en",
-            "utilise toujours",
-            "utilisez toujours",
-            "n'utilise jamais",
-            "n'utilise pas",
-            "n'utilisez pas",
-            "tutoie-moi",
-            "vouvoie-moi",
-            "par défaut",
-        ],
-    ),
-    (
-        "es",
-        &[
-            "siempre ",
-            "nunca uses",
-            "nunca me ",
-            "a partir de ahora",
-            "de ahora en adelante",
-            "en el futuro",
-            "cuando pregunte",
-            "cuando te pregunte",
-            "cuando le pregunte",
-            "cada vez que te",
-            "cada vez que pregunte",
-            "llámame",
-            "llámeme",
-            "responde siempre",
-            "responda siempre",
-            "respóndeme siempre",
-            "responde en",
-            "responda en",
-            "usa siempre",
-            "utiliza siempre",
-            "no uses",
-            "no me llames",
-            "por defecto",
-        ],
-    ),
-    (
-        "it",
-        &[
-            "sempre ",
-            "mai ",
-            "d'ora in poi",
-            "da ora in poi",
-            "in futuro",
-            "quando chiedo",
-            "quando ti chiedo",
-            "ogni volta che chiedo",
-            "ogni volta che ti",
-            "chiamami",
-            "mi chiami",
-            "rispondi sempre",
-            "rispondimi sempre",
-            "rispondi in",
-            "usa sempre",
-            "utilizza sempre",
-            "non usare",
-            "non chiamarmi",
-            "dammi del tu",
-        ],
-    ),
-    (
-        "pt",
-        &[
-            "sempre ",
-            "nunca use",
-            "nunca me ",
-            "a partir de agora",
-            "de agora em diante",
-            "daqui em diante",
-            "no futuro",
-            "quando eu perguntar",
-            "quando eu pedir",
-            "sempre que eu",
-            "me chame",
-            "chame-me",
-            "chama-me",
-            "responda sempre",
-            "responde sempre",
-            "responda em",
-            "use sempre",
-            "usa sempre",
-            "não use",
-            "não uses",
-            "por padrão",
-        ],
-    ),
-    (
-        "nl",
-        &[
-            "altijd ",
-            "nooit ",
-            "vanaf nu",
-            "voortaan",
-            "in de toekomst",
-            "als ik vraag",
-            "wanneer ik vraag",
-            "noem me",
-            "noem mij",
-            "antwoord altijd",
-            "gebruik altijd",
-            "gebruik nooit",
-            "gebruik geen",
-        ],
-    ),
-    (
-        "",
-        &[
-            "всегда ",
-            "никогда не ",
-            "отныне",
-            "с этого момента",
-            "впредь",
-            "в будущем",
-            "когда я спрашиваю",
-            "если я спрашиваю",
-            "называй меня",
-            "зови меня",
-            "называйте меня",
-            "отвечай всегда",
-            "отвечай мне",
-            "отвечай на",
-            "отвечайте на",
-            "не используй",
-            "используй всегда",
-            "总是",
-            "請總是",
-            "请总是",
-            "永远不要",
-            "请永远",
-            "从现在开始",
-            "从现在起",
-            "從現在開始",
-            "從現在起",
-            "以后请",
-            "今后请",
-            "以後請",
-            "当我问",
-            "當我問",
-            "每次我",
-            "每当我",
-            "请叫我",
-            "請叫我",
-            "叫我",
-            "不要叫我",
-            "请始终",
-            "始终",
-            "请一直用",
-            "请用中文",
-            "请用英文",
-            "不要使用",
-            "请不要使用",
-            "默认用",
-            "これからは",
-            "今後は",
-            "今後",
-            "いつも",
-            "常に",
-            "必ず",
-            "私が聞いたら",
-            "私が質問したら",
-            "決して",
-            "항상",
-            "앞으로",
-            "지금부터",
-            "이제부터",
-            "절대",
-            "제가 물어보면",
-            "내가 물어보면",
-            "나를 ",
-            "저를 ",
-            "دائما ",
-            "دائمًا ",
-            "من الآن فصاعدا",
-            "من الآن فصاعدًا",
-            "لا تستخدم",
-            "نادني",
-            "عندما أسأل",
-            "हमेशा ",
-            "कभी मत",
-            "अब से",
-            "मुझे हमेशा",
-            "her zaman ",
-            "bundan sonra",
-            "bana her zaman",
-            "bana ",
-            "zawsze ",
-            "nigdy nie ",
-            "od teraz",
-            "mów do mnie",
-        ],
-    ),
-];
+static FOREIGN: LazyLock<Vec<(&'static str, String)>> = LazyLock::new(|| {
+    let lines = include_str!("lists/instructions.txt").lines().filter(|line| !line.starts_with('#'));
+    let of_line = |(language, starts): (&'static str, &'static str)| {
+        starts.split('|').map(move |start| (language, start.trim().replace('_', " "))).collect::<Vec<_>>()
+    };
+    lines.filter_map(|line| line.split_once(':')).flat_map(of_line).collect()
+});
 
 /// Ends of Japanese and Korean requests, which stand where other languages have their beginning.
 const ASKING_ENDS: &[&str] = &[
@@ -680,16 +436,14 @@ pub(crate) fn foreign(sentence: &str, language: &str, speaker: &Speaker) -> Opti
     .iter()
     .find_map(|p| head.strip_prefix(p))
     .unwrap_or(&head);
-    let hit = FOREIGN
-        .iter()
-        .filter(|(of, _)| of.is_empty() || *of == language)
-        .flat_map(|(_, starts)| starts.iter())
-        .find(|start| head.starts_with(**start))?;
+    let head = if language == "de" { head.replace(" bitte ", " ") } else { head.to_owned() };
+    let of_language = FOREIGN.iter().filter(|(of, _)| of.is_empty() || *of == language);
+    let hit = of_language.map(|(_, start)| start.as_str()).find(|start| head.starts_with(start))?;
     let bare = sentence.trim_end_matches(['。', '.', '!', '！', ' ']);
-    if NEEDS_END.contains(hit) && !ASKING_ENDS.iter().any(|end| bare.ends_with(end)) {
+    if NEEDS_END.contains(&hit) && !ASKING_ENDS.iter().any(|end| bare.ends_with(end)) {
         return None;
     }
-    if *hit == "bana " && !bare.ends_with("de") && !bare.ends_with("ver") {
+    if hit == "bana " && !bare.ends_with("de") && !bare.ends_with("ver") {
         return None;
     }
     let tells = match language {

@@ -67,8 +67,8 @@ fn ends_word(text: &str) -> bool {
 
 fn ends_with_abbreviation(sentence: &str) -> bool {
     let Some(body) = sentence.trim_end().strip_suffix('.') else { return false };
-    let start = body.rfind(|c: char| c.is_whitespace() || c == '(').map_or(0, |i| i + 1);
-    let word = &body[start..];
+    let word = body.rsplit(|c: char| c.is_whitespace() || c == '(').next().unwrap_or(body);
+    let start = body.len() - word.len();
     // An initial ("J. Smith") goes on; the languages C and R, and the pronoun I, end sentences.
     let mut chars = word.chars();
     let is_initial = matches!((chars.next(), chars.next()), (Some(c), None) if c.is_uppercase() && c.is_ascii() && !matches!(c, 'C' | 'R' | 'I'));
@@ -148,5 +148,6 @@ mod tests {
     fn a_sentence_never_starts_inside_a_character() {
         assert!(sentences("").is_empty());
         assert!(sentences(" \u{3000} ").is_empty());
+        assert_eq!(sentences("!\u{a0}.𞸤").concat().chars().filter(|c| *c == '𞸤').count(), 1);
     }
 }

@@ -90,14 +90,13 @@ fn boundary(words: &[Word], start: usize, at: usize, subordinate: bool) -> Optio
         }
         return None;
     }
-    // "the", a name, … only behind a pause and with a verb soon.
-    if joins && pause && skip_adverbs == rest {
-        let near: Vec<usize> =
-            (rest + 1..words.len().min(rest + 5)).filter(|&i| is_finite(&words[i].lower) && !is_past(&words[i].lower)).collect();
-        if (subject.lower == "the" || subject.is_capitalised())
-            && !near.is_empty()
-            && words[at].is_any(&["and", "but", "while", "whereas"])
-        {
+    // "the" with a verb soon; a name or another noun only behind a pause as well.
+    if joins && skip_adverbs == rest && words[at].is_any(&["and", "but", "while", "whereas"]) {
+        let verb_soon = (rest + 1..words.len().min(rest + 5)).any(|i| {
+            is_finite(&words[i].lower) && !is_past(&words[i].lower) && !words[i - 1].is_any(&["who", "that", "which", "to"])
+        });
+        let own_subject = subject.lower == "the" || (pause && !is_finite(&subject.lower) && !subject.is_any(SUBORDINATORS));
+        if own_subject && verb_soon && left.iter().any(|w| is_finite(&w.lower)) {
             return Some((rest - at, false));
         }
     }

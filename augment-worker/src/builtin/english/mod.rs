@@ -131,7 +131,7 @@ const HEDGES: &[&str] = &[
 /// What an English sentence states; nothing where it is junk.
 pub(crate) fn statements(sentence: &str, is_question: bool, setting: &mut Setting<'_>) -> Vec<Statement> {
     let words = without_lead(rewrite::expand(super::words::split(sentence)));
-    if words.is_empty() {
+    if words.is_empty() || leads_in(&words) {
         return Vec::new();
     }
     if !is_question && let Some(instruction) = instructions::english(&words, setting.speaker) {
@@ -159,13 +159,18 @@ pub(crate) fn statements(sentence: &str, is_question: bool, setting: &mut Settin
     out
 }
 
+/// Whether a clause at the end of a question is what asks.
+fn asks_of(words: &[Word]) -> bool {
+    junk::asks(words) || words.first().is_some_and(|w| w.is_any(&["what", "which", "who", "where", "when", "how", "why", "any"]))
+}
+
 /// The clauses in front of a question, if there are any.
 fn told_before_question(words: &[Word]) -> (Vec<Word>, bool) {
     let pause = (1..words.len()).rev().find(|&i| {
         let previous = &words[i - 1];
         let joined = words[i].is_any(&["so", "and", "but"]);
         (previous.ends_with_comma() || previous.after.contains(['—', '–']) || joined)
-            && junk::asks(&words[i + usize::from(joined)..])
+            && asks_of(&words[i + usize::from(joined)..])
     });
     let Some(at) = pause else { return (Vec::new(), false) };
     let mut told = words[..at].to_vec();
@@ -186,6 +191,12 @@ fn told_before_question(words: &[Word]) -> (Vec<Word>, bool) {
 
 fn states_of_speaker(words: &[Word]) -> bool {
     words.first().is_some_and(|w| w.is_any(&["i", "my", "we", "our"])) && words.len() > 1
+}
+
+/// "Here is my code:" says nothing without what follows.
+fn leads_in(words: &[Word]) -> bool {
+    let opens = words[0].is_any(&["here", "here's", "heres", "below", "see", "this", "these"]);
+    opens && words.len() <= 8 && words.last().is_some_and(|w| w.after.ends_with(':'))
 }
 
 /// Without "By the way," and the like; a greeting in front goes too.
@@ -686,7 +697,16 @@ fn of_phrase(words: &[Word], verb: usize, setting: &mut Setting<'_>) -> Statemen
         setting.mentioned.thing = Some(subject.clone());
     }
     let mut statement = stated(words, verb, subject, setting.speaker);
-    if possessed_attribute && words[verb].is_any(&["is", "was"]) && words[verb].lower == "is" {
+    // "My team lead is Priya": "she" will be Priya.
+    if let [name] = &words[verb + 1..]
+        && words[verb].lower == "is"
+        && name.is_capitalised()
+        && name.core.chars().all(char::is_alphabetic)
+        && (person || head.iter().any(|w| w.is_any(&["lead", "director", "nurse", "lawyer", "assistant"])))
+    {
+        setting.mentioned.person = Some(name.core.clone());
+    }
+    if possessed_attribute && words[verb].lower == "is" {
         let slot = slots::of_attribute(setting.speaker.name(), &phrase(&head[1..]));
         if let Some(slot) = slot {
             statement.subject = Some(setting.speaker.name().to_owned());
