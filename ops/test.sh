@@ -27,6 +27,14 @@ trap 'exit 143' TERM
 
 "$here/servers.sh" fetch
 
+# Lints /metrics. Without it one check is skipped, and says so.
+if ! command -v promtool >/dev/null 2>&1; then
+  as=(); [ "$(id -u)" = 0 ] || as=(sudo -n)
+  apt=("${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get)
+  { "${apt[@]}" install -y -qq --no-install-recommends prometheus || { "${apt[@]}" update -qq && "${apt[@]}" install -y -qq --no-install-recommends prometheus; }; } \
+    >/dev/null 2>&1 || echo "promtool could not be installed (Debian: apt-get install prometheus): metrics will not be linted" >&2
+fi
+
 if [ -z "${MEMORI_TEST_KAFKA:-}" ] || [ -z "${MEMORI_TEST_POSTGRES:-}" ]; then
   "$here/servers.sh" start "$work" >/dev/null
   while IFS='=' read -r name value; do export "$name=$value"; done <"$work/env"

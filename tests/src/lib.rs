@@ -6,6 +6,7 @@ pub mod client;
 pub mod distributed;
 pub mod drive;
 pub mod embedded;
+pub mod faults;
 pub mod keys;
 pub mod model;
 pub mod phrases;

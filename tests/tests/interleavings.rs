@@ -1,5 +1,5 @@
 //! Any order of arrival ends in the same tables: the records of one partition at four writers, interleaved and batched at random,
-//! on real stores.
+//! on real stores that fail now and then, also after the commit, when only the answer is lost.
 //!
 //! `MEMORI_SOAK=1` runs more seeds; a failure names the seed, and `MEMORI_SEED=n` runs that one alone.
 
@@ -10,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use memori_event_log::sqlite::SqliteDatabase;
 use memori_event_log::topic::Topic;
 use memori_schemas::{Lane, LogRecordBody, ids};
+use memori_tests::faults::FaultyStore;
 use memori_tests::scenario::{self, Partition, TENANT};
 use memori_tests::servers::Servers;
 use memori_tests::storm::tell;
@@ -104,8 +105,8 @@ async fn interleaved(store: Arc<dyn Store>, partition: &Partition, seed: u64) ->
     }
     let mut writers = tokio::task::JoinSet::new();
     for share in shares {
-        let (store, partition, seed) = (store.clone(), partition.clone(), rng.random());
-        writers.spawn(async move { write(&*store, &partition, &share, seed).await });
+        let (store, partition, seed) = (FaultyStore::new(store.clone(), rng.random()), partition.clone(), rng.random());
+        writers.spawn(async move { write(&store, &partition, &share, seed).await });
     }
     while let Some(writer) = writers.join_next().await {
         writer.context("a writer panicked")??;
@@ -130,16 +131,21 @@ async fn write(store: &dyn Store, partition: &Partition, topics: &[Topic], seed:
         if runs.is_empty() {
             continue;
         }
-        let input = input(&runs);
-        // What one of them cannot do now, it can do later.
+        let mut input = input(&runs);
+        // What one of them cannot do now, it can do later; what it may have done, it does not do twice.
         let mut tries = 0;
         loop {
             match store::flush(store, &input).await {
                 Ok(_) => break,
                 Err(StoreError::Retry(_)) if tries < 50 => tries += 1,
+                Err(StoreError::CommitUnknown(_)) if tries < 50 => {
+                    input.unsure = true;
+                    tries += 1;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
+        input.unsure = false;
         if rng.random_bool(0.3) {
             // A batch that was written and is handed over again, by a writer that did not hear of it.
             let zombie = store::flush(store, &input).await;
