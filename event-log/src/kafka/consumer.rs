@@ -1,0 +1,436 @@
+//! One member of a group.
+//!
+//! librdkafka reports a change of assignment inside its poll. The callback here answers nothing: it hands the change to
+//! [`Consumer::next`], and the group waits until the caller has drained and answers with [`Consumer::assign`] or
+//! [`Consumer::unassign`]. Only while closing, and for changes that concern no partition, is it answered on the spot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::{FutureExt, StreamExt};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::blocking::{REQUEST_TIMEOUT, detached};
+use super::names::log_error;
+use crate::seam::{Consumer, ConsumerEvent, Fence, LogError, LogRecord, Start};
+use crate::topic::{Topic, TopicPartition};
+
+/// Records of one event at most, so that the caller is back at its loop soon.
+const MAX_RECORDS: usize = 1000;
+/// Their bytes, but for the last record.
+const MAX_BYTES: usize = 1024 * 1024;
+/// How many partitions' offsets are asked for at the same time.
+const ASKING: usize = 8;
+
+/// A change of assignment that the caller was told of and has not answered.
+#[derive(Clone, Debug)]
+enum Unanswered {
+    Assign,
+    Revoke(TopicPartitionList),
+}
+
+#[derive(Debug)]
+enum Change {
+    Assigned(Vec<TopicPartition>),
+    Revoked(Vec<TopicPartition>),
+    Lost(Vec<TopicPartition>),
+}
+
+pub(super) struct Group {
+    shared: Arc<Shared>,
+    changes: mpsc::UnboundedSender<Change>,
+    unanswered: Mutex<Option<Unanswered>>,
+    closing: AtomicBool,
+}
+
+impl ClientContext for Group {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "kafka consumer");
+    }
+}
+
+impl ConsumerContext for Group {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, change: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let assigns = change == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let answer_now = list.count() == 0 || self.closing.load(Ordering::Acquire);
+        if answer_now {
+            // while closing nothing is taken on, but the group waits for an answer all the same
+            let answered = if assigns {
+                consumer.incremental_assign(&TopicPartitionList::new())
+            } else {
+                consumer.incremental_unassign(list)
+            };
+            if let Err(error) = answered {
+                tracing::warn!(%error, "kafka rebalance");
+            }
+            return;
+        }
+        let partitions = self.shared.names.partitions(list);
+        let (unanswered, change) = if assigns {
+            (Unanswered::Assign, Change::Assigned(partitions))
+        } else if consumer.assignment_lost() {
+            (Unanswered::Revoke(list.clone()), Change::Lost(partitions))
+        } else {
+            (Unanswered::Revoke(list.clone()), Change::Revoked(partitions))
+        };
+        *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(unanswered);
+        // the receiver lives as long as the consumer that polls
+        let _ = self.changes.send(change);
+    }
+}
+
+type Native = StreamConsumer<Group>;
+
+/// What is known of a partition that librdkafka reads for this member.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    epoch: i64,
+    lost: bool,
+}
+
+/// A member of a group on Kafka.
+pub(super) struct KafkaConsumer {
+    shared: Arc<Shared>,
+    group: String,
+    /// Taken when it is closed.
+    native: Option<Arc<Native>>,
+    changes: mpsc::UnboundedReceiver<Change>,
+    held: BTreeMap<TopicPartition, Held>,
+    paused: BTreeSet<TopicPartition>,
+    /// What went wrong after records that are told first.
+    failure: Option<KafkaError>,
+    epochs: i64,
+}
+
+impl KafkaConsumer {
+    pub(super) fn join(shared: Arc<Shared>, group: &str, topics: &[Topic]) -> Result<Self, LogError> {
+        let (sender, changes) = mpsc::unbounded_channel();
+        let context =
+            Group { shared: Arc::clone(&shared), changes: sender, unanswered: Mutex::new(None), closing: AtomicBool::new(false) };
+        let native: Native = shared
+            .properties
+            .consumer(&shared.names.group(group))
+            .create_with_context(context)
+            .map_err(|error| log_error("open a consumer", &error))?;
+        let consumer = Self {
+            group: group.to_owned(),
+            native: Some(Arc::new(native)),
+            changes,
+            held: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            failure: None,
+            epochs: 0,
+            shared: Arc::clone(&shared),
+        };
+        let names: Vec<&str> = topics.iter().map(|topic| shared.names.of(*topic)).collect();
+        consumer.native()?.subscribe(&names).map_err(|error| log_error("subscribe", &error))?;
+        Ok(consumer)
+    }
+
+    fn native(&self) -> Result<Arc<Native>, LogError> {
+        self.native.clone().ok_or_else(|| LogError::Fatal("the consumer is closed".to_owned()))
+    }
+
+    fn answered(native: &Native) {
+        *native.context().unanswered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn told(&mut self, change: Change) -> ConsumerEvent {
+        match change {
+            Change::Assigned(partitions) => ConsumerEvent::Assigned(partitions),
+            Change::Revoked(partitions) => ConsumerEvent::Revoked(partitions),
+            Change::Lost(partitions) => {
+                for partition in &partitions {
+                    if let Some(held) = self.held.get_mut(partition) {
+                        held.lost = true;
+                    }
+                }
+                ConsumerEvent::Lost(partitions)
+            }
+        }
+    }
+
+    /// What an error between records means. None: librdkafka mends it itself.
+    async fn judge(&self, error: KafkaError) -> Option<LogError> {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                Some(self.find_gap().await.unwrap_or_else(|| log_error("read", &error)))
+            }
+            // it is followed by the loss of the assignment
+            Some(RDKafkaErrorCode::PollExceeded) => {
+                tracing::warn!("this member was away for longer than max.poll.interval.ms");
+                None
+            }
+            _ => match log_error("read", &error) {
+                fatal @ LogError::Fatal(_) => Some(fatal),
+                _ => {
+                    tracing::warn!(%error, "kafka consumer");
+                    None
+                }
+            },
+        }
+    }
+
+    /// The partition whose next record is gone: the error that librdkafka gives does not name it.
+    async fn find_gap(&self) -> Option<LogError> {
+        let native = self.native().ok()?;
+        let shared = Arc::clone(&self.shared);
+        let held: Vec<TopicPartition> = self.held.keys().copied().collect();
+        detached(move || {
+            let positions = native.position().ok()?;
+            held.iter().find_map(|partition| {
+                let name = shared.names.of(partition.topic);
+                let wanted = match positions.find_partition(name, partition.partition)?.offset() {
+                    Offset::Offset(offset) => offset,
+                    _ => return None,
+                };
+                shared.check_start(*partition, wanted).err()
+            })
+        })
+        .await
+        .ok()?
+    }
+
+    /// Resolves each start to an offset that exists.
+    async fn resolve(&self, starts: &[(TopicPartition, Start)]) -> Result<Vec<(TopicPartition, Offset)>, LogError> {
+        let native = self.native()?;
+        let shared = Arc::clone(&self.shared);
+        let starts = starts.to_vec();
+        detached(move || {
+            let committed = starts.iter().filter(|(_, start)| *start == Start::Committed).map(|(partition, _)| partition);
+            let asked = shared.names.list(committed);
+            let committed = if asked.count() == 0 {
+                asked
+            } else {
+                native.committed_offsets(asked, REQUEST_TIMEOUT).map_err(|e| log_error("ask for committed offsets", &e))?
+            };
+            let mut resolved = Vec::with_capacity(starts.len());
+            for (partition, start) in starts {
+                let offset = match start {
+                    Start::Offset(offset) => Offset::Offset(offset),
+                    Start::Committed => {
+                        let found = committed.find_partition(shared.names.of(partition.topic), partition.partition);
+                        let found = found.ok_or_else(|| LogError::Transient(format!("no committed offset of {partition} was told")))?;
+                        found.error().map_err(|e| log_error(&format!("ask for the committed offset of {partition}"), &e))?;
+                        match found.offset() {
+                            Offset::Offset(offset) => Offset::Offset(offset),
+                            _ => Offset::Beginning,
+                        }
+                    }
+                };
+                resolved.push((partition, offset));
+            }
+            for part in resolved.chunks(ASKING) {
+                std::thread::scope(|scope| {
+                    let asking: Vec<_> = part
+                        .iter()
+                        .filter_map(|(partition, offset)| match offset {
+                            Offset::Offset(wanted) => {
+                                let shared = &shared;
+                                Some(scope.spawn(move || shared.check_start(*partition, *wanted)))
+                            }
+                            _ => None,
+                        })
+                        .collect();
+                    asking.into_iter().try_for_each(|asked| match asked.join() {
+                        Ok(answer) => answer.map(|_| ()),
+                        Err(_) => Err(LogError::Fatal("a call to the Kafka library panicked".to_owned())),
+                    })
+                })?;
+            }
+            Ok(resolved)
+        })
+        .await?
+    }
+
+    /// Leaves the group on a thread of its own. The receiver learns when it is done.
+    fn dispose(&mut self) -> Option<tokio::sync::oneshot::Receiver<()>> {
+        let mut native = self.native.take()?;
+        let (done, finished) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            native.context().closing.store(true, Ordering::Release);
+            let unanswered = native.context().unanswered.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let answered = match unanswered {
+                None => Ok(()),
+                Some(Unanswered::Assign) => native.incremental_assign(&TopicPartitionList::new()),
+                Some(Unanswered::Revoke(list)) => native.incremental_unassign(&list),
+            };
+            if let Err(error) = answered {
+                tracing::debug!(%error, "leaving the group");
+            }
+            // a call whose future was dropped may still be using it
+            let native = loop {
+                match Arc::try_unwrap(native) {
+                    Ok(native) => break native,
+                    Err(shared) => native = shared,
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            };
+            drop(native);
+            let _ = done.send(());
+        });
+        Some(finished)
+    }
+}
+
+#[async_trait]
+impl Consumer for KafkaConsumer {
+    async fn next(&mut self) -> Result<ConsumerEvent, LogError> {
+        let native = self.native()?;
+        loop {
+            if let Some(error) = self.failure.clone() {
+                let judged = self.judge(error).await;
+                self.failure = None;
+                if let Some(error) = judged {
+                    return Err(error);
+                }
+            }
+            let mut records: Vec<LogRecord> = Vec::new();
+            let mut bytes = 0;
+            let mut stream = native.stream();
+            let first = tokio::select! {
+                // Changes first: they are told before records that came after them.
+                biased;
+                Some(change) = self.changes.recv() => {
+                    drop(stream);
+                    return Ok(self.told(change));
+                }
+                first = stream.next() => first,
+            };
+            let mut polled = first;
+            // From here to the return nothing waits, so nothing that was taken can be lost by a dropped future.
+            while let Some(message) = polled {
+                match message {
+                    Ok(message) => {
+                        if let Some(record) = self.shared.names.record(&message) {
+                            bytes += record.bytes();
+                            records.push(record);
+                        }
+                    }
+                    Err(error) => {
+                        self.failure = Some(error);
+                        break;
+                    }
+                }
+                if records.len() >= MAX_RECORDS || bytes >= MAX_BYTES {
+                    break;
+                }
+                polled = stream.next().now_or_never().flatten();
+            }
+            if !records.is_empty() {
+                return Ok(ConsumerEvent::Records(records));
+            }
+        }
+    }
+
+    async fn assign(&mut self, starts: &[(TopicPartition, Start)]) -> Result<(), LogError> {
+        let native = self.native()?;
+        let resolved = self.resolve(starts).await?;
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in &resolved {
+            list.add_partition_offset(self.shared.names.of(partition.topic), partition.partition, *offset)
+                .map_err(|error| log_error(&format!("assign {partition}"), &error))?;
+        }
+        native.incremental_assign(&list).map_err(|error| log_error("assign", &error))?;
+        Self::answered(&native);
+        // librdkafka remembers a pause beyond the assignment that it was for
+        let paused: Vec<TopicPartition> = starts.iter().map(|(p, _)| *p).filter(|p| self.paused.remove(p)).collect();
+        if !paused.is_empty() {
+            native.resume(&self.shared.names.list(&paused)).map_err(|error| log_error("resume", &error))?;
+        }
+        self.epochs += 1;
+        for (partition, _) in resolved {
+            self.held.insert(partition, Held { epoch: self.epochs, lost: false });
+        }
+        Ok(())
+    }
+
+    async fn unassign(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        let native = self.native()?;
+        // librdkafka refuses what it does not read, such as partitions that were never answered
+        let held: Vec<TopicPartition> = partitions.iter().copied().filter(|p| self.held.contains_key(p)).collect();
+        native.incremental_unassign(&self.shared.names.list(&held)).map_err(|error| log_error("unassign", &error))?;
+        Self::answered(&native);
+        for partition in &held {
+            self.held.remove(partition);
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        let held: Vec<TopicPartition> = partitions.iter().copied().filter(|p| self.held.contains_key(p)).collect();
+        self.native()?.pause(&self.shared.names.list(&held)).map_err(|error| log_error("pause", &error))?;
+        self.paused.extend(held);
+        Ok(())
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        let held: Vec<TopicPartition> = partitions.iter().copied().filter(|p| self.held.contains_key(p)).collect();
+        self.native()?.resume(&self.shared.names.list(&held)).map_err(|error| log_error("resume", &error))?;
+        for partition in &held {
+            self.paused.remove(partition);
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, next_offsets: &[(TopicPartition, i64)]) -> Result<(), LogError> {
+        let Some((first, _)) = next_offsets.first().copied() else { return Ok(()) };
+        // Kafka checks the member, not whether it still has the partition: that is checked here.
+        if let Some((gone, _)) = next_offsets.iter().find(|(p, _)| self.held.get(p).is_none_or(|held| held.lost)) {
+            return Err(LogError::Fenced(*gone));
+        }
+        let native = self.native()?;
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in next_offsets {
+            list.add_partition_offset(self.shared.names.of(partition.topic), partition.partition, Offset::Offset(*offset))
+                .map_err(|error| log_error(&format!("commit {partition}"), &error))?;
+        }
+        let committing = detached(move || native.commit(&list, CommitMode::Sync));
+        let outcome = tokio::time::timeout(REQUEST_TIMEOUT, committing)
+            .await
+            .map_err(|_| LogError::Transient(format!("no answer to a commit within {} s", REQUEST_TIMEOUT.as_secs())))??;
+        outcome.map_err(|error| match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::FencedInstanceId
+                | RDKafkaErrorCode::FencedMemberEpoch
+                | RDKafkaErrorCode::StaleMemberEpoch
+                | RDKafkaErrorCode::AssignmentLost,
+            ) => LogError::Fenced(first),
+            _ => log_error("commit", &error),
+        })
+    }
+
+    fn fence(&self, partition: TopicPartition) -> Option<Fence> {
+        let held = self.held.get(&partition).filter(|held| !held.lost)?;
+        Some(Fence { group: self.group.clone(), source: partition, epoch: held.epoch })
+    }
+
+    async fn close(mut self: Box<Self>, deadline: Duration) {
+        if let Some(finished) = self.dispose()
+            && tokio::time::timeout(deadline, finished).await.is_err()
+        {
+            tracing::warn!(group = self.group, "the kafka consumer did not leave its group in time");
+        }
+    }
+}
+
+impl Drop for KafkaConsumer {
+    fn drop(&mut self) {
+        self.dispose();
+    }
+}

@@ -1,0 +1,265 @@
+//! Appends through one idempotent producer.
+//!
+//! Records of one call, and of calls in the order in which they were first polled, enter librdkafka's queue in that order; its
+//! idempotence keeps it per partition. A full queue makes the caller wait, and everybody behind it. Every record is answered
+//! exactly once: by its delivery report, or as unconfirmed where none can come any more.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use memori_schemas::ids::partition_of;
+use rdkafka::ClientContext;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header as KafkaHeader, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+
+use super::Shared;
+use super::blocking::detached;
+use super::config::MAX_MESSAGE_BYTES;
+use crate::seam::{AppendError, Fence, NewRecord, Position, Producer};
+use crate::topic::TopicPartition;
+
+/// What a record's frame in a batch of its own takes at most: a local refusal is cheaper than the broker's.
+const FRAME_BYTES: usize = 1024;
+/// A full queue is looked at again after this time even when no report came.
+const QUEUE_RECHECK: Duration = Duration::from_millis(50);
+
+type Outcome = Result<Position, AppendError>;
+
+/// One call's records, as their reports come in.
+struct Pending {
+    outcomes: Mutex<Vec<Option<Outcome>>>,
+    left: AtomicUsize,
+    done: Notify,
+}
+
+impl Pending {
+    fn settle(&self, index: usize, outcome: Outcome) {
+        if let Some(slot) = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
+            *slot = Some(outcome);
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.done.notify_one();
+        }
+    }
+}
+
+/// One record's place in its call. Settles it on drop, so that a record that librdkafka forgets is not waited for.
+pub(super) struct Ticket {
+    pending: Arc<Pending>,
+    index: usize,
+    source: TopicPartition,
+    settled: bool,
+}
+
+impl Ticket {
+    fn settle(mut self, outcome: Outcome) {
+        self.settled = true;
+        self.pending.settle(self.index, outcome);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.pending.settle(self.index, Err(AppendError::Unconfirmed("the producer was closed".to_owned())));
+        }
+    }
+}
+
+/// Turns delivery reports into answers.
+pub(super) struct Reports {
+    /// A report means that the queue has room.
+    room: Arc<Notify>,
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "kafka producer");
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<Ticket>;
+
+    fn delivery(&self, report: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        self.room.notify_waiters();
+        let outcome = match report {
+            // appended by an earlier try whose answer was lost, and so long ago that the broker forgot where
+            Ok(message) if message.offset() < 0 => Err(AppendError::Unconfirmed("the broker does not say where".to_owned())),
+            Ok(message) => Ok(Position { source: ticket.source, offset: message.offset() }),
+            Err((error, _)) => Err(append_error(error)),
+        };
+        ticket.settle(outcome);
+    }
+}
+
+/// librdkafka's producer. Its drop waits for its threads and for what it still has, so that is done elsewhere.
+struct Native(Option<ThreadedProducer<Reports>>);
+
+impl Deref for Native {
+    type Target = ThreadedProducer<Reports>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("it is taken on drop only")
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        let native = self.0.take();
+        std::thread::spawn(move || drop(native));
+    }
+}
+
+/// The log's producer.
+pub(super) struct KafkaProducer {
+    shared: Arc<Shared>,
+    /// Held while a call's records enter the queue. The producer is replaced when it has failed for good.
+    turn: tokio::sync::Mutex<Arc<Native>>,
+    room: Arc<Notify>,
+}
+
+impl KafkaProducer {
+    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, KafkaError> {
+        let room = Arc::new(Notify::new());
+        let native = Arc::new(native(&shared, &room)?);
+        Ok(Self { shared, turn: tokio::sync::Mutex::new(native), room })
+    }
+
+    /// Puts one record into the queue, waiting for room.
+    async fn enqueue(&self, native: &mut Arc<Native>, record: &NewRecord, partition: i32, ticket: Ticket) {
+        let mut next = BaseRecord::with_opaque_to(self.shared.names.of(record.topic), Box::new(ticket))
+            .partition(partition)
+            .key(record.key.as_ref())
+            .payload(record.payload.as_ref())
+            .headers(headers(record));
+        loop {
+            // registered before the try, so that a report in between is not missed
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            match native.send(next) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    next = back;
+                    let _ = tokio::time::timeout(QUEUE_RECHECK, room).await;
+                }
+                Err((error, back)) => {
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                        self.replace(native);
+                    }
+                    back.delivery_opaque.settle(Err(append_error(&error)));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A producer with a fatal error never works again; what it still had is reported as unconfirmed.
+    fn replace(&self, native: &mut Arc<Native>) {
+        match self::native(&self.shared, &self.room) {
+            Ok(fresh) => {
+                tracing::error!(error = ?native.client().fatal_error(), "the kafka producer failed for good and is replaced");
+                *native = Arc::new(fresh);
+            }
+            Err(error) => tracing::error!(%error, "the kafka producer failed for good and cannot be replaced yet"),
+        }
+    }
+}
+
+fn native(shared: &Shared, room: &Arc<Notify>) -> Result<Native, KafkaError> {
+    let native = ThreadedProducer::from_config_and_context(&shared.properties.producer(), Reports { room: Arc::clone(room) })?;
+    Ok(Native(Some(native)))
+}
+
+#[async_trait]
+impl Producer for KafkaProducer {
+    /// Kafka fences by the group's generation when offsets are committed, so the fence is not looked at here.
+    async fn append(&self, records: Vec<NewRecord>, _fence: Option<&Fence>) -> Vec<Outcome> {
+        let count = records.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let pending =
+            Arc::new(Pending { outcomes: Mutex::new(vec![None; count]), left: AtomicUsize::new(count), done: Notify::new() });
+        {
+            let mut native = self.turn.lock().await;
+            for (index, record) in records.iter().enumerate() {
+                let bytes = record.key.len()
+                    + record.payload.len()
+                    + record.headers.iter().map(|h| h.name.len() + h.value.len() + 10).sum::<usize>();
+                if bytes > MAX_MESSAGE_BYTES - FRAME_BYTES {
+                    pending.settle(index, Err(AppendError::TooLarge(format!("{bytes} bytes of at most {MAX_MESSAGE_BYTES}"))));
+                    continue;
+                }
+                match self.shared.partition_count(record.topic).await {
+                    Ok(partitions) => {
+                        let partition = partition_of(&record.key, partitions);
+                        let source = TopicPartition { topic: record.topic, partition };
+                        let ticket = Ticket { pending: Arc::clone(&pending), index, source, settled: false };
+                        self.enqueue(&mut native, record, partition, ticket).await;
+                    }
+                    Err(crate::seam::LogError::Transient(why)) => pending.settle(index, Err(AppendError::Unconfirmed(why))),
+                    Err(error) => pending.settle(index, Err(AppendError::Refused(error.to_string()))),
+                }
+            }
+        }
+        pending.done.notified().await;
+        let outcomes = std::mem::take(&mut *pending.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(|| Err(AppendError::Unconfirmed("no delivery report".to_owned()))))
+            .collect()
+    }
+
+    async fn flush(&self, deadline: Duration) {
+        let until = tokio::time::Instant::now() + deadline;
+        let Ok(turn) = tokio::time::timeout_at(until, self.turn.lock()).await else { return };
+        let native = Arc::clone(&turn);
+        drop(turn);
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        if let Ok(Err(error)) = detached(move || native.flush(left)).await {
+            tracing::warn!(%error, "the kafka producer still has records that are not confirmed");
+        }
+    }
+}
+
+fn headers(record: &NewRecord) -> OwnedHeaders {
+    record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |headers, header| {
+        headers.insert(KafkaHeader { key: &header.name, value: Some(header.value.as_ref()) })
+    })
+}
+
+/// What a failed delivery means to the caller: whether a retry may help.
+fn append_error(error: &KafkaError) -> AppendError {
+    let said = error.to_string();
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
+            AppendError::TooLarge(said)
+        }
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::InvalidTopic
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::PolicyViolation
+            | RDKafkaErrorCode::UnsupportedCompressionType
+            | RDKafkaErrorCode::UnsupportedForMessageFormat,
+        ) => AppendError::Refused(said),
+        _ => AppendError::Unconfirmed(said),
+    }
+}
