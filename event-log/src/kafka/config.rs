@@ -273,13 +273,16 @@ impl Properties {
         with(client, &[&self.connection, &self.consumer])
     }
 
-    /// For reading a partition outside any group.
-    pub(super) fn reader(&self) -> ClientConfig {
+    /// For reading a partition outside any group: librdkafka wants the name of one all the same. It never joins or commits.
+    pub(super) fn reader(&self, group_id: &str) -> ClientConfig {
         let mut shared = self.consumer.clone();
-        for of_groups in ["session.timeout.ms", "heartbeat.interval.ms", "max.poll.interval.ms", "coordinator.query.interval.ms"] {
+        for of_groups in ["session.timeout.ms", "heartbeat.interval.ms", "max.poll.interval.ms", "coordinator.query.interval.ms"]
+        {
             shared.remove(of_groups);
         }
-        with(self.fetching(), &[&self.connection, &shared])
+        let mut client = self.fetching();
+        client.set("group.id", group_id);
+        with(client, &[&self.connection, &shared])
     }
 }
 
@@ -307,7 +310,7 @@ mod tests {
     }
 
     fn listing(client: &ClientConfig) -> String {
-        let sorted: BTreeMap<_, _> = client.config_map().iter().collect();
+        let sorted: BTreeMap<_, _> = client.config_map().into_iter().collect();
         sorted.into_iter().map(|(k, v)| format!("{k}={v}\n")).collect()
     }
 
@@ -378,7 +381,7 @@ mod tests {
             ("session_timeout_ms", "6000"),
         ]))
         .unwrap();
-        for client in [properties.plain(), properties.producer(), properties.consumer("g"), properties.reader()] {
+        for client in [properties.plain(), properties.producer(), properties.consumer("g"), properties.reader("r")] {
             assert_eq!(client.get("security.protocol"), Some("sasl_ssl"));
             assert_eq!(client.get("sasl.mechanism"), Some("SCRAM-SHA-512"));
             assert_eq!(client.get("sasl.username"), Some("memori"));
@@ -389,7 +392,7 @@ mod tests {
         assert_eq!(properties.producer().get("session.timeout.ms"), None);
         assert_eq!(properties.consumer("g").get("session.timeout.ms"), Some("6000"));
         assert_eq!(properties.consumer("g").get("compression.type"), None);
-        assert_eq!(properties.reader().get("session.timeout.ms"), None);
+        assert_eq!(properties.reader("r").get("session.timeout.ms"), None);
     }
 
     #[test]

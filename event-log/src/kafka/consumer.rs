@@ -223,7 +223,8 @@ impl KafkaConsumer {
                     Start::Offset(offset) => Offset::Offset(offset),
                     Start::Committed => {
                         let found = committed.find_partition(shared.names.of(partition.topic), partition.partition);
-                        let found = found.ok_or_else(|| LogError::Transient(format!("no committed offset of {partition} was told")))?;
+                        let found =
+                            found.ok_or_else(|| LogError::Transient(format!("no committed offset of {partition} was told")))?;
                         found.error().map_err(|e| log_error(&format!("ask for the committed offset of {partition}"), &e))?;
                         match found.offset() {
                             Offset::Offset(offset) => Offset::Offset(offset),
@@ -277,6 +278,7 @@ impl KafkaConsumer {
                     Ok(native) => break native,
                     Err(shared) => native = shared,
                 }
+                #[allow(clippy::disallowed_methods, reason = "this thread is its own, not the runtime's")]
                 std::thread::sleep(Duration::from_millis(5));
             };
             drop(native);

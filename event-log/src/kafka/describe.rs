@@ -38,7 +38,11 @@ impl<T> Drop for Guard<T> {
 }
 
 /// The id of each topic, in the order of `names`. Blocks for at most `timeout`.
-pub(super) fn topic_ids<C: ClientContext>(client: &Client<C>, names: &[&str], timeout: Duration) -> Result<Vec<String>, LogError> {
+pub(super) fn topic_ids<C: ClientContext>(
+    client: &Client<C>,
+    names: &[&str],
+    timeout: Duration,
+) -> Result<Vec<String>, LogError> {
     let owned: Vec<CString> = names
         .iter()
         .map(|name| CString::new(*name))
@@ -72,7 +76,10 @@ pub(super) fn topic_ids<C: ClientContext>(client: &Client<C>, names: &[&str], ti
     let mut found = unsafe {
         let code = sys::rd_kafka_event_error(event.as_ptr());
         if code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(LogError::Transient(format!("describe topics: {}", text(sys::rd_kafka_event_error_string(event.as_ptr())))));
+            return Err(LogError::Transient(format!(
+                "describe topics: {}",
+                text(sys::rd_kafka_event_error_string(event.as_ptr()))
+            )));
         }
         let result = sys::rd_kafka_event_DescribeTopics_result(event.as_ptr());
         if result.is_null() {
@@ -101,7 +108,8 @@ pub(super) fn topic_ids<C: ClientContext>(client: &Client<C>, names: &[&str], ti
         .iter()
         .map(|name| {
             let at = found.iter().position(|(n, _)| n == name);
-            at.map(|at| found.swap_remove(at).1).ok_or_else(|| LogError::Transient(format!("describe topics: no answer for {name}")))
+            at.map(|at| found.swap_remove(at).1)
+                .ok_or_else(|| LogError::Transient(format!("describe topics: no answer for {name}")))
         })
         .collect()
 }

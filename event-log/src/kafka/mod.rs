@@ -24,8 +24,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use self::blocking::{REQUEST_TIMEOUT, detached};
-pub use self::config::{KafkaConfig, MAX_MESSAGE_BYTES};
 use self::config::Properties;
+pub use self::config::{KafkaConfig, MAX_MESSAGE_BYTES};
 use self::consumer::KafkaConsumer;
 use self::names::{Names, log_error};
 use self::producer::KafkaProducer;
@@ -101,7 +101,8 @@ impl Shared {
     async fn existing(self: &Arc<Self>) -> Result<Vec<(Topic, i32)>, LogError> {
         let shared = Arc::clone(self);
         detached(move || {
-            let metadata = shared.client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| log_error("ask for the topics", &e))?;
+            let metadata =
+                shared.client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| log_error("ask for the topics", &e))?;
             let ours = metadata.topics().iter().filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
             Ok(ours
                 .filter(|topic| topic.partitions().iter().all(|partition| partition.leader() >= 0))
@@ -150,12 +151,8 @@ impl Log for KafkaLog {
 
     async fn create_topics(&self, partitions: i32) -> Result<(), LogError> {
         let mut existing = self.shared.existing().await?;
-        let admin: AdminClient<Quiet> = self
-            .shared
-            .properties
-            .plain()
-            .create_with_context(Quiet)
-            .map_err(|error| log_error("make the topics", &error))?;
+        let admin: AdminClient<Quiet> =
+            self.shared.properties.plain().create_with_context(Quiet).map_err(|error| log_error("make the topics", &error))?;
         let max_message_bytes = MAX_MESSAGE_BYTES.to_string();
         let replicas = self.shared.replication_factor.unwrap_or(-1);
         let missing: Vec<NewTopic<'_>> = self

@@ -245,9 +245,9 @@ fn headers(record: &NewRecord) -> OwnedHeaders {
 fn append_error(error: &KafkaError) -> AppendError {
     let said = error.to_string();
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
-            AppendError::TooLarge(said)
-        }
+        Some(
+            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge | RDKafkaErrorCode::InvalidMessageSize,
+        ) => AppendError::TooLarge(said),
         Some(
             RDKafkaErrorCode::TopicAuthorizationFailed
             | RDKafkaErrorCode::ClusterAuthorizationFailed
