@@ -8,9 +8,57 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::driver::batch::{Advance, Batch, FlushCause};
 use crate::seam::LogRecord;
 use crate::topic::TopicPartition;
+
+/// Why a batch was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushCause {
+    /// It has as many records as it may.
+    Rows,
+    /// It has as many bytes.
+    Bytes,
+    /// Its first record has waited long enough.
+    Age,
+    /// Partitions go, or the process stops.
+    Drain,
+}
+
+impl FlushCause {
+    /// As a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Bytes => "bytes",
+            Self::Age => "age",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// What is written in one transaction.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// In the order of each partition.
+    pub records: Vec<LogRecord>,
+    /// One per partition of `records`.
+    pub advances: Vec<Advance>,
+    /// Why it was cut here.
+    pub cause: FlushCause,
+}
+
+/// How a batch moves one partition's offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// Which.
+    pub partition: TopicPartition,
+    /// What the store's row must hold: what the sink's `starts` said or the advance before this one; 0 where `starts` left it
+    /// to the log.
+    pub from_offset: i64,
+    /// What it holds then.
+    pub next_offset: i64,
+}
 
 /// When a batch is due.
 #[derive(Clone, Copy, Debug)]

@@ -8,124 +8,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use super::sink::{BatchConfig, BatchSink, SinkError};
+pub use crate::gather::{Advance, Batch, FlushCause};
+
 use super::lag::{self, LagProbe};
-use super::{Drain, Observer, Policy, Rebalance, Retry, policy, retry_backoff};
+use super::sink::{Flushed, flush};
+use super::{Drain, Observer, Policy, Rebalance, Retry, policy};
 use crate::budget::{Budget, Gate};
 use crate::epochs::{Epoch, Epochs};
 use crate::gather::{Gather, GatherLimits};
 use crate::seam::{Consumer, ConsumerEvent, Log, LogError, LogRecord, Start};
-use crate::topic::{Topic, TopicPartition};
+use crate::topic::TopicPartition;
 
 /// How often held partitions are asked about, between flushes.
 const HELD_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the group is told how far the store is.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Writes batches. One call at a time.
-#[async_trait]
-pub trait BatchSink: Send + 'static {
-    /// Where reading of newly assigned partitions begins: offsets live in the store. Those left out begin as
-    /// [`Start::Committed`].
-    async fn starts(&mut self, assigned: &[TopicPartition]) -> Result<Vec<(TopicPartition, Start)>, SinkError>;
-
-    /// Writes a batch in one transaction. Runs in a task of its own and is never dropped half way.
-    async fn flush(&mut self, batch: &Batch) -> Result<(), SinkError>;
-
-    /// Whether records of a partition may flow yet. Asked when it is assigned and then, until it may, after each flush and
-    /// now and then.
-    async fn may_flow(&mut self, _partition: TopicPartition) -> Result<bool, SinkError> {
-        Ok(true)
-    }
-}
-
-/// Why a batch was cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlushCause {
-    /// It has as many records as it may.
-    Rows,
-    /// It has as many bytes.
-    Bytes,
-    /// Its first record has waited long enough.
-    Age,
-    /// Partitions go, or the process stops.
-    Drain,
-}
-
-impl FlushCause {
-    /// As a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rows => "rows",
-            Self::Bytes => "bytes",
-            Self::Age => "age",
-            Self::Drain => "drain",
-        }
-    }
-}
-
-/// What is written in one transaction.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// In the order of each partition.
-    pub records: Vec<LogRecord>,
-    /// One per partition of `records`.
-    pub advances: Vec<Advance>,
-    /// Why it was cut here.
-    pub cause: FlushCause,
-}
-
-/// How a batch moves one partition's offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Advance {
-    /// Which.
-    pub partition: TopicPartition,
-    /// What the store's row must hold: what [`BatchSink::starts`] said or the advance before this one; 0 where `starts` left it
-    /// to the log.
-    pub from_offset: i64,
-    /// What it holds then.
-    pub next_offset: i64,
-}
-
-/// Why a sink did not do it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SinkError {
-    /// It may work later; nothing was written, or it is not known.
-    #[error("the sink is not reachable: {0}")]
-    Retry(String),
-    /// The store's offsets of these are not what the batch says: another owner has written. Nothing was written.
-    #[error("the store's offsets have been moved by another owner")]
-    Fenced(Vec<TopicPartition>),
-    /// No retry mends it.
-    #[error("{0}")]
-    Halt(String),
-}
-
-/// How a batch driver behaves.
-#[derive(Clone, Debug)]
-pub struct BatchConfig {
-    /// The consumer group.
-    pub group: String,
-    /// What it reads.
-    pub topics: Vec<Topic>,
-    /// Records in a batch.
-    pub batch_rows: usize,
-    /// Bytes in a batch.
-    pub batch_bytes: usize,
-    /// How long a batch's first record waits.
-    pub batch_max_age: Duration,
-    /// Records held at most (what was on its way overshoots it).
-    pub budget_events: usize,
-    /// Bytes held at most.
-    pub budget_bytes: usize,
-    /// How long what was gathered may take to be written when partitions go or the process stops.
-    pub drain_deadline: Duration,
-}
 
 struct Part {
     /// Where the sink let it begin, or how far it has been written since.
@@ -137,13 +39,6 @@ struct Part {
     held: bool,
     draining: bool,
     committed: Option<i64>,
-}
-
-struct Flushed {
-    sink: Box<dyn BatchSink>,
-    batch: Batch,
-    result: Result<(), SinkError>,
-    took: Duration,
 }
 
 /// What is being written.
@@ -656,26 +551,6 @@ impl Batches {
                 _ => None,
             };
             lag::tell(&*self.observer, partition, end, writing.or_else(gathered).or_else(written));
-        }
-    }
-}
-
-/// Flushes one batch, again and again as the same batch until the sink has it, refuses it, or is given up.
-async fn flush(mut sink: Box<dyn BatchSink>, batch: Batch, observer: Arc<dyn Observer>, give_up: CancellationToken) -> Flushed {
-    let began = Instant::now();
-    let mut backoff = retry_backoff();
-    loop {
-        let result = sink.flush(&batch).await;
-        let Err(SinkError::Retry(reason)) = &result else {
-            return Flushed { sink, batch, result, took: began.elapsed() };
-        };
-        let wait = backoff.next(rand::random());
-        tracing::warn!(reason, ?wait, rows = batch.records.len(), "a flush failed and is tried again");
-        observer.flush_retried(batch.cause, reason, wait);
-        tokio::select! {
-            biased;
-            () = give_up.cancelled() => return Flushed { sink, batch, result, took: began.elapsed() },
-            () = tokio::time::sleep(wait) => {}
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod keyed;
 mod lag;
 mod observer;
+mod sink;
 #[cfg(test)]
 mod tests;
 

@@ -30,7 +30,9 @@ use dialect::Dialect;
 /// The largest payload, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = memori_schemas::framing::MAX_PAYLOAD_BYTES;
 
-const EXCLUSIVE_POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// With no other process to look for, members and consumers are woken by their own; looking is for safety only.
+const EXCLUSIVE_INTERVAL: Duration = Duration::from_secs(5);
+const EXCLUSIVE_LEASE_TTL: Duration = Duration::from_secs(60);
 
 /// How the SQL log behaves.
 #[derive(Clone, Debug)]
@@ -42,7 +44,7 @@ pub struct SqlLogConfig {
     /// How often consumers look for records of other processes; those of this process wake them at once.
     pub poll_interval: Duration,
     /// The caller holds the database for itself, by a lock of its own: members that are recorded in it are dead, and their leases
-    /// are free at once.
+    /// are free at once. The times above then grow, because nobody else is to be noticed.
     pub exclusive: bool,
 }
 
@@ -77,8 +79,9 @@ impl SqlLog {
         dialect.migrate().await?;
         if config.exclusive {
             dialect.forget_members().await?;
-            // There are no other processes to look for.
-            config.poll_interval = config.poll_interval.max(EXCLUSIVE_POLL_INTERVAL);
+            config.poll_interval = config.poll_interval.max(EXCLUSIVE_INTERVAL);
+            config.heartbeat = config.heartbeat.max(EXCLUSIVE_INTERVAL);
+            config.lease_ttl = config.lease_ttl.max(EXCLUSIVE_LEASE_TTL);
         }
         let appender = Arc::new(Appender::start(Arc::clone(&dialect)));
         Ok(Self { dialect, appender, config })
