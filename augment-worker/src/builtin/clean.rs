@@ -133,8 +133,7 @@ fn is_code(line: &str) -> bool {
     let ends_like_code = line.ends_with([';', '{', '}']) || line.ends_with("):") || line.ends_with("=>");
     let is_markup = line.starts_with('<') && line.ends_with('>') && line.contains('/');
     let is_json = (line.starts_with('{') && line.ends_with(['}', ','])) || (line.starts_with("[{") && line.ends_with(']'));
-    (ends_like_code && marks >= 2)
-        || (has_head && marks >= 2)
+    ((ends_like_code || has_head) && marks >= 2)
         || is_markup
         || (is_json && line.contains(':'))
         || (line.starts_with("SELECT ") && line.contains(" FROM "))

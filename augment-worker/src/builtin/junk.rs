@@ -74,10 +74,12 @@ pub(crate) fn asks(words: &[Word]) -> bool {
         | "have" | "has" | "may" | "might" | "isn't" | "aren't" | "don't" | "doesn't" | "didn't" | "can't" | "couldn't"
         | "won't" | "wouldn't" | "shouldn't" | "haven't" | "hasn't" => {
             let negated_order = first.lower == "don't" && second != "you" && second != "they" && second != "we";
-            !negated_order
-                && PRONOUNS_AND_STARTS.contains(&second)
-                && !(first.lower == "have" && matches!(second, "a" | "the" | "my" | "an"))
-                && !(first.lower == "do" && matches!(second, "the" | "this" | "that" | "it" | "my" | "a"))
+            let order = match first.lower.as_str() {
+                "have" => matches!(second, "a" | "the" | "my" | "an"),
+                "do" => matches!(second, "the" | "this" | "that" | "it" | "my" | "a"),
+                _ => negated_order,
+            };
+            !order && PRONOUNS_AND_STARTS.contains(&second)
         }
         _ => false,
     }

@@ -202,7 +202,12 @@ pub(super) async fn wait(State(state): State<ApiState>, tenant: Tenant, headers:
     until(&state, timeout_ms, look).await.map(Json)
 }
 
-pub(super) async fn controls_wait(State(state): State<ApiState>, tenant: Tenant, headers: HeaderMap, body: Body) -> Answer<Json<Value>> {
+pub(super) async fn controls_wait(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<Value>> {
     let mut errors = FieldErrors::default();
     let asked = Fields::of(json_body(&headers, body, MAX_BODY_BYTES).await?, "", &mut errors).and_then(|mut fields| {
         let entity_id = fields.required_text("entity_id", 1..=MAX_ENTITY_ID_BYTES);

@@ -13,7 +13,11 @@ use crate::reads::cursor;
 use crate::reads::rows::LineageRow;
 use crate::recall::answer::shown_fact;
 
-pub(super) async fn entities(State(state): State<ApiState>, tenant: Tenant, mut parameters: QueryParameters) -> Answer<Json<Value>> {
+pub(super) async fn entities(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    mut parameters: QueryParameters,
+) -> Answer<Json<Value>> {
     let limit = parameters.limit();
     let after = parameters.take("cursor", "a cursor of this listing", cursor::entity);
     parameters.finish()?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::request::{MAX_ENTITY_ID_BYTES, Tenant, json_body};
 use super::{ApiState, unreadable};
-use crate::recall::{Recalled, RecallQuery};
+use crate::recall::{RecallQuery, Recalled};
 
 /// Bytes of one query's body.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -23,7 +23,12 @@ const MAX_QUERY_BYTES: usize = 64 << 10;
 /// Items of each list of an answer.
 const MAX_LIMIT: i64 = 1_000;
 
-pub(super) async fn single(State(state): State<ApiState>, tenant: Tenant, headers: HeaderMap, body: Body) -> Answer<Json<Recalled>> {
+pub(super) async fn single(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<Recalled>> {
     let mut errors = FieldErrors::default();
     let query = query_of(json_body(&headers, body, MAX_BODY_BYTES).await?, "", &mut errors);
     let query = errors.into_result(query)?.ok_or_else(|| Problem::invalid(Vec::new()))?;

@@ -148,7 +148,7 @@ fn mention(dice: &mut Dice, event: &EventRow, generation: i32, lane: Lane, offse
         log_partition: 0,
         log_offset: offset,
         text_hash: TextHash([u8::try_from(number).unwrap(); 16]),
-        triple_hash: (number % 2 == 0).then_some(TripleHash([9; 16])),
+        triple_hash: number.is_multiple_of(2).then_some(TripleHash([9; 16])),
         surface: Surface {
             kind: FactKind::Fact,
             text: format!("fact {number} as of {offset}"),

@@ -32,11 +32,8 @@ impl Dialect {
                 "(m.surface::jsonb)->>'process_id'",
             ),
         };
-        let mut sql = template
-            .replace("{epoch}", epoch)
-            .replace("{process of m}", process)
-            .replace("@@", control)
-            .replace('@', view);
+        let mut sql =
+            template.replace("{epoch}", epoch).replace("{process of m}", process).replace("@@", control).replace('@', view);
         while let Some(start) = sql.find("{any $") {
             let end = start + sql[start..].find('}').unwrap_or(sql.len() - start - 1);
             let parameter = sql[start + 5..end].to_owned();

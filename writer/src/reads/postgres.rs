@@ -85,7 +85,9 @@ impl ToSql for Param {
     }
 
     fn accepts(ty: &Type) -> bool {
-        let one = |ty: &Type| matches!(*ty, Type::TEXT | Type::VARCHAR | Type::BYTEA | Type::UUID | Type::INT2 | Type::INT4 | Type::INT8);
+        let one = |ty: &Type| {
+            matches!(*ty, Type::TEXT | Type::VARCHAR | Type::BYTEA | Type::UUID | Type::INT2 | Type::INT4 | Type::INT8)
+        };
         one(ty) || matches!(ty.kind(), Kind::Array(member) if one(member))
     }
 

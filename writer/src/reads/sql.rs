@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
-use memori_schemas::{ContentFormat, ContentHash, EntityKey, FactId, FactKind, Lane, MessageKey, Role, TextHash, TripleHash, ids};
+use memori_schemas::{
+    ContentFormat, ContentHash, EntityKey, FactId, FactKind, Lane, MessageKey, Role, TextHash, TripleHash, ids,
+};
 use uuid::Uuid;
 
 use super::db::{Database, Param, Row, Statement};
@@ -30,7 +32,8 @@ const FACTS: &str = "SELECT f.fact_id, f.kind, f.body, f.subject, f.predicate, f
 const MENTIONS: &str = "SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.session_id, \
     {process of m}, m.occurred_at_us FROM @mentions m WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3";
 
-const VALIDITY: &str = "SELECT fact_id, valid_from_us, valid_to_us FROM @validity WHERE tenant = $1 AND entity_key = $2 AND generation = $3";
+const VALIDITY: &str =
+    "SELECT fact_id, valid_from_us, valid_to_us FROM @validity WHERE tenant = $1 AND entity_key = $2 AND generation = $3";
 
 const UNNAMED: &str = "SELECT process_id, occurred_at_us, event_id, content_hash FROM @events \
     WHERE tenant = $1 AND entity_key = $2 AND session_id IS NULL AND NOT erased";
@@ -138,7 +141,11 @@ fn all<T>(rows: Vec<Row>, read: impl Fn(&mut Row) -> Result<T, ReadError>) -> Re
 
 fn version(rows: Vec<Row>) -> Result<EntityVersion, ReadError> {
     let mut row = rows.into_iter().next().ok_or(ReadError::Corrupt("a version without a row"))?;
-    Ok(EntityVersion { version: row.opt_int()?, epoch: row.int()?, generation: generation_of(row.opt_int()?.unwrap_or(FIRST_GENERATION))? })
+    Ok(EntityVersion {
+        version: row.opt_int()?,
+        epoch: row.int()?,
+        generation: generation_of(row.opt_int()?.unwrap_or(FIRST_GENERATION))?,
+    })
 }
 
 fn fact_row(row: &mut Row) -> Result<FactRow, ReadError> {
@@ -310,7 +317,10 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         let keys: Vec<EntityKey> = by_entity.keys().copied().collect();
         let statements = by_entity
             .into_iter()
-            .map(|(entity_key, ids)| Statement { template: FACT_COUNTS, params: vec![text(tenant), key(&entity_key), Param::Texts(ids)] })
+            .map(|(entity_key, ids)| Statement {
+                template: FACT_COUNTS,
+                params: vec![text(tenant), key(&entity_key), Param::Texts(ids)],
+            })
             .collect();
         let mut counts = HashMap::new();
         for (entity_key, rows) in keys.into_iter().zip(self.0.snapshot(statements).await?) {
@@ -380,7 +390,9 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
             Ok((message_key, text_hash, row.opt_bytes()?.and_then(|bytes| TripleHash::from_slice(&bytes))))
         })?;
         // The first mention is the one that words the fact.
-        let (Some(entity_id), Some((_, text_hash, triple_hash))) = (entity_id, mentions.first().copied()) else { return Ok(None) };
+        let (Some(entity_id), Some((_, text_hash, triple_hash))) = (entity_id, mentions.first().copied()) else {
+            return Ok(None);
+        };
         let mut message_keys: Vec<MessageKey> = mentions.into_iter().map(|(message_key, _, _)| message_key).collect();
         message_keys.sort_unstable();
         message_keys.dedup();

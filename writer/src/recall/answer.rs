@@ -9,8 +9,8 @@ use memori_schemas::{FactKind, Micros};
 use serde::Serialize;
 
 use super::image::{EntityImage, FactItem, MessageImage, MessageItem, Source};
-use super::rank_facts::Matches;
 use super::query::RecallQuery;
+use super::rank_facts::Matches;
 use super::{budget, rank_messages, text};
 
 /// The sources that an answer names for one fact; `mentions` counts them all, and its lineage lists them.
@@ -158,7 +158,8 @@ fn facts(image: &EntityImage, query: &RecallQuery, matches: &Matches, now: Micro
 
 /// All standing instructions, by relevance; every one that holds is a candidate.
 fn instructions(image: &EntityImage, query: &RecallQuery, matches: &Matches, now: Micros) -> Vec<RecalledFact> {
-    let wanted = |fact: &FactItem| fact.kind == FactKind::Instruction && (query.include_superseded || !fact.holds(query.as_of, now).1);
+    let wanted =
+        |fact: &FactItem| fact.kind == FactKind::Instruction && (query.include_superseded || !fact.holds(query.as_of, now).1);
     let shown: Vec<bool> = image.facts.iter().map(wanted).collect();
     if query.instruction_limit == 0 || !shown.contains(&true) {
         return Vec::new();
@@ -183,9 +184,8 @@ fn order_of_facts(image: &EntityImage, scores: &[f64], a: usize, b: usize) -> Or
 
 fn said(image: &MessageImage, query: &RecallQuery, budget: usize) -> Vec<RecalledMessage> {
     let terms = text::query(&query.query, image.languages);
-    let wanted = |message: &MessageItem| {
-        query.process_id.is_none() || message.process_id.as_deref() == query.process_id.as_deref()
-    };
+    let wanted =
+        |message: &MessageItem| query.process_id.is_none() || message.process_id.as_deref() == query.process_id.as_deref();
     let shown: Vec<bool> = image
         .messages
         .iter()

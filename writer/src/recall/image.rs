@@ -195,10 +195,18 @@ impl Names {
 
 type EventPlace<'a> = (&'a str, ContentHash);
 
-fn sessions_of_unnamed<'a>(entity_key: &EntityKey, unnamed: &'a [UnnamedRow], interned: &mut Interned) -> HashMap<EventPlace<'a>, Arc<str>> {
+fn sessions_of_unnamed<'a>(
+    entity_key: &EntityKey,
+    unnamed: &'a [UnnamedRow],
+    interned: &mut Interned,
+) -> HashMap<EventPlace<'a>, Arc<str>> {
     let events: Vec<islands::Unnamed> = unnamed.iter().map(|row| row.event.clone()).collect();
     let ids = islands::islands(entity_key, &events);
-    unnamed.iter().zip(ids).map(|(row, id)| ((row.event.event_id.as_str(), row.content_hash), interned.of(&id.to_string()))).collect()
+    unnamed
+        .iter()
+        .zip(ids)
+        .map(|(row, id)| ((row.event.event_id.as_str(), row.content_hash), interned.of(&id.to_string())))
+        .collect()
 }
 
 /// The words that a text is found by: its own, and its date's.
@@ -213,8 +221,14 @@ fn dated_terms(content: &str, occurred_at_us: i64) -> DocumentTerms {
 }
 
 fn spoken_text(content: &str, format: ContentFormat) -> String {
-    let message =
-        Message { message_id: None, role: Role::User, name: None, content: content.to_owned(), content_format: format, created_at: None };
+    let message = Message {
+        message_id: None,
+        role: Role::User,
+        name: None,
+        content: content.to_owned(),
+        content_format: format,
+        created_at: None,
+    };
     message.text().into_owned()
 }
 
@@ -239,7 +253,9 @@ impl EntityImage {
         let mut facts: Vec<FactRow> = rows.facts;
         facts.sort_unstable_by(|a, b| {
             let place = |f: &FactRow| (f.rep_occurred_at_us, f.rep_message_index, f.fact_id);
-            (a.rep_occurred_at_us, &a.rep_event_id).cmp(&(b.rep_occurred_at_us, &b.rep_event_id)).then_with(|| place(a).cmp(&place(b)))
+            (a.rep_occurred_at_us, &a.rep_event_id)
+                .cmp(&(b.rep_occurred_at_us, &b.rep_event_id))
+                .then_with(|| place(a).cmp(&place(b)))
         });
         let items: Vec<FactItem> = facts
             .into_iter()
@@ -303,8 +319,18 @@ impl EntityImage {
             .collect();
         let postings = Postings::of(items.iter().map(|fact| fact.terms.as_ref()));
         let languages = items.iter().fold(Languages::default(), |all, fact| all.union(fact.terms.languages));
-        let bytes = items.iter().map(FactItem::bytes).sum::<usize>() + postings.bytes() + interned.bytes() + 64 * subjects.1.len();
-        Self { version: rows.version, epoch: rows.epoch, generation: rows.generation, facts: items, subjects: subjects.1, languages, postings, bytes }
+        let bytes =
+            items.iter().map(FactItem::bytes).sum::<usize>() + postings.bytes() + interned.bytes() + 64 * subjects.1.len();
+        Self {
+            version: rows.version,
+            epoch: rows.epoch,
+            generation: rows.generation,
+            facts: items,
+            subjects: subjects.1,
+            languages,
+            postings,
+            bytes,
+        }
     }
 }
 
@@ -349,8 +375,12 @@ impl MessageImage {
         let known: HashMap<MessageKey, &MessageItem> =
             previous.map(|image| image.messages.iter().map(|m| (m.message_key, m)).collect()).unwrap_or_default();
         rows.messages.sort_unstable_by(|a, b| {
-            (a.occurred_at_us, &a.event_id, a.message_index, &a.content_hash)
-                .cmp(&(b.occurred_at_us, &b.event_id, b.message_index, &b.content_hash))
+            (a.occurred_at_us, &a.event_id, a.message_index, &a.content_hash).cmp(&(
+                b.occurred_at_us,
+                &b.event_id,
+                b.message_index,
+                &b.content_hash,
+            ))
         });
         let mut seen = HashSet::with_capacity(rows.messages.len());
         let mut items: Vec<MessageItem> = Vec::with_capacity(rows.messages.len());
@@ -397,12 +427,7 @@ impl MessageImage {
         Self { version: rows.version, epoch: rows.epoch, ..Self::arrange(messages, conversation, speakers.1, interned.bytes()) }
     }
 
-    fn arrange(
-        messages: Vec<MessageItem>,
-        conversation: Vec<u32>,
-        speakers: Vec<Vec<String>>,
-        names_bytes: usize,
-    ) -> Self {
+    fn arrange(messages: Vec<MessageItem>, conversation: Vec<u32>, speakers: Vec<Vec<String>>, names_bytes: usize) -> Self {
         let postings = Postings::of(messages.iter().map(|m| m.terms.as_ref()));
         let words = postings.words();
         let mut sessions: Vec<Range<usize>> = Vec::new();

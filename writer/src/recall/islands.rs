@@ -37,7 +37,8 @@ pub fn islands(entity_key: &EntityKey, events: &[Unnamed]) -> Vec<Uuid> {
         let event = &events[i];
         let id = match previous {
             Some((before, id))
-                if before.process_id == event.process_id && event.occurred_at_us.saturating_sub(before.occurred_at_us) <= GAP_US =>
+                if before.process_id == event.process_id
+                    && event.occurred_at_us.saturating_sub(before.occurred_at_us) <= GAP_US =>
             {
                 id
             }
@@ -76,9 +77,7 @@ mod tests {
         let place = |e: &Unnamed| (e.occurred_at_us, e.event_id.clone());
         let mut same: Vec<&Unnamed> = events.iter().filter(|e| e.process_id == of.process_id).collect();
         same.sort_by_key(|e| place(e));
-        let starts = same.iter().enumerate().filter(|(i, e)| {
-            *i == 0 || e.occurred_at_us - same[i - 1].occurred_at_us > GAP_US
-        });
+        let starts = same.iter().enumerate().filter(|(i, e)| *i == 0 || e.occurred_at_us - same[i - 1].occurred_at_us > GAP_US);
         let start = starts.map(|(_, e)| *e).rfind(|e| place(e) <= place(of)).expect("the first event starts an island");
         island_session_id(&KEY, start.process_id.as_deref(), &start.event_id)
     }

@@ -189,7 +189,9 @@ fn script(word: &str) -> Script {
 }
 
 fn typical_of(letter: char) -> &'static [Language] {
-    use Language::{Danish, Finnish, French, German, Hungarian, Italian, Norwegian, Portuguese, Romanian, Spanish, Swedish, Turkish};
+    use Language::{
+        Danish, Finnish, French, German, Hungarian, Italian, Norwegian, Portuguese, Romanian, Spanish, Swedish, Turkish,
+    };
     match letter {
         'ä' => &[German, Swedish, Finnish],
         'ö' => &[German, Swedish, Finnish, Turkish, Hungarian],

@@ -16,8 +16,9 @@ const MOST: f64 = 1.0 + SUBJECT + NEIGHBOUR + LENGTH;
 
 /// Words by which the user speaks of themselves: they name the subject `user`.
 const OWN_WORDS: &[&str] = &[
-    "i", "i'm", "i've", "me", "my", "mine", "ich", "mein", "meine", "meinen", "mir", "mich", "je", "j'ai", "mon", "ma", "mes", "moi", "yo",
-    "mi", "mis", "io", "mio", "mia", "eu", "meu", "minha", "ik", "mijn", "я", "мой", "моя", "мне", "меня", "我", "我的", "私", "僕", "저", "내",
+    "i", "i'm", "i've", "me", "my", "mine", "ich", "mein", "meine", "meinen", "mir", "mich", "je", "j'ai", "mon", "ma", "mes",
+    "moi", "yo", "mi", "mis", "io", "mio", "mia", "eu", "meu", "minha", "ik", "mijn", "я", "мой", "моя", "мне", "меня", "我",
+    "我的", "私", "僕", "저", "내",
 ];
 
 /// What a query matches among the facts of an entity, before anything is left out.

@@ -114,16 +114,74 @@ fn windows(image: &MessageImage, hits: &[(f64, Vec<Hit>)]) -> Vec<f64> {
 /// Whether the query is after what the assistant said, or after a summary: then people's words are not preferred.
 #[must_use]
 pub fn asks_for_the_assistant(query: &QueryTerms) -> bool {
-    const ADDRESS: &[&str] = &["you", "your", "du", "dein", "deine", "tu", "ton", "ta", "te", "tú", "você", "je", "jij", "ты", "你", "您", "assistant"];
-    const SAYING: &[&str] = &[
-        "said", "say", "told", "tell", "suggested", "suggest", "recommended", "recommend", "recommendation", "recommendations",
-        "suggestion", "suggestions", "answer", "answered", "replied", "reply", "advice", "advised", "explained", "mentioned", "provided",
-        "gave", "wrote", "listed", "gesagt", "empfohlen", "vorgeschlagen", "geantwortet", "dit", "recommandé", "conseillé", "suggéré",
-        "dijiste", "recomendaste", "sugeriste", "сказал", "посоветовал", "рекомендовал", "说", "建议", "推荐",
+    const ADDRESS: &[&str] = &[
+        "you",
+        "your",
+        "du",
+        "dein",
+        "deine",
+        "tu",
+        "ton",
+        "ta",
+        "te",
+        "tú",
+        "você",
+        "je",
+        "jij",
+        "ты",
+        "你",
+        "您",
+        "assistant",
     ];
-    const SUMMARY: &[&str] = &["summary", "summarize", "summarise", "recap", "overview", "zusammenfassung", "résumé", "resumen", "总结"];
+    const SAYING: &[&str] = &[
+        "said",
+        "say",
+        "told",
+        "tell",
+        "suggested",
+        "suggest",
+        "recommended",
+        "recommend",
+        "recommendation",
+        "recommendations",
+        "suggestion",
+        "suggestions",
+        "answer",
+        "answered",
+        "replied",
+        "reply",
+        "advice",
+        "advised",
+        "explained",
+        "mentioned",
+        "provided",
+        "gave",
+        "wrote",
+        "listed",
+        "gesagt",
+        "empfohlen",
+        "vorgeschlagen",
+        "geantwortet",
+        "dit",
+        "recommandé",
+        "conseillé",
+        "suggéré",
+        "dijiste",
+        "recomendaste",
+        "sugeriste",
+        "сказал",
+        "посоветовал",
+        "рекомендовал",
+        "说",
+        "建议",
+        "推荐",
+    ];
+    const SUMMARY: &[&str] =
+        &["summary", "summarize", "summarise", "recap", "overview", "zusammenfassung", "résumé", "resumen", "总结"];
     let any = |list: &[&str]| query.spoken.iter().any(|word| list.contains(&word.as_str()));
-    any(SUMMARY) || query.spoken.iter().any(|word| word == "assistant") || (any(ADDRESS) && any(SAYING) && !asks_to_be_told(query))
+    any(SUMMARY)
+        || query.spoken.iter().any(|word| word == "assistant")
+        || (any(ADDRESS) && any(SAYING) && !asks_to_be_told(query))
 }
 
 /// `Can you tell me …` asks for anything at all, not for what was said.

@@ -114,7 +114,12 @@ impl Recall {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn facts_of_generation(&self, tenant: &str, entity_key: EntityKey, generation: i32) -> Result<Arc<EntityImage>, ReadError> {
+    pub async fn facts_of_generation(
+        &self,
+        tenant: &str,
+        entity_key: EntityKey,
+        generation: i32,
+    ) -> Result<Arc<EntityImage>, ReadError> {
         let active = self.0.store.entity_version(tenant, &entity_key).await?.generation;
         if active == generation {
             return self.facts(tenant, entity_key).await;
@@ -147,7 +152,8 @@ impl Recall {
         if version.version.is_none() {
             return Ok(Arc::default());
         }
-        let current = |image: &Arc<MessageImage>, version: EntityVersion| image.version == version.version && image.epoch == version.epoch;
+        let current =
+            |image: &Arc<MessageImage>, version: EntityVersion| image.version == version.version && image.epoch == version.epoch;
         if let Some(image) = self.0.cache.get(&key).messages.filter(|image| current(image, version)) {
             metrics::cache_hit("messages");
             return Ok(image);

@@ -81,9 +81,8 @@ pub fn words(text: &str) -> Vec<String> {
 
 fn words_of_folded(folded: &str) -> Vec<String> {
     SEGMENTER.with_borrow_mut(|segmenter| {
-        let segmenter = *segmenter.get_or_insert_with(|| {
-            icu_segmenter::WordSegmenter::new_dictionary(WordBreakInvariantOptions::default())
-        });
+        let segmenter =
+            *segmenter.get_or_insert_with(|| icu_segmenter::WordSegmenter::new_dictionary(WordBreakInvariantOptions::default()));
         let mut out: Vec<String> = Vec::new();
         let mut start = 0;
         // Where the last word ends, signs included.
@@ -200,10 +199,11 @@ fn counted(mut terms: Vec<Term>) -> Box<[(Term, u16)]> {
 fn other_forms(word: &str) -> impl Iterator<Item = String> {
     let bare = word.trim_end_matches(['+', '#']);
     let bare = (bare.len() < word.len() && !bare.is_empty()).then(|| bare.to_owned());
-    let plain = (!word.is_ascii() && word.chars().any(|c| matches!(c, '\u{00C0}'..='\u{024F}' | '\u{0370}'..='\u{03FF}'))).then(|| {
-        let decomposed = NFD.normalize(word);
-        decomposed.chars().filter(|c| !matches!(c, '\u{0300}'..='\u{036F}')).collect::<String>()
-    });
+    let plain =
+        (!word.is_ascii() && word.chars().any(|c| matches!(c, '\u{00C0}'..='\u{024F}' | '\u{0370}'..='\u{03FF}'))).then(|| {
+            let decomposed = NFD.normalize(word);
+            decomposed.chars().filter(|c| !matches!(c, '\u{0300}'..='\u{036F}')).collect::<String>()
+        });
     bare.into_iter().chain(plain.filter(|plain| plain != word))
 }
 

@@ -329,7 +329,8 @@ fn subject_of(words: &[Word]) -> Subject {
             "named", "called", "based", "located", "used", "retired", "married", "left", "lost", "broken", "red", "bound", "led",
         ]);
         let in_name = word.is_capitalised() && words[i - 1].is_capitalised() && !verbs::is_auxiliary(&word.lower) && i > 1;
-        if verbs::is_finite(&word.lower) && !(named && !words[i - 1].is_capitalised()) && !in_name {
+        let belongs_to_name = named && !words[i - 1].is_capitalised();
+        if verbs::is_finite(&word.lower) && !belongs_to_name && !in_name {
             if relative {
                 relative = false;
                 continue;

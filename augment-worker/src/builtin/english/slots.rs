@@ -303,10 +303,11 @@ fn slot_name(shape: &Shape<'_>) -> Option<String> {
     if [["work", "as"], ["works", "as"], ["working", "as"]].iter().any(|p| has(p)) {
         return fixed("job");
     }
-    if matches!(first, "am" | "is" | "turned" | "became" | "become" | "got") && !negative {
-        if let Some(slot) = of_state(first, shape.object, &lower) {
-            return fixed(slot);
-        }
+    if matches!(first, "am" | "is" | "turned" | "became" | "become" | "got")
+        && !negative
+        && let Some(slot) = of_state(first, shape.object, &lower)
+    {
+        return fixed(slot);
     }
     if first == "was" && at(1) == "born" || has(&["was", "born"]) {
         return fixed(if shape.object.iter().any(|w| w.is_date || w.lower.len() == 4 && w.lower.parse::<u16>().is_ok()) {
