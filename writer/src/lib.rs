@@ -5,6 +5,7 @@ pub mod metrics;
 pub mod notify;
 pub mod plan;
 pub mod postgres;
+pub mod process;
 pub mod reads;
 pub mod recall;
 pub mod run;

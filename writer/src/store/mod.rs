@@ -4,6 +4,8 @@
 //! It locks its offset rows, then the rows of its entities in key order, and only then reads (READ COMMITTED: each read is a
 //! statement after the locks), so flushes of several writers that meet on one entity come one after the other.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod dump;
 pub mod postgres;
 pub mod sqlite;
