@@ -41,7 +41,8 @@ fn validate(settings: &Settings) -> Result<Validated, ProcessError> {
     let url = postgres.url.as_ref().or(postgres.sink_url.as_ref());
     let url = url.ok_or_else(|| ProcessError::Usage("no store: set MEMORI__POSTGRES__URL".to_owned()))?;
     let target = |key: &str, wanted: &Option<memori_service::secret::Secret>| {
-        PostgresTarget::parse(wanted.as_ref().unwrap_or(url).expose(), NAME).map_err(|e| ProcessError::Usage(format!("{key}: {e}")))
+        PostgresTarget::parse(wanted.as_ref().unwrap_or(url).expose(), NAME)
+            .map_err(|e| ProcessError::Usage(format!("{key}: {e}")))
     };
     let internal_token = settings.auth.internal_token.as_ref().map(|token| token.expose().to_owned());
     if internal_token.is_none() && !settings.writer.listen.ip().is_loopback() {
@@ -51,7 +52,9 @@ fn validate(settings: &Settings) -> Result<Validated, ProcessError> {
         )));
     }
     if settings.registry.url.is_some() {
-        return Err(ProcessError::Usage("registry.url is set, but the schema registry's framing is not supported yet".to_owned()));
+        return Err(ProcessError::Usage(
+            "registry.url is set, but the schema registry's framing is not supported yet".to_owned(),
+        ));
     }
     Ok(Validated {
         sink: target("postgres.sink_url", &postgres.sink_url)?,
@@ -97,7 +100,8 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let admin_server = tokio::spawn(admin::serve(admin_listener, admin::router(health.clone(), prometheus), admin_stop.clone()));
 
     let sink_pool = validated.sink.pool(settings.writer.sink_connections).map_err(|e| ProcessError::Usage(e.to_string()))?;
-    let recall_pool = validated.recall.pool(settings.writer.recall_connections).map_err(|e| ProcessError::Usage(e.to_string()))?;
+    let recall_pool =
+        validated.recall.pool(settings.writer.recall_connections).map_err(|e| ProcessError::Usage(e.to_string()))?;
     let store: Arc<dyn Store> = Arc::new(PostgresStore::new(sink_pool, validated.admin_url));
     let start_deadline = Duration::from_millis(settings.start.deadline_ms);
     let starting = async {

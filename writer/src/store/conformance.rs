@@ -302,12 +302,17 @@ pub async fn a_scenario_leaves_what_it_says(store: Arc<dyn Store>) -> Dump {
         rows(&dump, "facts").iter().map(|f| (f["fact_id"].to_string(), f["body"].to_string())).collect();
     let mut intervals: Vec<(i64, Option<i64>, String)> = rows(&dump, "validity")
         .iter()
-        .map(|v| (v["valid_from_us"].as_i64().expect("a time"), v["valid_to_us"].as_i64(), towns[&v["fact_id"].to_string()].clone()))
+        .map(|v| {
+            (v["valid_from_us"].as_i64().expect("a time"), v["valid_to_us"].as_i64(), towns[&v["fact_id"].to_string()].clone())
+        })
         .filter(|(_, _, town)| town.contains("lives in"))
         .collect();
     intervals.sort();
     let interval = |from, to, town: &str| (from, to, format!("\"The user lives in {town}\""));
-    assert_eq!(intervals, [interval(1_000, Some(2_000), "Paris"), interval(2_000, Some(3_000), "Berlin"), interval(3_000, None, "Paris")]);
+    assert_eq!(
+        intervals,
+        [interval(1_000, Some(2_000), "Paris"), interval(2_000, Some(3_000), "Berlin"), interval(3_000, None, "Paris")]
+    );
 
     let bodies = column(&dump, "facts", "body");
     for apart in ["C", "C++", "C#", "\u{6211}\u{559c}\u{6b22}\u{8336}", "The user likes tea"] {
