@@ -1,4 +1,5 @@
 //! The names of this crate's metrics, and the only place that records them.
+#![allow(clippy::disallowed_macros, reason = "this is the metrics module")]
 
 #![allow(clippy::disallowed_macros, reason = "this is the metrics module")]
 

@@ -192,3 +192,125 @@ fn asks_to_be_told(query: &QueryTerms) -> bool {
             && matches!(three[2].as_str(), "tell" | "say" | "suggest" | "recommend" | "answer" | "reply")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use memori_schemas::{ContentFormat, ContentHash, EntityKey, MessageKey};
+
+    use super::*;
+    use crate::reads::rows::{MessageRow, MessageRows};
+    use crate::recall::text;
+
+    fn image(said: &[(&str, Role, &str)]) -> MessageImage {
+        let messages = (0_i64..)
+            .zip(said)
+            .map(|(n, (session, role, content))| {
+                let mut key = [0; 16];
+                key[..8].copy_from_slice(&n.to_be_bytes());
+                MessageRow {
+                    message_key: MessageKey(key),
+                    event_id: format!("e{n:03}"),
+                    content_hash: ContentHash([0; 32]),
+                    message_index: 0,
+                    message_id: format!("e{n}#0"),
+                    role: *role,
+                    name: None,
+                    content: (*content).to_owned(),
+                    content_format: ContentFormat::Text,
+                    created_at_us: None,
+                    process_id: None,
+                    session_id: Some((*session).to_owned()),
+                    occurred_at_us: n * 1_000_000,
+                }
+            })
+            .collect();
+        MessageImage::build(&EntityKey([1; 16]), MessageRows { version: Some(1), messages, ..MessageRows::default() }, None)
+    }
+
+    /// Conversations in which the assistant repeats the user's words at length, and answers follow in other words.
+    const SAID: &[(&str, Role, &str)] = &[
+        ("1", Role::User, "I finally adopted a puppy yesterday"),
+        (
+            "1",
+            Role::Assistant,
+            "How wonderful that you adopted a puppy! A puppy needs food, a puppy needs walks, and the name of a puppy matters",
+        ),
+        ("1", Role::User, "We call him Biscuit"),
+        ("1", Role::Assistant, "Biscuit is a lovely choice"),
+        ("2", Role::User, "What should I cook with lentils tonight?"),
+        (
+            "2",
+            Role::Assistant,
+            "Lentils cook in twenty minutes. Lentils go well with cumin. For dinner lentils with rice are a classic dish",
+        ),
+        ("2", Role::User, "No onions please, I am allergic to them"),
+        (
+            "2",
+            Role::Assistant,
+            "Understood, lentils without onions. Many people are allergic to onions, and an onion allergy asks for care",
+        ),
+        ("3", Role::User, "My flight to Lisbon leaves on the ninth"),
+        (
+            "3",
+            Role::Assistant,
+            "A flight to Lisbon takes three hours. For your flight bring a passport; the flight board shows every flight",
+        ),
+        ("3", Role::User, "I booked the hotel near the river"),
+        ("3", Role::Assistant, "Hotels by the river are popular with people who book late"),
+    ];
+
+    const ASKED: &[(&str, usize)] = &[
+        ("what is the name of my puppy", 2),
+        ("when did I adopt the puppy", 0),
+        ("what food am I allergic to, onions?", 6),
+        ("when is my flight to Lisbon", 8),
+        ("which hotel did I book", 10),
+    ];
+
+    fn reciprocal_rank(scores: &[f64], wanted: usize) -> f64 {
+        let better = scores.iter().filter(|score| **score > scores[wanted]).count();
+        1.0 / f64::from(u32::try_from(better + 1).unwrap())
+    }
+
+    #[test]
+    fn the_recipe_beats_plain_bm25() {
+        let image = image(SAID);
+        let shown = vec![true; SAID.len()];
+        let (mut plain, mut ours) = (0.0, 0.0);
+        for (question, wanted) in ASKED {
+            let query = text::query(question, image.languages);
+            plain += reciprocal_rank(&image.postings.scores(&image.postings.all_hits(&query)), *wanted);
+            ours += reciprocal_rank(&scores(&image, &query, &shown), *wanted);
+        }
+        let of = f64::from(u32::try_from(ASKED.len()).unwrap());
+        assert!(ours / of >= 0.9 && ours > plain + 0.5, "{} against {}", ours / of, plain / of);
+    }
+
+    #[test]
+    fn the_assistants_words_count_when_they_are_asked_for() {
+        let image = image(SAID);
+        let shown = vec![true; SAID.len()];
+        let first = |question: &str| {
+            let scores = scores(&image, &text::query(question, image.languages), &shown);
+            (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap()
+        };
+        assert_eq!(SAID[first("what did you say about cumin and lentils")].1, Role::Assistant);
+        assert_eq!(SAID[first("lentils with cumin")].1, Role::User);
+        for (question, asked) in [
+            ("what did you recommend", true),
+            ("give me a summary of the trip", true),
+            ("can you tell me where I live", false),
+            ("where do I live", false),
+        ] {
+            assert_eq!(asks_for_the_assistant(&text::query(question, image.languages)), asked, "{question}");
+        }
+    }
+
+    #[test]
+    fn neighbours_are_never_those_of_another_session() {
+        let image = image(&[("1", Role::User, "apples"), ("2", Role::User, "pears"), ("2", Role::User, "plums")]);
+        let scores = scores(&image, &text::query("apples", image.languages), &[true; 3]);
+        assert_eq!(scores[1], scores[2], "both know nothing of apples");
+        assert!(scores[0] > scores[1]);
+    }
+}

@@ -62,7 +62,7 @@ thread_local! {
 static NFKC: LazyLock<icu_normalizer::ComposingNormalizerBorrowed<'static>> = LazyLock::new(ComposingNormalizer::new_nfkc);
 static NFD: LazyLock<icu_normalizer::DecomposingNormalizerBorrowed<'static>> = LazyLock::new(DecomposingNormalizer::new_nfd);
 
-/// NFKC and full case folding; typographic apostrophes become `'`.
+/// NFKC and full case folding; typographic apostrophes become `'`, and the Russian ё the е that most people write.
 #[must_use]
 pub fn fold(text: &str) -> String {
     if text.is_ascii() {
@@ -70,7 +70,7 @@ pub fn fold(text: &str) -> String {
     }
     let composed = NFKC.normalize(text);
     let folded = CaseMapper::new().fold_string(&composed);
-    NFKC.normalize(&folded).replace(['\u{2019}', '\u{02BC}'], "'")
+    NFKC.normalize(&folded).replace(['\u{2019}', '\u{02BC}'], "'").replace('ё', "е")
 }
 
 /// The words of a text, folded, in order. Emoji and other pictures are words too; punctuation is not.
@@ -134,12 +134,12 @@ pub fn document(text: &str) -> DocumentTerms {
     for word in &words {
         of_word.clear();
         of_word.push(term(word));
+        let stemmed_in = language::of_word(word, language);
+        languages = stemmed_in.map_or(languages, |language| languages.with(language));
+        of_word.extend(stemmed_in.map(|language| term(&language.stem(word))));
         for form in other_forms(word) {
             of_word.push(term(&form));
-        }
-        if let Some(language) = language::of_word(word, language) {
-            languages = languages.with(language);
-            of_word.push(term(&language.stem(word)));
+            of_word.extend(stemmed_in.map(|language| term(&language.stem(&form))));
         }
         of_word.extend(parts(word).map(term));
         of_word.sort_unstable();
@@ -166,15 +166,12 @@ pub fn query(text: &str, languages: Languages) -> QueryTerms {
         if !seen.insert(word.as_str()) {
             continue;
         }
-        let mut alternatives = vec![term(word)];
-        alternatives.extend(other_forms(word).map(|form| term(&form)));
-        let latin = language::of_word(word, language);
-        for language in languages.iter().filter(|language| language::of_word(word, *language) == Some(*language)) {
-            alternatives.push(term(&language.stem(word)));
-        }
-        if let Some(language) = latin {
-            alternatives.push(term(&language.stem(word)));
-        }
+        let forms: Vec<String> = std::iter::once(word.clone()).chain(other_forms(word)).collect();
+        let guessed = language::of_word(word, language).into_iter();
+        let stemmed_in = guessed.chain(languages.iter().filter(|language| language::of_word(word, *language) == Some(*language)));
+        let stems = stemmed_in.flat_map(|language| forms.iter().map(move |form| term(&language.stem(form))));
+        let mut alternatives: Vec<Term> = stems.collect();
+        alternatives.extend(forms.iter().map(|form| term(form)));
         alternatives.sort_unstable();
         alternatives.dedup();
         looked_for.push(QueryWord { alternatives, weight: 1.0 });
