@@ -1,8 +1,6 @@
 //! The names of this crate's metrics, and the only place that records them.
 #![allow(clippy::disallowed_macros, reason = "this is the metrics module")]
 
-#![allow(clippy::disallowed_macros, reason = "this is the metrics module")]
-
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};

@@ -192,33 +192,36 @@ fn counted(mut terms: Vec<Term>) -> Box<[(Term, u16)]> {
     out.into_boxed_slice()
 }
 
-/// The word without its accents, and without `++` or `#` behind it, where that differs.
-fn other_forms(word: &str) -> impl Iterator<Item = String> {
-    let bare = word.trim_end_matches(['+', '#']);
-    let bare = (bare.len() < word.len() && !bare.is_empty()).then(|| bare.to_owned());
-    let plain =
-        (!word.is_ascii() && word.chars().any(|c| matches!(c, '\u{00C0}'..='\u{024F}' | '\u{0370}'..='\u{03FF}'))).then(|| {
-            let decomposed = NFD.normalize(word);
-            decomposed.chars().filter(|c| !matches!(c, '\u{0300}'..='\u{036F}')).collect::<String>()
-        });
-    bare.into_iter().chain(plain.filter(|plain| plain != word))
+/// The word without its accents, where that differs.
+fn other_forms(word: &str) -> Option<String> {
+    let accented = |c: char| matches!(c, '\u{00C0}'..='\u{024F}' | '\u{0370}'..='\u{03FF}');
+    if word.is_ascii() || !word.chars().any(accented) {
+        return None;
+    }
+    let decomposed = NFD.normalize(word);
+    let plain: String = decomposed.chars().filter(|c| !matches!(c, '\u{0300}'..='\u{036F}')).collect();
+    (plain != word).then_some(plain)
 }
 
-/// What a word of a script with loose word boundaries is also found by: characters of Han words, pairs of Hangul syllables.
+/// What a word is also found by, for less: `c++` by `c`, and in scripts with loose word boundaries characters of Han words and
+/// pairs of Hangul syllables.
 fn parts(word: &str) -> impl Iterator<Item = &str> {
     let first = word.chars().next();
     let han = first.is_some_and(is_han);
     let hangul = first.is_some_and(|c| matches!(c, '\u{AC00}'..='\u{D7A3}'));
     let width = if han { 1 } else { 2 };
     let long_enough = (han || hangul) && word.chars().nth(width).is_some();
-    word.char_indices().filter(move |_| long_enough).filter_map(move |(start, c)| {
+    let bare = word.trim_end_matches(['+', '#']);
+    let bare = (bare.len() < word.len() && !bare.is_empty()).then_some(bare);
+    let pieces = word.char_indices().filter(move |_| long_enough).filter_map(move |(start, c)| {
         if han && !is_han(c) {
             return None;
         }
         let rest = &word[start..];
         let end = rest.char_indices().nth(width).map_or(rest.len(), |(end, _)| end);
         (rest[..end].chars().count() == width).then_some(&rest[..end])
-    })
+    });
+    bare.into_iter().chain(pieces)
 }
 
 fn is_han(c: char) -> bool {
