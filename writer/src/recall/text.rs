@@ -137,7 +137,7 @@ pub fn document(text: &str) -> DocumentTerms {
         let stemmed_in = language::of_word(word, language);
         languages = stemmed_in.map_or(languages, |language| languages.with(language));
         of_word.extend(stemmed_in.map(|language| term(&language.stem(word))));
-        for form in other_forms(word) {
+        if let Some(form) = without_accents(word) {
             of_word.push(term(&form));
             of_word.extend(stemmed_in.map(|language| term(&language.stem(&form))));
         }
@@ -166,7 +166,7 @@ pub fn query(text: &str, languages: Languages) -> QueryTerms {
         if !seen.insert(word.as_str()) {
             continue;
         }
-        let forms: Vec<String> = std::iter::once(word.clone()).chain(other_forms(word)).collect();
+        let forms: Vec<String> = std::iter::once(word.clone()).chain(without_accents(word)).collect();
         let guessed = language::of_word(word, language).into_iter();
         let stemmed_in = guessed.chain(languages.iter().filter(|language| language::of_word(word, *language) == Some(*language)));
         let stems = stemmed_in.flat_map(|language| forms.iter().map(move |form| term(&language.stem(form))));
@@ -193,7 +193,7 @@ fn counted(mut terms: Vec<Term>) -> Box<[(Term, u16)]> {
 }
 
 /// The word without its accents, where that differs.
-fn other_forms(word: &str) -> Option<String> {
+fn without_accents(word: &str) -> Option<String> {
     let accented = |c: char| matches!(c, '\u{00C0}'..='\u{024F}' | '\u{0370}'..='\u{03FF}');
     if word.is_ascii() || !word.chars().any(accented) {
         return None;
