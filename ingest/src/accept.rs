@@ -126,10 +126,11 @@ impl Acceptor {
         &self.publisher
     }
 
-    /// When an event was accepted, where the door remembers it.
+    /// When an event was accepted, where the door remembers it or the spool holds it.
     pub fn accepted_at(&self, tenant: &str, event_id: &str) -> Option<Micros> {
         let name = EventName::new(tenant, event_id);
-        lock(&self.recent).get(&name).iter().map(|accepted| accepted.accepted_at).min()
+        let recent = lock(&self.recent).get(&name).iter().map(|accepted| accepted.accepted_at).min();
+        recent.or_else(|| self.publisher.spooled_at(tenant, event_id))
     }
 
     /// Accepts events of one request, in order. Answers, in the same order, each event's id and what became of it.
@@ -247,8 +248,8 @@ impl Acceptor {
             .collect()
     }
 
-    fn durable_in(&self, _name: &EventName) -> DurableIn {
-        DurableIn::Log
+    fn durable_in(&self, name: &EventName) -> DurableIn {
+        if self.publisher.spooled_at(&name.tenant, &name.event_id).is_some() { DurableIn::Spool } else { DurableIn::Log }
     }
 
     /// Waits until nobody else decides about any of these names. All or none are taken, so that no two requests wait for each other.

@@ -74,9 +74,15 @@ pub fn read_batch(bytes: &[u8]) -> Answer<Vec<Item>> {
             errors.into_result(())?;
             Ok(items.into_iter().map(|raw| read_item(raw.get().as_bytes())).collect())
         }
-        // What the visitor itself refuses ends the reading, and is among the errors.
-        Err(error) if error.classify() == Category::Data && !errors.is_empty() => Err(errors.into_problem()),
-        Err(error) if error.classify() == Category::Data => Err(Problem::invalid_field("", "must be an object with `events`")),
+        // What the visitor refuses ends the reading early: what follows may still not be JSON.
+        Err(error) if error.classify() == Category::Data => {
+            serde_json::from_str::<IgnoredAny>(text)
+                .map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))?;
+            if errors.is_empty() {
+                errors.push("", "must be an object with `events`");
+            }
+            Err(errors.into_problem())
+        }
         Err(error) => Err(Problem::bad_request(format!("the body is not JSON: {error}"))),
     }
 }

@@ -1,4 +1,4 @@
-//! The front door: events API, deduplication, forwarded reads, deletions.
+//! The front door: events API, deduplication, spool, forwarded reads, deletions.
 //!
 //! Promises: an event id that a caller holds is durable; nothing is accepted twice by one process; every bound pushes back instead of
 //! growing; no caller names its own tenant.
@@ -15,9 +15,10 @@ pub mod metrics;
 pub mod new_event;
 pub mod publish;
 pub mod routes;
+pub mod spool;
 pub mod state;
 
 pub use accept::Lookup;
 pub use app::{OPENAPI, app};
 pub use backend::WriterBackend;
-pub use state::{ExtractingProbe, IngestConfig, IngestParts, IngestState, StartError};
+pub use state::{ExtractingProbe, IngestConfig, IngestParts, IngestState, SpoolConfig, StartError};

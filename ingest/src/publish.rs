@@ -1,15 +1,17 @@
 //! Records on their way to the log, and how long a caller waits for them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use memori_event_log::{AppendError, Header, NewRecord, Producer, Topic};
-use memori_schemas::{ConversationEvent, Lane, LogRecordBody, framing, ids};
+use memori_schemas::{ConversationEvent, Lane, LogRecordBody, Micros, framing, ids};
 use memori_service::problem::Problem;
 use memori_service::trace_context::TRACEPARENT;
 
 use crate::metrics;
+use crate::spool::{Spool, SpoolError};
 
 /// Seconds after which a caller may try again when the log is away.
 pub(crate) const RETRY_AFTER_SECONDS: u64 = 2;
@@ -110,18 +112,25 @@ pub(crate) fn refusal(error: &AppendError) -> Problem {
     }
 }
 
-/// Puts conversation events into the log.
+/// Puts conversation events into the log, or into the spool while it is away.
 pub struct Publisher {
     producer: Arc<dyn Producer>,
     /// How long a delivery report is waited for; `None` where the log itself ends the wait.
     patience: Option<Duration>,
+    spool: Option<Arc<Spool>>,
+}
+
+/// One event on its way: its place in the answer, and its record.
+struct OnItsWay {
+    place: usize,
+    event: ConversationEvent,
 }
 
 impl Publisher {
-    /// Onto this log.
+    /// Onto this log, with this spool behind it.
     #[must_use]
-    pub fn new(producer: Arc<dyn Producer>, patience: Option<Duration>) -> Self {
-        Self { producer, patience }
+    pub fn new(producer: Arc<dyn Producer>, patience: Option<Duration>, spool: Option<Arc<Spool>>) -> Self {
+        Self { producer, patience, spool }
     }
 
     /// The log's producer.
@@ -129,31 +138,77 @@ impl Publisher {
         &self.producer
     }
 
+    /// When an event that waits in the spool was accepted.
+    #[must_use]
+    pub fn spooled_at(&self, tenant: &str, event_id: &str) -> Option<Micros> {
+        self.spool.as_ref().and_then(|spool| spool.accepted_at(tenant, event_id))
+    }
+
     /// Makes events durable; answers in their order. Events of one entity keep their order.
     pub async fn publish(&self, events: Vec<ConversationEvent>, traceparent: Option<&str>) -> Vec<Result<DurableIn, Problem>> {
-        let mut results: Vec<Result<DurableIn, Problem>> = Vec::with_capacity(events.len());
+        let mut results: Vec<Result<DurableIn, Problem>> = vec![Ok(DurableIn::Log); events.len()];
+        let mut direct = Vec::with_capacity(events.len());
         let mut records = Vec::with_capacity(events.len());
-        let mut places = Vec::with_capacity(events.len());
+        let mut to_spool = Vec::new();
+        // Asked once per key, so that the events of one request do not overtake each other when the spool runs dry in between.
+        let mut queues: HashMap<Vec<u8>, bool> = HashMap::new();
         for (place, event) in events.into_iter().enumerate() {
-            let (tenant, entity_id) = (event.tenant.clone(), event.entity_id.clone());
+            let queue = self.spool.as_ref().is_some_and(|spool| {
+                let key = ids::log_key(&event.tenant, &event.entity_id);
+                *queues.entry(key).or_insert_with_key(|key| spool.must_queue(key))
+            });
+            if queue {
+                to_spool.push(OnItsWay { place, event });
+                continue;
+            }
             let body = LogRecordBody::Conversation(event);
-            match new_record(Topic::ConversationsLive, &tenant, &entity_id, &body, traceparent) {
+            let (tenant, entity_id) = match &body {
+                LogRecordBody::Conversation(event) => (&*event.tenant, &*event.entity_id),
+                _ => unreachable!("made two lines above"),
+            };
+            match new_record(Topic::ConversationsLive, tenant, entity_id, &body, traceparent) {
                 Ok(record) => {
                     records.push(record);
-                    places.push(place);
-                    results.push(Ok(DurableIn::Log));
+                    let LogRecordBody::Conversation(event) = body else { unreachable!("made above") };
+                    direct.push(OnItsWay { place, event });
                 }
-                Err(problem) => results.push(Err(problem)),
+                Err(problem) => results[place] = Err(problem),
             }
         }
-        let appended = append(&self.producer, records, self.patience).await;
-        for (place, result) in places.into_iter().zip(appended) {
-            if let Err(error) = result {
-                if matches!(error, AppendError::Unconfirmed(_)) {
-                    metrics::count(metrics::UNCONFIRMED, 1);
+        if !records.is_empty() {
+            let appended = append(&self.producer, records, self.patience).await;
+            for (sent, result) in direct.into_iter().zip(appended) {
+                let Err(error) = result else { continue };
+                match (&error, &self.spool) {
+                    (AppendError::Unconfirmed(_), Some(_)) => to_spool.push(sent),
+                    _ => results[sent.place] = Err(refusal(&error)),
                 }
-                tracing::warn!(%error, "an event is not in the log");
-                results[place] = Err(refusal(&error));
+                if let AppendError::Unconfirmed(why) = &error {
+                    metrics::count(metrics::UNCONFIRMED, 1);
+                    tracing::debug!(why, "an event is not confirmed by the log");
+                    if let Some(spool) = &self.spool {
+                        spool.log_is_away();
+                    }
+                }
+            }
+        }
+        if let Some(spool) = &self.spool
+            && !to_spool.is_empty()
+        {
+            // Back in the order of the request.
+            to_spool.sort_by_key(|sent| sent.place);
+            let (places, events): (Vec<usize>, Vec<ConversationEvent>) =
+                to_spool.into_iter().map(|sent| (sent.place, sent.event)).unzip();
+            for (place, spooled) in places.into_iter().zip(spool.append(events, traceparent).await) {
+                results[place] = match spooled {
+                    Ok(()) => Ok(DurableIn::Spool),
+                    Err(SpoolError::Full) => {
+                        Err(Problem::unavailable("the log is away and the spool is full", RETRY_AFTER_SECONDS))
+                    }
+                    Err(SpoolError::Failed(_)) => {
+                        Err(Problem::unavailable("the log is away and the spool cannot be written", RETRY_AFTER_SECONDS))
+                    }
+                };
             }
         }
         results

@@ -1,6 +1,7 @@
 //! What the routes share, and how it is built when the process starts.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,12 +9,14 @@ use memori_event_log::{Log, LogError, Topic, TopicPartition};
 use memori_schemas::{LogRecordBody, Micros, framing};
 use memori_service::auth::KeyRing;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Acceptor, Lookup, known_at_writer};
 use crate::backend::{BackendError, WriterBackend};
 use crate::door::{Accepted, Claim, EventName, RecentEvents};
 use crate::limits::Limits;
 use crate::publish::Publisher;
+use crate::spool::{Spool, replay};
 
 /// Where it is known which events are being extracted right now (in one process with the worker).
 pub trait ExtractingProbe: Send + Sync {
@@ -71,12 +74,31 @@ pub struct IngestParts {
     pub config: IngestConfig,
 }
 
+/// Where the spool is, and how large it may be.
+#[derive(Clone, Debug)]
+pub struct SpoolConfig {
+    /// Its folder, for one process at a time.
+    pub folder: PathBuf,
+    /// Its bound.
+    pub max_bytes: u64,
+    /// Ends its replay.
+    pub shutdown: CancellationToken,
+}
+
 /// Why a front door did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The spool's folder.
+    #[error("the spool in {folder} cannot be used: {source}; see ingest.spool_dir")]
+    Spool {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The writer, where the door must be exact.
     #[error("what the writer knows is not readable: {0}")]
     Writer(#[from] BackendError),
@@ -95,11 +117,19 @@ pub struct IngestState {
 }
 
 impl IngestState {
-    /// Builds a front door; the door's memory comes from the log's tail.
+    /// Builds a front door without a spool: while the log is away, events are refused. The door's memory comes from the log's tail.
     ///
     /// # Errors
     /// Where the log (or, for an exact door, the writer) cannot be read.
     pub async fn start(parts: IngestParts) -> Result<Self, StartError> {
+        Self::start_with_spool(parts, None).await
+    }
+
+    /// Builds a front door with a spool, and begins to deliver what waits there.
+    ///
+    /// # Errors
+    /// As [`IngestState::start`], and where the spool's folder cannot be used.
+    pub async fn start_with_spool(parts: IngestParts, spool: Option<SpoolConfig>) -> Result<Self, StartError> {
         let IngestParts { log, backend, keys, extracting, config } = parts;
         let partitions = log.identity().await?.partitions;
         let mut recent = RecentEvents::new(config.recent_events, config.recent_bytes);
@@ -107,7 +137,17 @@ impl IngestState {
             remember_tail(&*log, partition, &backend, &config, &mut recent).await?;
         }
         tracing::info!(events = recent.len(), "the door remembers the log's tail");
-        let publisher = Publisher::new(log.producer(), config.log_timeout);
+        let spool = match spool {
+            None => None,
+            Some(spool) => {
+                let shutdown = spool.shutdown.clone();
+                let (spool, with_spooled) = open_spool(spool, recent).await?;
+                recent = with_spooled;
+                tokio::spawn(replay(Arc::clone(&spool), log.producer(), shutdown));
+                Some(spool)
+            }
+        };
+        let publisher = Publisher::new(log.producer(), config.log_timeout, spool);
         let acceptor = Arc::new(Acceptor::new(recent, backend.clone(), config.lookup, publisher));
         let limits = Limits::new(config.max_requests, config.max_body_bytes_in_flight, config.body_timeout);
         Ok(Self { log, partitions, backend, keys, acceptor, limits, erasures: PendingErasures::default(), extracting })
@@ -122,6 +162,21 @@ impl IngestState {
             *status = "extracting".into();
         }
     }
+}
+
+/// Opens the spool; the door remembers what waits in it.
+async fn open_spool(spool: SpoolConfig, mut recent: RecentEvents) -> Result<(Arc<Spool>, RecentEvents), StartError> {
+    let folder = spool.folder.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        let opened = Spool::open(&spool.folder, spool.max_bytes, |event| {
+            let accepted = Accepted { claim: Claim::of_record(event), accepted_at: event.accepted_at };
+            recent.remember(EventName::new(&event.tenant, &event.event_id), accepted);
+            recent.forget_surplus();
+        });
+        opened.map(|spool| (Arc::new(spool), recent))
+    });
+    let opened = opening.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    opened.map_err(|source| StartError::Spool { folder, source })
 }
 
 /// How many records of the tail are read, and asked about, at once.

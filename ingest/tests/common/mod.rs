@@ -15,7 +15,7 @@ use http::{HeaderMap, Request, StatusCode};
 use memori_event_log::{
     AppendError, Consumer, Fence, Log, LogError, LogIdentity, LogRecord, NewRecord, Position, Producer, Topic, TopicPartition,
 };
-use memori_ingest::{IngestConfig, IngestParts, IngestState, WriterBackend, app};
+use memori_ingest::{IngestConfig, IngestParts, IngestState, SpoolConfig, WriterBackend, app};
 use memori_schemas::{ConversationEvent, LogRecordBody, framing, ids};
 use memori_service::auth::KeyRing;
 use serde_json::{Value, json};
@@ -330,9 +330,19 @@ impl Door {
     }
 
     pub async fn with(log: FakeLog, writer: FakeWriter, keys: KeyRing, config: IngestConfig) -> Self {
+        Self::with_spool(log, writer, keys, config, None).await
+    }
+
+    pub async fn with_spool(
+        log: FakeLog,
+        writer: FakeWriter,
+        keys: KeyRing,
+        config: IngestConfig,
+        spool: Option<SpoolConfig>,
+    ) -> Self {
         let backend = WriterBackend::InProcess(writer.router());
         let parts = IngestParts { log: Arc::new(log.clone()), backend, keys, extracting: None, config };
-        let app = app(IngestState::start(parts).await.unwrap());
+        let app = app(IngestState::start_with_spool(parts, spool).await.unwrap());
         Self { log, writer, app }
     }
 
