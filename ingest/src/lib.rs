@@ -13,6 +13,7 @@ mod handlers;
 pub mod limits;
 pub mod metrics;
 pub mod new_event;
+pub mod process;
 pub mod publish;
 pub mod routes;
 pub mod spool;

@@ -12,11 +12,11 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use memori_schemas::{ConversationEvent, LogRecordBody, Micros, framing, ids};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::metrics;
 use disk::Disk;
@@ -27,6 +27,8 @@ pub use replay::replay;
 
 /// The most bytes that one fsync covers.
 const GROUP_BYTES: usize = 4 << 20;
+/// The most commands that wait for the spool's thread.
+const QUEUED_COMMANDS: usize = 1_024;
 
 /// Why the spool did not take an event.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -104,9 +106,9 @@ impl Spool {
             log_away: AtomicBool::new(opened.waiting > 0),
         });
         shared.show_levels();
-        let (to_thread, commands) = mpsc::channel();
+        let (to_thread, commands) = mpsc::channel(QUEUED_COMMANDS);
         let of_thread = Arc::clone(&shared);
-        std::thread::Builder::new().name("memori-spool".to_owned()).spawn(move || write_commands(disk, &of_thread, &commands))?;
+        std::thread::Builder::new().name("memori-spool".to_owned()).spawn(move || write_commands(disk, &of_thread, commands))?;
         Ok(Self { shared, to_thread })
     }
 
@@ -176,7 +178,7 @@ impl Spool {
         if !entries.is_empty() {
             let reserved = frames.len() as u64;
             let (done, written) = oneshot::channel();
-            let written = match self.to_thread.send(Command::Append { entries, frames, done }) {
+            let written = match self.to_thread.send(Command::Append { entries, frames, done }).await {
                 Ok(()) => written.await.unwrap_or_else(|_| Err(SpoolError::Failed("the spool's thread ended".to_owned()))),
                 Err(_) => {
                     self.shared.index().release(reserved);
@@ -201,9 +203,9 @@ impl Spool {
 }
 
 /// The spool's thread: owns the files, groups appends under one fsync, ends when nobody can send any more.
-fn write_commands(mut disk: Disk, shared: &Shared, commands: &mpsc::Receiver<Command>) {
+fn write_commands(mut disk: Disk, shared: &Shared, mut commands: mpsc::Receiver<Command>) {
     let mut next = None;
-    while let Some(command) = next.take().or_else(|| commands.recv().ok()) {
+    while let Some(command) = next.take().or_else(|| commands.blocking_recv()) {
         match command {
             Command::Append { mut entries, mut frames, done } => {
                 let mut answers = vec![done];

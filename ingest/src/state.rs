@@ -43,6 +43,8 @@ pub struct IngestConfig {
     pub tail_records: usize,
     /// How ids are looked up.
     pub lookup: Lookup,
+    /// The process is to end: whoever still waits is answered.
+    pub draining: CancellationToken,
 }
 
 impl Default for IngestConfig {
@@ -56,6 +58,7 @@ impl Default for IngestConfig {
             recent_bytes: 256 << 20,
             tail_records: 2_000,
             lookup: Lookup::BestEffort(Duration::from_millis(50)),
+            draining: CancellationToken::new(),
         }
     }
 }
@@ -113,6 +116,7 @@ pub struct IngestState {
     pub(crate) acceptor: Arc<Acceptor>,
     pub(crate) limits: Limits,
     pub(crate) erasures: PendingErasures,
+    pub(crate) draining: CancellationToken,
     extracting: Option<Arc<dyn ExtractingProbe>>,
 }
 
@@ -150,7 +154,17 @@ impl IngestState {
         let publisher = Publisher::new(log.producer(), config.log_timeout, spool);
         let acceptor = Arc::new(Acceptor::new(recent, backend.clone(), config.lookup, publisher));
         let limits = Limits::new(config.max_requests, config.max_body_bytes_in_flight, config.body_timeout);
-        Ok(Self { log, partitions, backend, keys, acceptor, limits, erasures: PendingErasures::default(), extracting })
+        Ok(Self {
+            log,
+            partitions,
+            backend,
+            keys,
+            acceptor,
+            limits,
+            erasures: PendingErasures::default(),
+            draining: config.draining,
+            extracting,
+        })
     }
 
     /// Turns `accepted` into `extracting` where that is known.

@@ -175,22 +175,9 @@ pub(crate) async fn wait(
     debug_assert!(request.event_ids.len() <= MAX_EVENT_IDS);
     let tenant = &*caller.tenant;
     let end = Instant::now() + Duration::from_millis(request.timeout_ms);
-    let mut answer = loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        let question = json!({"event_ids": request.event_ids, "timeout_ms": left_ms});
-        match state.backend.ask(tenant, "/internal/v1/events/wait", Some(&question), left + WAIT_GRACE).await {
-            Ok(Some(answer)) => break answer,
-            Ok(None) => {
-                let missing = BackendError::Unexpected { status: StatusCode::NOT_FOUND, detail: "to a wait".into() };
-                return Err(missing.to_problem());
-            }
-            Err(BackendError::Unreachable(why)) if Instant::now() + WAIT_PAUSE < end => {
-                tracing::debug!(why, "waiting for the writer itself");
-                tokio::time::sleep(WAIT_PAUSE).await;
-            }
-            Err(error) => return Err(error.to_problem()),
-        }
+    let mut answer = tokio::select! {
+        answer = ask_to_wait(&state, tenant, &request.event_ids, end) => answer?,
+        () = state.draining.cancelled() => return Err(Problem::unavailable("this process is stopping; wait at another", 1)),
     };
     let complete = answer["complete"].as_bool().unwrap_or(false);
     let mut shown = Vec::new();
@@ -204,4 +191,25 @@ pub(crate) async fn wait(
         shown.push(json!({"event_id": event_id, "status": status}));
     }
     Ok(Json(json!({"complete": complete, "events": shown})))
+}
+
+/// Asks the writer to wait until `end`, and asks again while it is away.
+async fn ask_to_wait(state: &IngestState, tenant: &str, event_ids: &[String], end: Instant) -> Answer<Value> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let question = json!({"event_ids": event_ids, "timeout_ms": left_ms});
+        match state.backend.ask(tenant, "/internal/v1/events/wait", Some(&question), left + WAIT_GRACE).await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {
+                let missing = BackendError::Unexpected { status: StatusCode::NOT_FOUND, detail: "to a wait".into() };
+                return Err(missing.to_problem());
+            }
+            Err(BackendError::Unreachable(why)) if Instant::now() + WAIT_PAUSE < end => {
+                tracing::debug!(why, "waiting for the writer itself");
+                tokio::time::sleep(WAIT_PAUSE).await;
+            }
+            Err(error) => return Err(error.to_problem()),
+        }
+    }
 }

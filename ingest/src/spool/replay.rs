@@ -111,7 +111,7 @@ async fn send_wave(spool: &Arc<Spool>, producer: &Arc<dyn Producer>, what: Undel
             index.deliver(what.segment, up_to);
             delivered.iter().for_each(|entry| index.remove(entry));
         }
-        let _ = spool.to_thread.send(Command::Delivered { segment: what.segment });
+        let _ = spool.to_thread.send(Command::Delivered { segment: what.segment }).await;
     } else if failed.is_none() {
         return Err("nothing could be read".to_owned());
     }
@@ -152,6 +152,6 @@ fn record(entry: &Entry) -> NewRecord {
 async fn set_aside(spool: &Spool, entry: Entry) -> Result<(), String> {
     let (done, written) = oneshot::channel();
     let gone = "the spool's thread is gone";
-    spool.to_thread.send(Command::SetAside { entry: Box::new(entry), done }).map_err(|_| gone.to_owned())?;
+    spool.to_thread.send(Command::SetAside { entry: Box::new(entry), done }).await.map_err(|_| gone.to_owned())?;
     written.await.map_err(|_| gone.to_owned())?.map_err(|error| error.to_string())
 }

@@ -38,13 +38,13 @@ fn event(n: usize, entity: &str) -> ConversationEvent {
 }
 
 /// Opens a spool that another one may be leaving just now.
-fn open(folder: &Path, max_bytes: u64) -> (Spool, Vec<String>) {
+async fn open(folder: &Path, max_bytes: u64) -> (Spool, Vec<String>) {
     for _ in 0..500 {
         let mut seen = Vec::new();
         if let Ok(spool) = Spool::open(folder, max_bytes, |event| seen.push(event.event_id.clone())) {
             return (spool, seen);
         }
-        std::thread::sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the folder stays locked");
 }
@@ -123,7 +123,7 @@ async fn until_empty(folder: &Path) {
 #[tokio::test]
 async fn what_was_spooled_is_delivered_in_order_once_and_deleted() {
     let folder = tempfile::tempdir().unwrap();
-    let (spool, _) = open(folder.path(), 1 << 20);
+    let (spool, _) = open(folder.path(), 1 << 20).await;
     let spool = Arc::new(spool);
     let results = spool.append((0..20).map(|n| event(n, if n % 3 == 0 { "a" } else { "b" })).collect(), Some("00-1-2-01")).await;
     assert!(results.iter().all(Result::is_ok));
@@ -155,7 +155,7 @@ async fn what_was_spooled_is_delivered_in_order_once_and_deleted() {
 #[tokio::test]
 async fn a_failure_in_the_middle_keeps_the_order() {
     let folder = tempfile::tempdir().unwrap();
-    let spool = Arc::new(open(folder.path(), 1 << 20).0);
+    let spool = Arc::new(open(folder.path(), 1 << 20).await.0);
     spool.append((0..10).map(|n| event(n, "a")).collect(), None).await;
     let sink = Arc::new(Sink::default());
     *sink.answers.lock().unwrap() = [vec![Ok(()); 4], vec![away(); 6]].concat();
@@ -169,7 +169,7 @@ async fn a_failure_in_the_middle_keeps_the_order() {
 #[tokio::test]
 async fn what_the_log_never_takes_is_set_aside_and_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
-    let spool = Arc::new(open(folder.path(), 1 << 20).0);
+    let spool = Arc::new(open(folder.path(), 1 << 20).await.0);
     spool.append((0..3).map(|n| event(n, "a")).collect(), None).await;
     let sink = Arc::new(Sink::default());
     *sink.answers.lock().unwrap() = vec![Ok(()), Err(AppendError::TooLarge("8 MiB".to_owned()))];
@@ -186,7 +186,7 @@ async fn what_the_log_never_takes_is_set_aside_and_holds_nobody_up() {
 #[tokio::test]
 async fn a_full_spool_refuses_and_takes_again_once_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
-    let spool = Arc::new(open(folder.path(), 1_000).0);
+    let spool = Arc::new(open(folder.path(), 1_000).await.0);
     let results = spool.append((0..20).map(|n| event(n, "a")).collect(), None).await;
     let taken = results.iter().take_while(|result| result.is_ok()).count();
     assert!(taken > 0 && taken < 20);
@@ -207,7 +207,7 @@ async fn a_full_spool_refuses_and_takes_again_once_there_is_room() {
 #[tokio::test]
 async fn a_second_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (_spool, _) = open(folder.path(), 1_000);
+    let (_spool, _) = open(folder.path(), 1_000).await;
     let error = Spool::open(folder.path(), 1_000, |_| {}).err().unwrap();
     assert!(error.to_string().contains("in use"), "{error}");
 }
@@ -215,7 +215,7 @@ async fn a_second_process_is_refused() {
 #[tokio::test]
 async fn after_a_restart_what_waits_is_there_and_what_was_delivered_is_not() {
     let folder = tempfile::tempdir().unwrap();
-    let spool = Arc::new(open(folder.path(), 1 << 20).0);
+    let spool = Arc::new(open(folder.path(), 1 << 20).await.0);
     spool.append((0..10).map(|n| event(n, "a")).collect(), None).await;
     let sink = Arc::new(Sink::default());
     *sink.answers.lock().unwrap() = [vec![Ok(()); 4], vec![away(); 1_000]].concat();
@@ -228,13 +228,13 @@ async fn after_a_restart_what_waits_is_there_and_what_was_delivered_is_not() {
     stop.cancel();
     replaying.await.unwrap();
     drop(spool);
-    let (spool, seen) = open(folder.path(), 1 << 20);
+    let (spool, seen) = open(folder.path(), 1 << 20).await;
     assert_eq!(seen, (4..10).map(|n| format!("e{n}")).collect::<Vec<_>>());
     assert_eq!(spool.waiting(), 6);
     // New events stand in a segment of their own, behind the old ones.
     spool.append(vec![event(10, "a")], None).await;
     drop(spool);
-    assert_eq!(open(folder.path(), 1 << 20).1.len(), 7);
+    assert_eq!(open(folder.path(), 1 << 20).await.1.len(), 7);
 }
 
 /// The folder as a kill would leave it: each file is whatever prefix of it had been written.
@@ -251,7 +251,7 @@ fn crash_image(from: &Path, to: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_nothing_that_was_acknowledged_is_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let spool = Arc::new(open(folder.path(), 1 << 24).0);
+    let spool = Arc::new(open(folder.path(), 1 << 24).await.0);
     let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
     let writers: Vec<_> = (0..4)
         .map(|writer| {
@@ -278,7 +278,7 @@ async fn killed_at_any_moment_nothing_that_was_acknowledged_is_lost() {
         writer.await.unwrap();
     }
     for (held, image) in images {
-        let seen: BTreeSet<String> = open(image.path(), 1 << 24).1.into_iter().collect();
+        let seen: BTreeSet<String> = open(image.path(), 1 << 24).await.1.into_iter().collect();
         assert!(held.is_subset(&seen), "{:?} are lost", held.difference(&seen).collect::<Vec<_>>());
     }
 }
@@ -286,7 +286,7 @@ async fn killed_at_any_moment_nothing_that_was_acknowledged_is_lost() {
 #[tokio::test]
 async fn a_torn_tail_costs_only_itself_and_a_bad_note_delivers_again() {
     let folder = tempfile::tempdir().unwrap();
-    let (spool, _) = open(folder.path(), 1 << 20);
+    let (spool, _) = open(folder.path(), 1 << 20).await;
     spool.append((0..3).map(|n| event(n, "a")).collect(), None).await;
     drop(spool);
     let segment = std::fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().path()).find(|p| p.extension().is_some()).unwrap();
@@ -294,7 +294,7 @@ async fn a_torn_tail_costs_only_itself_and_a_bad_note_delivers_again() {
     bytes.truncate(bytes.len() - 5);
     std::fs::write(&segment, bytes).unwrap();
     std::fs::write(folder.path().join("delivered"), b"not a note at all...").unwrap();
-    let (spool, seen) = open(folder.path(), 1 << 20);
+    let (spool, seen) = open(folder.path(), 1 << 20).await;
     assert_eq!(seen, ["e0", "e1"]);
     let spool = Arc::new(spool);
     let sink = Arc::new(Sink::default());
