@@ -54,6 +54,9 @@ impl Embedded {
     pub(crate) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Self, ProcessError> {
         refuse_what_is_not_here(&settings)?;
         let metrics = metrics_endpoint::install();
+        memori_ingest::metrics::describe();
+        memori_writer::sink::metrics::describe();
+        memori_writer::metrics::describe_reads();
         let health = Health::new();
         let path = settings.embedded.data_dir.clone().unwrap_or_else(folder::default_path);
         let folder = DataFolder::hold(&path)?;

@@ -1,0 +1,76 @@
+//! Ratios to this machine's floors, in the same run, as medians of several runs. Writes `target/bench/results.json`.
+//!
+//! A ratio says how near we are to what the machine gives at all: 1 is the floor itself. Only ratios travel between machines.
+
+mod end_to_end;
+mod input;
+//mod producer;
+mod recall;
+mod report;
+mod writer;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use memori_tests::servers::Servers;
+
+use crate::report::Report;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// Our producer over a raw one.
+    Producer,
+    /// The sink's flush over raw COPY into the same tables.
+    Writer,
+    /// Recall over a read of the entity's version row.
+    Recall,
+    /// From a durable answer to the fact in a recall.
+    Recallable,
+}
+
+#[derive(Parser)]
+struct Flags {
+    /// Which; none: all.
+    benches: Vec<Bench>,
+    /// Runs of each case.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Small sizes, to see that it works.
+    #[arg(long)]
+    quick: bool,
+    /// Where the figures go.
+    #[arg(long, default_value = "target/bench/results.json")]
+    out: PathBuf,
+}
+
+/// What every bench is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    runs: usize,
+    quick: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let flags = Flags::parse();
+    let options = Options { runs: flags.runs.max(1), quick: flags.quick };
+    let wanted = |bench: Bench| flags.benches.is_empty() || flags.benches.contains(&bench);
+    let mut report = Report::default();
+    // Durable, as in production.
+    let servers = tokio::task::block_in_place(Servers::start)?;
+    if wanted(Bench::Producer) {
+        //producer::run(&servers, options, &mut report).await?;
+    }
+    if wanted(Bench::Writer) {
+        writer::run(&servers, options, &mut report).await?;
+    }
+    if wanted(Bench::Recall) {
+        recall::run(&servers, options, &mut report).await?;
+    }
+    if wanted(Bench::Recallable) {
+        end_to_end::run(&servers, options, &mut report).await?;
+    }
+    report.write(&flags.out)?;
+    report::say(&format!("written to {}", flags.out.display()));
+    Ok(())
+}

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Ratios to this machine's floors: builds everything optimised, starts its own Kafka and Postgres (durable), prints the table and
+# writes target/bench/results.json. Arguments go to the bench, for instance: ops/bench.sh recall --quick
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cargo=${CARGO:-cargo}
+
+ops/servers.sh fetch
+"$cargo" build --locked --release --workspace --bins
+MEMORI_TEST_BINARIES=built "$cargo" run --locked --release --quiet --package memori-bench -- "$@"

@@ -1,0 +1,170 @@
+//! Metrics of a loaded system: every family that operators rely on is there, `promtool` finds nothing to complain about, and no
+//! label carries what belongs to a tenant.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use memori_tests::client::{Api, metric};
+use memori_tests::distributed::Distributed;
+use memori_tests::drive::{self, Pace, Weather};
+use memori_tests::embedded::Embedded;
+use memori_tests::servers::Servers;
+use memori_tests::storm::tell;
+use memori_tests::workload::{self, Workload, WorkloadConfig};
+
+const CONFIG: WorkloadConfig = WorkloadConfig { seed: 3, events: 90, tenants: 2, entities: 12, clients_per_tenant: 1 };
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// More values than this of one label is more than an operator's dashboard can mean.
+const LABEL_VALUES: usize = 40;
+
+async fn load(workload: &Workload, api: impl Fn(&str) -> Api) -> anyhow::Result<()> {
+    drive::drive(workload, &api, &Pace::free(), Weather::Calm).await?;
+    for tenant in &workload.tenants {
+        api(tenant).wait_final(&drive::event_ids(workload, tenant), Duration::from_secs(120)).await?;
+        api(tenant).post("/v1/recall", &serde_json::json!({"entity_id": "1", "query": "tea"})).await?;
+    }
+    Ok(())
+}
+
+/// All must be there, with a value above zero where `lively`.
+fn families(text: &str, wanted: &[(&str, bool)]) -> anyhow::Result<()> {
+    for (name, lively) in wanted {
+        let value = metric(text, name, &[]).with_context(|| format!("{name} is missing from\n{text}"))?;
+        ensure!(!lively || value > 0.0, "{name} is {value} after load");
+        ensure!(value.is_finite(), "{name} is {value}");
+    }
+    Ok(())
+}
+
+/// The text of `/metrics` once every family is there: lag is measured now and then, not at once.
+async fn settled(admin: &Api, wanted: &[(&str, bool)]) -> anyhow::Result<String> {
+    let since = Instant::now();
+    loop {
+        let text = admin.metrics().await?;
+        match families(&text, wanted) {
+            Ok(()) => return Ok(text),
+            Err(error) if since.elapsed() > SETTLED_WITHIN => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(250)).await,
+        }
+    }
+}
+
+fn check(what: &str, text: &str, workload: &Workload) -> anyhow::Result<()> {
+    let mut values: BTreeMap<(String, String), std::collections::BTreeSet<String>> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        ensure!(name.starts_with("memori_"), "{what}: {name} is nobody's");
+        let Some((_, rest)) = line.split_once('{') else { continue };
+        let labels = rest.rsplit_once('}').context("labels end")?.0;
+        for label in labels.split("\",") {
+            let (label, value) = label.split_once("=\"").context("a label")?;
+            values.entry((name.to_owned(), label.to_owned())).or_default().insert(value.trim_end_matches('"').to_owned());
+        }
+    }
+    let secret: Vec<String> = workload
+        .accepted()
+        .into_iter()
+        .flat_map(|((tenant, event_id), body)| [tenant, event_id, body["entity_id"].as_str().unwrap_or_default().to_owned()])
+        .filter(|text| text.len() > 3)
+        .collect();
+    for ((name, label), values) in &values {
+        ensure!(values.len() <= LABEL_VALUES || label == "le", "{what}: {name} has {} values of {label}", values.len());
+        for value in values {
+            ensure!(
+                !secret.iter().any(|text| value.contains(text.as_str())),
+                "{what}: {name}{{{label}={value:?}}} names a tenant's own"
+            );
+        }
+    }
+    promtool(what, text)
+}
+
+fn promtool(what: &str, text: &str) -> anyhow::Result<()> {
+    let started = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match started {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tell("SKIPPED: promtool is not installed (Debian: apt-get install prometheus), so metrics are not linted");
+            return Ok(());
+        }
+        started => started?,
+    };
+    child.stdin.take().context("stdin")?.write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let complaints = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success() && complaints.trim().is_empty(), "{what}: promtool: {complaints}");
+    Ok(())
+}
+
+const DOOR: [(&str, bool); 1] = [("memori_ingest_events_accepted_total", true)];
+const WORKER: [(&str, bool); 5] = [
+    ("memori_worker_events_in_flight", false),
+    ("memori_worker_events_extracted_total", true),
+    ("memori_worker_events_dead_lettered_total", false),
+    ("memori_worker_lag_events", false),
+    ("memori_worker_lag_seconds", false),
+];
+const WRITER: [(&str, bool); 9] = [
+    ("memori_writer_applied_total", true),
+    ("memori_writer_in_flight_records", false),
+    ("memori_writer_flush_rows_sum", true),
+    ("memori_writer_flush_seconds_count", true),
+    ("memori_writer_rows_written_total", true),
+    ("memori_writer_lag_events", false),
+    ("memori_writer_lag_seconds", false),
+    ("memori_accepted_to_recallable_seconds_count", true),
+    ("memori_recall_seconds_count", true),
+];
+
+/// What tells apart: lanes, classes, causes.
+fn labelled(text: &str, wanted: &[(&str, &str)]) -> anyhow::Result<()> {
+    for (name, label) in wanted {
+        ensure!(metric(text, name, &[&format!("{label}=\"")]).is_some(), "{name} does not tell {label} apart");
+    }
+    Ok(())
+}
+
+const WORKER_LABELS: [(&str, &str); 4] = [
+    ("memori_worker_lag_events", "lane"),
+    ("memori_worker_lag_seconds", "lane"),
+    ("memori_worker_events_extracted_total", "lane"),
+    ("memori_worker_events_dead_lettered_total", "class"),
+];
+const WRITER_LABELS: [(&str, &str); 4] = [
+    ("memori_writer_lag_events", "lane"),
+    ("memori_writer_lag_seconds", "lane"),
+    ("memori_writer_flush_rows_sum", "cause"),
+    ("memori_writer_flush_seconds_count", "cause"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded() -> anyhow::Result<()> {
+    let workload = workload::generate(CONFIG);
+    let shape = Embedded::start(&workload.tenants, &[])?;
+    load(&workload, |tenant| shape.api(tenant)).await?;
+    let text = settled(&Api::new(&shape.process.admin(), None), &[&DOOR[..], &WORKER, &WRITER].concat()).await?;
+    labelled(&text, &[WORKER_LABELS, WRITER_LABELS].concat())?;
+    check("embedded", &text, &workload)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn distributed() -> anyhow::Result<()> {
+    let workload = workload::generate(CONFIG);
+    let servers = tokio::task::block_in_place(Servers::shared)?;
+    let shape = Distributed::start(servers, &workload.tenants, 1, &[]).await?;
+    load(&workload, |tenant| shape.api(tenant)).await?;
+    for (what, process, wanted) in
+        [("ingest", &shape.ingest, &DOOR[..]), ("worker", &shape.workers[0], &WORKER[..]), ("writer", &shape.writer, &WRITER[..])]
+    {
+        let text = settled(&Api::new(&process.admin(), None), wanted).await?;
+        check(what, &text, &workload)?;
+    }
+    Ok(())
+}
