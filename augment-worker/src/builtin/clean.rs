@@ -133,10 +133,12 @@ fn is_code(line: &str) -> bool {
     let ends_like_code = line.ends_with([';', '{', '}']) || line.ends_with("):") || line.ends_with("=>");
     let is_markup = line.starts_with('<') && line.ends_with('>') && line.contains('/');
     let is_json = (line.starts_with('{') && line.ends_with(['}', ','])) || (line.starts_with("[{") && line.ends_with(']'));
-    ((ends_like_code || has_head) && marks >= 2)
+    let has_marks = marks >= 2 && (ends_like_code || has_head);
+    let is_query = line.starts_with("SELECT ") && line.contains(" FROM ");
+    has_marks
         || is_markup
         || (is_json && line.contains(':'))
-        || (line.starts_with("SELECT ") && line.contains(" FROM "))
+        || is_query
         || matches!(line, "}" | "};" | "{" | ");" | "})" | "});")
 }
 

@@ -73,13 +73,14 @@ pub(crate) fn asks(words: &[Word]) -> bool {
         "do" | "does" | "did" | "is" | "are" | "was" | "were" | "can" | "could" | "should" | "would" | "will" | "shall"
         | "have" | "has" | "may" | "might" | "isn't" | "aren't" | "don't" | "doesn't" | "didn't" | "can't" | "couldn't"
         | "won't" | "wouldn't" | "shouldn't" | "haven't" | "hasn't" => {
-            let negated_order = first.lower == "don't" && second != "you" && second != "they" && second != "we";
-            let order = match first.lower.as_str() {
+            let states = match first.lower.as_str() {
+                // "Don't use …" orders, "Have a dog …" and "Do the dishes" state or order.
+                "don't" => !matches!(second, "you" | "they" | "we"),
                 "have" => matches!(second, "a" | "the" | "my" | "an"),
                 "do" => matches!(second, "the" | "this" | "that" | "it" | "my" | "a"),
-                _ => negated_order,
+                _ => false,
             };
-            !order && PRONOUNS_AND_STARTS.contains(&second)
+            !states && PRONOUNS_AND_STARTS.contains(&second)
         }
         _ => false,
     }

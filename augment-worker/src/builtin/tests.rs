@@ -82,6 +82,11 @@ fn statements_in_english() {
         ("I don't like rain", vec!["User doesn't like rain"]),
         ("I no longer live in Paris.", vec!["User no longer lives in Paris"]),
         ("I think I need a new laptop", vec!["User needs a new laptop"]),
+        ("I work at Acme as a software engineer.", vec!["User works at Acme", "User works as a software engineer"]),
+        (
+            "My favorite color used to be red but now it is blue.",
+            vec!["User's favorite color used to be red", "User's favorite color is blue"],
+        ),
         ("item 10", vec!["item 10"]),
         ("Hello! Thanks a lot. How are you? ok", vec![]),
         ("Please write a poem about rain.", vec![]),
@@ -106,6 +111,9 @@ fn slots_of_what_is_one_at_a_time() {
     for (text, slot) in [
         ("I live in Berlin", Some("user/lives_in")),
         ("I moved to Rome in 2019", Some("user/lives_in")),
+        ("I moved from Paris to Rome", Some("user/lives_in")),
+        ("I got a new job at Acme", Some("user/works_at")),
+        ("I have been a vegetarian for ten years", None),
         ("I no longer live in Paris", Some("user/lives_in")),
         ("I don't live in Paris anymore", Some("user/lives_in")),
         ("I work at Acme", Some("user/works_at")),
@@ -279,8 +287,8 @@ fn time_grows_with_the_length_and_no_faster() {
             };
             once().min(once())
         };
-        let (small, large) = (of(24 * 1024), of(192 * 1024));
-        assert!(large < small.max(0.01) * 8.0 * 4.0, "{unit:?}: {small} s for 24 KiB, {large} s for 192 KiB");
+        let (small, large) = (of(12 * 1024), of(96 * 1024));
+        assert!(large < small.max(0.005) * 8.0 * 4.0, "{unit:?}: {small} s for 12 KiB, {large} s for 96 KiB");
     }
 }
 

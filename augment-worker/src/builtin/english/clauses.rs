@@ -95,7 +95,9 @@ fn boundary(words: &[Word], start: usize, at: usize, subordinate: bool) -> Optio
         let verb_soon = (rest + 1..words.len().min(rest + 5)).any(|i| {
             is_finite(&words[i].lower) && !is_past(&words[i].lower) && !words[i - 1].is_any(&["who", "that", "which", "to"])
         });
-        let own_subject = subject.lower == "the" || (pause && !is_finite(&subject.lower) && !subject.is_any(SUBORDINATORS));
+        let named = subject.is_capitalised() && words.get(rest + 1).is_some_and(|w| w.is_any(&["is", "are", "has", "was"]));
+        let own_subject =
+            subject.lower == "the" || named || (pause && !is_finite(&subject.lower) && !subject.is_any(SUBORDINATORS));
         if own_subject && verb_soon && left.iter().any(|w| is_finite(&w.lower)) {
             return Some((rest - at, false));
         }

@@ -82,6 +82,7 @@ const LEADS: &[&str] = &[
     "please remember that",
     "remember that",
     "keep in mind that",
+    "always remember that",
     "please keep in mind that",
     "please remember",
     "remember",
@@ -95,7 +96,6 @@ const LEADS: &[&str] = &[
     "i want you to know that",
     "i forgot to mention that",
     "i forgot to mention",
-    "let me tell you",
     "guess what",
     "as i said",
     "like i said",
@@ -256,6 +256,9 @@ fn clause(mut words: Vec<Word>, shares_subject: bool, setting: &mut Setting<'_>)
 }
 
 fn one_clause(mut words: Vec<Word>, setting: &mut Setting<'_>) -> Vec<Statement> {
+    if words.len() > 2 && words[0].is_any(&["now", "then"]) && words[1].is_any(&["he", "she", "it"]) {
+        words.remove(0);
+    }
     if implies_speaker(&words) {
         lower_first(&mut words);
         words.insert(0, Word::bare("I"));
@@ -329,8 +332,8 @@ fn subject_of(words: &[Word]) -> Subject {
             "named", "called", "based", "located", "used", "retired", "married", "left", "lost", "broken", "red", "bound", "led",
         ]);
         let in_name = word.is_capitalised() && words[i - 1].is_capitalised() && !verbs::is_auxiliary(&word.lower) && i > 1;
-        let belongs_to_name = named && !words[i - 1].is_capitalised();
-        if verbs::is_finite(&word.lower) && !belongs_to_name && !in_name {
+        let used_to = word.lower == "used" && words.get(i + 1).is_some_and(|w| w.lower == "to");
+        if verbs::is_finite(&word.lower) && (used_to || !named || words[i - 1].is_capitalised()) && !in_name {
             if relative {
                 relative = false;
                 continue;
@@ -651,7 +654,19 @@ fn of_speaker(words: &[Word], verb: usize, tense: Tense, setting: &mut Setting<'
             })
             .collect();
     }
-    vec![statement(join(&shown), phrase(&shown[group_end..object_end]), slot_of(object))]
+    let slot = slot_of(object);
+    let works_as = object.windows(2).position(|w| w[0].lower == "as" && w[1].is_any(&["a", "an"])).filter(|at| *at > 0);
+    if let Some(at) = works_as.filter(|_| slot.as_deref().is_some_and(|slot| slot.ends_with("/works_at"))) {
+        // Where, and as what: two slots.
+        let (place, job) = (phrase(&shown[group_end..group_end + at]), phrase(&shown[group_end + at + 1..object_end]));
+        let tail = join(&shown[object_end..]);
+        let place_text = [&join(&shown[..group_end]), &place, &tail].map(String::as_str).join(" ");
+        let mut as_what = statement(format!("{} works as {job}", speaker.name()), job, None);
+        as_what.slot = slots::of_attribute(speaker.name(), "job");
+        as_what.predicate = Some("works as".to_owned());
+        return vec![statement(place_text, place, slot), as_what];
+    }
+    vec![statement(join(&shown), phrase(&shown[group_end..object_end]), slot)]
 }
 
 /// "I have a sister called Anna": "she" will be Anna.
@@ -694,7 +709,7 @@ fn of_phrase(words: &[Word], verb: usize, setting: &mut Setting<'_>) -> Statemen
     let possessed_attribute = head.len() > 1 && head[0].lower == "my";
     if person {
         setting.mentioned.person = Some(subject.clone());
-    } else if !possessed_attribute || !is_attribute(&head[1..]) {
+    } else {
         setting.mentioned.thing = Some(subject.clone());
     }
     let mut statement = stated(words, verb, subject, setting.speaker);
@@ -716,10 +731,6 @@ fn of_phrase(words: &[Word], verb: usize, setting: &mut Setting<'_>) -> Statemen
         }
     }
     statement
-}
-
-fn is_attribute(head: &[Word]) -> bool {
-    slots::of_attribute("x", &phrase(head)).is_some()
 }
 
 fn stated(words: &[Word], verb: usize, subject: String, speaker: &Speaker) -> Statement {

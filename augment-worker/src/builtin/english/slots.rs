@@ -253,7 +253,7 @@ fn slot_name(shape: &Shape<'_>) -> Option<String> {
             )
         })
         .collect();
-    if core.is_empty() {
+    if core.is_empty() && !verb.contains(&"been") {
         core = verb.iter().copied().filter(|w| matches!(*w, "have" | "has")).collect();
     }
     let has = |words: &[&str]| core.windows(words.len()).any(|w| w == words);
@@ -298,6 +298,18 @@ fn slot_name(shape: &Shape<'_>) -> Option<String> {
         && shape.object.first().is_some_and(|w| w.is_any(&["my", "the"]))
         && shape.object.get(1).is_some_and(|w| w.lower == "job")
     {
+        return fixed("works_at");
+    }
+    let to_place = shape.object.iter().any(|w| w.lower == "to");
+    if has(&["moved", "from"]) && to_place && !negative {
+        return fixed("lives_in");
+    }
+    let job_at = first == "got"
+        && lower.starts_with("a ")
+        && ["job at ", "position at ", "job with "].iter().any(|job| lower.contains(job));
+    let started_at =
+        first == "started" && (lower.starts_with("working at ") || lower.starts_with("working for ") || has(&["started", "at"]));
+    if (job_at || started_at) && !negative {
         return fixed("works_at");
     }
     if [["work", "as"], ["works", "as"], ["working", "as"]].iter().any(|p| has(p)) {

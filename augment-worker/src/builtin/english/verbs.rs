@@ -152,7 +152,8 @@ const THIRD_PERSON: &[&str] = &[
     "includes", "consists", "belongs", "expires", "returns", "handles", "serves", "stores", "sends", "receives", "connects",
     "listens", "crashes", "fails", "breaks", "grows", "lasts", "weighs", "measures", "covers", "allows", "offers", "provides",
     "produces", "creates", "deploys", "hosts", "tends", "refuses", "suffers", "dislikes", "adores", "collects", "calls", "barks",
-    "snores", "talks", "sings", "dances", "arrives", "departs", "matters",
+    "snores", "talks", "sings", "dances", "arrives", "departs", "matters", "launches", "jumps", "follows", "remains", "holds",
+    "carries", "shows", "replaces",
 ];
 
 /// Present forms of the first person that may stand without their subject, or behind "and".
