@@ -9,6 +9,7 @@ mod in_flight;
 pub mod metrics;
 mod outcome;
 mod policy;
+pub mod process;
 pub mod worker;
 
 pub use extractor::{Builtin, ExtractError, Extraction, Extractor, RetryReason};

@@ -23,6 +23,8 @@ pub const VERSION: &str = "1";
 
 /// Facts of one event that stand for themselves; what follows is kept in blocks of [`MAX_BLOCK_BYTES`].
 const MAX_SINGLE_FACTS: usize = 2_048;
+/// Sentences of one event that are parsed; what follows is kept in blocks too.
+const MAX_PARSED_SENTENCES: usize = 4_096;
 /// The longest text of a fact, in bytes.
 const MAX_BLOCK_BYTES: usize = 2_000;
 /// Sentences over this many bytes are not parsed, only kept.
@@ -121,6 +123,7 @@ pub fn info() -> ExtractorInfo {
 #[must_use]
 pub fn extract(event: &ConversationEvent) -> Vec<Fact> {
     let mut facts = Collected::default();
+    let mut sentences_left = MAX_PARSED_SENTENCES;
     for (index, message) in event.messages.iter().enumerate().filter(|(_, m)| m.role == Role::User) {
         let speaker = Speaker::of(message.name.as_deref());
         let evidence = Evidence {
@@ -132,7 +135,9 @@ pub fn extract(event: &ConversationEvent) -> Vec<Fact> {
             occurred_at: event.occurred_at,
         };
         let said_at = message.created_at.unwrap_or(event.occurred_at);
-        of_message(&message.text(), &speaker, said_at, &mut |statement| facts.add(event, statement, &evidence));
+        of_message(&message.text(), &speaker, said_at, &mut sentences_left, &mut |statement| {
+            facts.add(event, statement, &evidence)
+        });
     }
     facts.into_facts()
 }
@@ -186,7 +191,13 @@ impl Collected {
 }
 
 /// Hands every statement of one message to `found`, which answers whether single ones are still welcome.
-fn of_message(text: &str, speaker: &Speaker, said_at: Micros, found: &mut dyn FnMut(Statement) -> bool) {
+fn of_message(
+    text: &str,
+    speaker: &Speaker,
+    said_at: Micros,
+    sentences_left: &mut usize,
+    found: &mut dyn FnMut(Statement) -> bool,
+) {
     let today = dates::day_of(said_at);
     let text = clean::without_context(text);
     let mut mentioned = Mentioned::default();
@@ -194,7 +205,8 @@ fn of_message(text: &str, speaker: &Speaker, said_at: Micros, found: &mut dyn Fn
     let mut block = String::new();
     for paragraph in clean::paragraphs(&text) {
         for sentence in sentences::sentences(&paragraph) {
-            if !welcome {
+            *sentences_left = sentences_left.saturating_sub(1);
+            if !welcome || *sentences_left == 0 {
                 if !block.is_empty() && block.len() + sentence.len() >= MAX_BLOCK_BYTES {
                     found(Statement::whole(&std::mem::take(&mut block), speaker));
                 }

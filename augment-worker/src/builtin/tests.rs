@@ -229,7 +229,7 @@ fn every_script_yields_a_fact() {
 fn a_full_event_stays_within_its_record() {
     let sentence = "I ran. ".repeat(1024 * 1024 / 7);
     let facts = said(&sentence);
-    assert_eq!(facts.len(), 1);
+    assert!(facts.len() <= 3, "{}", facts.len());
     let many: String = (0..60_000).map(|i| format!("I saw item {i}. ")).collect();
     let facts = said(&many);
     assert!(facts.len() > 2_000 && facts.len() < 3_600, "{}", facts.len());
