@@ -31,6 +31,28 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// How many partitions' offsets are asked for at the same time.
 const ASKING: usize = 8;
 
+/// Between two tries of a commit.
+const COMMIT_PAUSE: Duration = Duration::from_millis(20);
+/// A commit meets these while the group rebalances or its coordinator moves. librdkafka takes part in that by itself, and under
+/// cooperative assignment what this member holds stays its own until it lets go, so the commit is tried again: with the
+/// generation that it has then.
+const PASSING: &[RDKafkaErrorCode] = &[
+    RDKafkaErrorCode::RebalanceInProgress,
+    RDKafkaErrorCode::IllegalGeneration,
+    RDKafkaErrorCode::CoordinatorLoadInProgress,
+    RDKafkaErrorCode::CoordinatorNotAvailable,
+    RDKafkaErrorCode::NotCoordinator,
+    RDKafkaErrorCode::WaitingForCoordinator,
+];
+/// The group goes on without this member.
+const FENCED: &[RDKafkaErrorCode] = &[
+    RDKafkaErrorCode::UnknownMemberId,
+    RDKafkaErrorCode::FencedInstanceId,
+    RDKafkaErrorCode::FencedMemberEpoch,
+    RDKafkaErrorCode::StaleMemberEpoch,
+    RDKafkaErrorCode::AssignmentLost,
+];
+
 /// A change of assignment that the caller was told of and has not answered.
 #[derive(Clone, Debug)]
 enum Unanswered {
@@ -346,12 +368,27 @@ impl Consumer for KafkaConsumer {
             list.add_partition_offset(self.shared.names.of(partition.topic), partition.partition, *offset)
                 .map_err(|error| log_error(&format!("assign {partition}"), &error))?;
         }
+        // one that is held already is moved: let go of, with what is on its way from the old place, and taken anew
+        let moved: Vec<TopicPartition> = starts.iter().map(|(p, _)| *p).filter(|p| self.held.contains_key(p)).collect();
+        if !moved.is_empty() {
+            native.incremental_unassign(&self.shared.names.list(&moved)).map_err(|error| log_error("move", &error))?;
+            for partition in &moved {
+                self.held.remove(partition);
+            }
+        }
         native.incremental_assign(&list).map_err(|error| log_error("assign", &error))?;
         Self::answered(&native);
-        // librdkafka remembers a pause beyond the assignment that it was for
-        let paused: Vec<TopicPartition> = starts.iter().map(|(p, _)| *p).filter(|p| self.paused.remove(p)).collect();
-        if !paused.is_empty() {
-            native.resume(&self.shared.names.list(&paused)).map_err(|error| log_error("resume", &error))?;
+        // librdkafka remembers a pause beyond the assignment that it was for; one that is moved stays paused
+        let paused: Vec<TopicPartition> = starts.iter().map(|(p, _)| *p).filter(|p| self.paused.contains(p)).collect();
+        let (stay, flow): (Vec<_>, Vec<_>) = paused.into_iter().partition(|p| moved.contains(p));
+        if !stay.is_empty() {
+            native.pause(&self.shared.names.list(&stay)).map_err(|error| log_error("pause", &error))?;
+        }
+        if !flow.is_empty() {
+            native.resume(&self.shared.names.list(&flow)).map_err(|error| log_error("resume", &error))?;
+            flow.iter().for_each(|partition| {
+                self.paused.remove(partition);
+            });
         }
         self.epochs += 1;
         for (partition, _) in resolved {
@@ -400,21 +437,26 @@ impl Consumer for KafkaConsumer {
             list.add_partition_offset(self.shared.names.of(partition.topic), partition.partition, Offset::Offset(*offset))
                 .map_err(|error| log_error(&format!("commit {partition}"), &error))?;
         }
-        let committing = detached(move || native.commit(&list, CommitMode::Sync));
-        let outcome = tokio::time::timeout(REQUEST_TIMEOUT, committing)
-            .await
-            .map_err(|_| LogError::Transient(format!("no answer to a commit within {} s", REQUEST_TIMEOUT.as_secs())))??;
-        outcome.map_err(|error| match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::IllegalGeneration
-                | RDKafkaErrorCode::UnknownMemberId
-                | RDKafkaErrorCode::FencedInstanceId
-                | RDKafkaErrorCode::FencedMemberEpoch
-                | RDKafkaErrorCode::StaleMemberEpoch
-                | RDKafkaErrorCode::AssignmentLost,
-            ) => LogError::Fenced(first),
-            _ => log_error("commit", &error),
-        })
+        let list = Arc::new(list);
+        let until = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            if native.assignment_lost() {
+                return Err(LogError::Fenced(first));
+            }
+            let (committer, offsets) = (Arc::clone(&native), Arc::clone(&list));
+            let committing = detached(move || committer.commit(&offsets, CommitMode::Sync));
+            let outcome = tokio::time::timeout_at(until, committing)
+                .await
+                .map_err(|_| LogError::Transient(format!("no answer to a commit within {} s", REQUEST_TIMEOUT.as_secs())))??;
+            let Err(error) = outcome else { return Ok(()) };
+            match error.rdkafka_error_code() {
+                Some(code) if PASSING.contains(&code) && tokio::time::Instant::now() + COMMIT_PAUSE < until => {
+                    tokio::time::sleep(COMMIT_PAUSE).await;
+                }
+                Some(code) if FENCED.contains(&code) => return Err(LogError::Fenced(first)),
+                _ => return Err(log_error("commit", &error)),
+            }
+        }
     }
 
     fn fence(&self, partition: TopicPartition) -> Option<Fence> {
