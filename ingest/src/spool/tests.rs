@@ -143,7 +143,9 @@ async fn what_was_spooled_is_delivered_in_order_once_and_deleted() {
     }
     assert!(sink.taken.lock().unwrap().iter().all(|event| event.spooled));
     assert!(!spool.must_queue(&ids::log_key("t", "a")) && spool.accepted_at("t", "e7").is_none() && spool.waiting() == 0);
-    assert_eq!(spool.shared.index().bytes(), 0);
+    while spool.shared.index().bytes() > 0 {
+        tokio::task::yield_now().await;
+    }
     // And it goes on: what comes later is delivered, too.
     assert!(spool.append(vec![event(99, "a")], None).await[0].is_ok());
     sink.has(21).await;
