@@ -7,4 +7,5 @@ pub(crate) mod ingest;
 pub(crate) mod key;
 pub(crate) mod migrate;
 pub(crate) mod recall;
+pub(crate) mod topics;
 pub(crate) mod up;

@@ -4,6 +4,7 @@ mod client;
 mod commands;
 mod embedded;
 mod output;
+mod platform;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,9 @@ enum Command {
     Demo(commands::demo::Flags),
     /// Bring the store's tables to this version (Postgres).
     Migrate,
+    /// The log's topics.
+    #[command(subcommand)]
+    Topics(commands::topics::Topics),
     /// Post conversation events from a file of JSON lines.
     Ingest(commands::ingest::Flags),
     /// Ask what is known about an entity.
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Command::Up(_) => commands::up::run(settings).await,
         Command::Demo(flags) => commands::demo::run(settings, flags).await,
         Command::Migrate => commands::migrate::run(settings).await,
+        Command::Topics(topics) => commands::topics::run(settings, topics).await,
         Command::Ingest(flags) => commands::ingest::run(flags).await,
         Command::Recall(flags) => commands::recall::run(flags).await,
         Command::Event(flags) => commands::event::run(flags).await,

@@ -11,9 +11,13 @@ use crate::embedded::folder;
 use crate::output::{say, table};
 
 mod embedded;
+mod platform;
 
 #[derive(clap::Args)]
 pub(crate) struct Flags {
+    /// Check Kafka, Postgres and the services instead of the embedded data folder.
+    #[arg(long)]
+    platform: bool,
     /// Print the findings as JSON.
     #[arg(long)]
     json: bool,
@@ -60,8 +64,12 @@ pub(crate) async fn run(settings: Settings, flags: Flags) -> Result<(), ProcessE
     let mut findings = vec![Finding::ok("configuration", "read; `memori --print-config doctor` shows it")];
     findings.extend(keys(&settings));
     findings.extend(models(&settings));
-    let path = settings.embedded.data_dir.clone().unwrap_or_else(folder::default_path);
-    findings.extend(embedded::check(&path).await);
+    if flags.platform {
+        findings.extend(platform::check(&settings).await);
+    } else {
+        let path = settings.embedded.data_dir.clone().unwrap_or_else(folder::default_path);
+        findings.extend(embedded::check(&path).await);
+    }
     let failed = findings.iter().filter(|f| f.verdict == Verdict::Failed).count();
     if flags.json {
         say(json!({"healthy": failed == 0, "findings": findings}).to_string());
