@@ -17,6 +17,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use memori_writer::postgres::PostgresTarget;
+use memori_writer::store::Store as _;
+use memori_writer::store::postgres::PostgresStore;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,6 +38,8 @@ const NOBODY: u32 = 65_534;
 pub struct Servers {
     kafka: String,
     postgres: String,
+    /// A database with the store's tables, to copy.
+    template: tokio::sync::OnceCell<String>,
     own: Option<Own>,
 }
 
@@ -58,7 +63,7 @@ impl Servers {
         SHARED
             .get_or_init(|| {
                 match (std::env::var(KAFKA_VARIABLE), std::env::var(POSTGRES_VARIABLE)) {
-                    (Ok(kafka), Ok(postgres)) => Ok(Self { kafka, postgres, own: None }),
+                    (Ok(kafka), Ok(postgres)) => Ok(Self { kafka, postgres, template: tokio::sync::OnceCell::new(), own: None }),
                     _ => Self::start_with(false),
                 }
                 .map_err(|error| format!("{error:#}"))
@@ -86,7 +91,7 @@ impl Servers {
         let postgres = format!("postgres://postgres@127.0.0.1:{}/postgres", port.trim());
         own.spawn(Server::Kafka, &kafka_command)?;
         own.spawn(Server::Postgres, &postgres_command)?;
-        let servers = Self { kafka, postgres, own: Some(own) };
+        let servers = Self { kafka, postgres, template: tokio::sync::OnceCell::new(), own: Some(own) };
         servers.await_postgres()?;
         servers.await_kafka()?;
         Ok(servers)
@@ -116,6 +121,33 @@ impl Servers {
     /// When Postgres refuses.
     pub async fn empty_database(&self) -> Result<String> {
         self.create_database("template1").await
+    }
+
+    /// The URL of a new database with the store's tables, that no other test has.
+    ///
+    /// # Errors
+    /// When Postgres refuses, or a migration fails.
+    pub async fn fresh_database(&self) -> Result<String> {
+        let template = self
+            .template
+            .get_or_try_init(|| async {
+                let url = self.empty_database().await?;
+                let pool = PostgresTarget::parse(&url, "memori-tests")?.pool(1)?;
+                let store = PostgresStore::new(pool.clone(), &url);
+                store.migrate().await?;
+                pool.close();
+                let (_, name) = url.rsplit_once('/').context("no database in the URL")?;
+                let name = name.split('?').next().unwrap_or(name).to_owned();
+                // a database that somebody is connected to cannot be copied
+                self.administer(&format!("alter database {name} with allow_connections false")).await?;
+                self.administer(&format!(
+                    "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '{name}'"
+                ))
+                .await?;
+                anyhow::Ok(name)
+            })
+            .await?;
+        self.create_database(template).await
     }
 
     async fn create_database(&self, template: &str) -> Result<String> {

@@ -47,6 +47,16 @@ async fn tests_on_shared_servers_do_not_see_each_other() -> Result<()> {
     client.batch_execute("create extension vector; create table kept as select '[1,2]'::vector as v").await?;
     ensure!(count(&one).await? == 1);
     ensure!(count(&two).await.is_err(), "a table of another test's database is seen");
+    // copies of one migrated database
+    let (one, two) = tokio::try_join!(servers.fresh_database(), servers.fresh_database())?;
+    ensure!(one != two);
+    for url in [one, two] {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
+        let driving = tokio::spawn(connection);
+        ensure!(client.query_one("select count(*) from memori.events", &[]).await?.get::<_, i64>(0) == 0);
+        drop(client);
+        driving.await??;
+    }
     drop(client);
     tokio::time::timeout(Duration::from_secs(10), driving).await???;
     Ok(())
