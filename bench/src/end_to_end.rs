@@ -82,7 +82,8 @@ async fn distributed_floor(shape: &Distributed<'_>, count: usize) -> anyhow::Res
     for n in 0..count + 5 {
         let since = Instant::now();
         let record = FutureRecord::to(&topic).key("k").payload(&payload[..]);
-        producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error)?;
+        let report = producer.send_result(record).map_err(|(error, _)| error)?;
+        report.await?.map_err(|(error, _)| error)?;
         client.execute(&insert, &[&"I own item 1."]).await?;
         // The first ones open connections.
         if n >= 5 {

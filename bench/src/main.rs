@@ -4,7 +4,7 @@
 
 mod end_to_end;
 mod input;
-//mod producer;
+mod producer;
 mod recall;
 mod report;
 mod writer;
@@ -59,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     // Durable, as in production.
     let servers = tokio::task::block_in_place(Servers::start)?;
     if wanted(Bench::Producer) {
-        //producer::run(&servers, options, &mut report).await?;
+        producer::run(&servers, options, &mut report).await?;
     }
     if wanted(Bench::Writer) {
         writer::run(&servers, options, &mut report).await?;

@@ -82,6 +82,7 @@ fn raw(brokers: &str, topic: &str, records: &[(Vec<u8>, Vec<u8>)]) -> anyhow::Re
                 Ok(()) => break,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     record = back;
+                    #[allow(clippy::disallowed_methods, reason = "the floor runs on a thread that may block")]
                     std::thread::sleep(Duration::from_micros(200));
                 }
                 Err((error, _)) => return Err(error.into()),
@@ -141,12 +142,17 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
     log.create_topics(PARTITIONS).await?;
     let topic = format!("{prefix}.{}", Topic::ConversationsLive);
     let count = if options.quick { 20_000 } else { 100_000 };
-    for (case, bytes, batch) in [("append(1) x 1 KiB", 1_024, 1), ("append(1) x 200 B", 200, 1), ("append(1000) x 200 B", 200, 1_000)] {
+    for (case, bytes, batch) in
+        [("append(1) x 1 KiB", 1_024, 1), ("append(1) x 200 B", 200, 1), ("append(1000) x 200 B", 200, 1_000)]
+    {
         let records = records(count, bytes);
         let (mut our_runs, mut floor_runs) = (Vec::new(), Vec::new());
         // The first pair warms broker and page cache up, and is dropped.
         for run in 0..=options.runs {
-            let (floor, own) = (tokio::task::block_in_place(|| raw(servers.kafka_brokers(), &topic, &records))?, ours(&log, &records, batch).await?);
+            let (floor, own) = (
+                tokio::task::block_in_place(|| raw(servers.kafka_brokers(), &topic, &records))?,
+                ours(&log, &records, batch).await?,
+            );
             if run > 0 {
                 floor_runs.push(floor);
                 our_runs.push(own);

@@ -1,1 +1,0 @@
-//! Ratios against floors and peers.
