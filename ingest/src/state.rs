@@ -257,7 +257,7 @@ pub(crate) struct PendingErasures(Mutex<PendingTable>);
 
 #[derive(Debug, Default)]
 struct PendingTable {
-    by_id: HashMap<String, (String, String, Micros)>,
+    by_id: HashMap<String, (String, Micros)>,
     oldest_first: VecDeque<String>,
 }
 
@@ -265,7 +265,7 @@ impl PendingErasures {
     /// The most that are remembered.
     const MAX: usize = 10_000;
 
-    pub(crate) fn remember(&self, tenant: &str, erasure_id: &str, entity_id: &str, requested_at: Micros) {
+    pub(crate) fn remember(&self, tenant: &str, erasure_id: &str, requested_at: Micros) {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if table.oldest_first.len() >= Self::MAX
             && let Some(oldest) = table.oldest_first.pop_front()
@@ -273,13 +273,13 @@ impl PendingErasures {
             table.by_id.remove(&oldest);
         }
         table.oldest_first.push_back(erasure_id.to_owned());
-        table.by_id.insert(erasure_id.to_owned(), (tenant.to_owned(), entity_id.to_owned(), requested_at));
+        table.by_id.insert(erasure_id.to_owned(), (tenant.to_owned(), requested_at));
     }
 
-    /// The entity and the time of an erasure of this tenant.
-    pub(crate) fn get(&self, tenant: &str, erasure_id: &str) -> Option<(String, Micros)> {
+    /// When an erasure of this tenant was asked for.
+    pub(crate) fn get(&self, tenant: &str, erasure_id: &str) -> Option<Micros> {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (owner, entity_id, requested_at) = table.by_id.get(erasure_id)?;
-        (owner == tenant).then(|| (entity_id.clone(), *requested_at))
+        let (owner, requested_at) = table.by_id.get(erasure_id)?;
+        (owner == tenant).then_some(*requested_at)
     }
 }

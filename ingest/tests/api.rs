@@ -437,7 +437,7 @@ async fn an_erasure_names_the_logs_ends_and_has_a_receipt_at_once() {
     assert_eq!(controls[0].key, ids::log_key("default", entity));
     let receipt = door.get(&format!("/v1/erasures/{erasure_id}")).await;
     assert_eq!(receipt.ok(200).body["status"], "pending");
-    assert_eq!(receipt.body["entity_id"], entity);
+    assert_eq!(receipt.body["requested_at"], control.requested_at.to_rfc3339());
     door.writer.inner().receipts.insert(("default".into(), erasure_id.clone()), json!({"status": "applied"}));
     assert_eq!(door.get(&format!("/v1/erasures/{erasure_id}")).await.ok(200).body["status"], "applied");
     door.get("/v1/erasures/nothing").await.problem(404);

@@ -97,6 +97,8 @@ async fn a_writer_that_comes_back_while_somebody_waits_answers_them() {
     let door = door(writer.clone(), &format!("http://{address}"), TOKEN).await;
     door.post("/v1/events", &event("e", "a", "tea")).await.ok(202);
     writer.knows(&door.log.events()[0], "applied");
+    // First nobody listens, then the store behind the writer is away, then all is well.
+    writer.inner().broken = Some(StatusCode::SERVICE_UNAVAILABLE);
     let question = json!({"event_ids": ["e"], "timeout_ms": 20_000});
     let waiting = door.post("/v1/events/wait", &question);
     let returning = async {
@@ -104,6 +106,8 @@ async fn a_writer_that_comes_back_while_somebody_waits_answers_them() {
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let router = writer.router().layer(middleware::from_fn(check));
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        writer.inner().broken = None;
     };
     let (answer, ()) = tokio::join!(waiting, returning);
     assert_eq!(answer.ok(200).body["complete"], true);

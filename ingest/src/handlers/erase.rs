@@ -12,7 +12,7 @@ use memori_schemas::{EraseEntity, ForgetFact, Lane, LogRecordBody, MessageKey, T
 use memori_service::problem::{Answer, Problem};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{path_id, traceparent};
@@ -120,7 +120,7 @@ pub(crate) async fn erase_entity(
     let erasure_id = control.erasure_id.clone();
     publish(&state, tenant, &entity_id, LogRecordBody::EraseEntity(control), &headers).await?;
     metrics::control("erase");
-    state.erasures.remember(tenant, &erasure_id, &entity_id, requested_at);
+    state.erasures.remember(tenant, &erasure_id, requested_at);
     Ok((StatusCode::ACCEPTED, Json(json!({"erasure_id": erasure_id}))).into_response())
 }
 
@@ -153,10 +153,8 @@ pub(crate) async fn receipt(State(state): State<Arc<IngestState>>, caller: Calle
     let answer =
         state.backend.forward(tenant, Method::GET, &path, &HeaderMap::new(), bytes::Bytes::new(), LOOKUP_TIMEOUT).await?;
     match pending {
-        Some((entity_id, requested_at)) if answer.status() == StatusCode::NOT_FOUND => {
-            let receipt: Value = json!({
-                "erasure_id": erasure_id, "entity_id": entity_id, "status": "pending", "requested_at": requested_at.to_rfc3339(),
-            });
+        Some(requested_at) if answer.status() == StatusCode::NOT_FOUND => {
+            let receipt = json!({"erasure_id": erasure_id, "status": "pending", "requested_at": requested_at.to_rfc3339()});
             Ok(Json(receipt).into_response())
         }
         _ => Ok(answer),

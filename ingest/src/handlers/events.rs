@@ -1,5 +1,6 @@
 //! Posting events, asking for their status, waiting for their ends.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,16 +181,26 @@ pub(crate) async fn wait(
         () = state.draining.cancelled() => return Err(Problem::unavailable("this process is stopping; wait at another", 1)),
     };
     let complete = answer["complete"].as_bool().unwrap_or(false);
-    let mut shown = Vec::new();
-    for event in answer["events"].as_array_mut().map(std::mem::take).unwrap_or_default() {
-        let Some(event_id) = event["event_id"].as_str() else { continue };
-        let mut status = event["status"].clone();
-        if status == "unknown" && state.acceptor.accepted_at(tenant, event_id).is_some() {
-            status = "accepted".into();
-        }
-        state.note_extracting(tenant, event_id, Some(&mut status));
-        shown.push(json!({"event_id": event_id, "status": status}));
-    }
+    let statuses: HashMap<String, Value> = answer["events"]
+        .as_array_mut()
+        .map(std::mem::take)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|mut event| Some((event["event_id"].as_str()?.to_owned(), event["status"].take())))
+        .collect();
+    // One answer per id as it was asked, repeats included.
+    let shown: Vec<Value> = request
+        .event_ids
+        .iter()
+        .map(|event_id| {
+            let mut status = statuses.get(event_id).cloned().unwrap_or_else(|| "unknown".into());
+            if status == "unknown" && state.acceptor.accepted_at(tenant, event_id).is_some() {
+                status = "accepted".into();
+            }
+            state.note_extracting(tenant, event_id, Some(&mut status));
+            json!({"event_id": event_id, "status": status})
+        })
+        .collect();
     Ok(Json(json!({"complete": complete, "events": shown})))
 }
 
@@ -205,8 +216,11 @@ async fn ask_to_wait(state: &IngestState, tenant: &str, event_ids: &[String], en
                 let missing = BackendError::Unexpected { status: StatusCode::NOT_FOUND, detail: "to a wait".into() };
                 return Err(missing.to_problem());
             }
-            Err(BackendError::Unreachable(why)) if Instant::now() + WAIT_PAUSE < end => {
-                tracing::debug!(why, "waiting for the writer itself");
+            // The writer is away, or its store is, or too many wait there already.
+            Err(
+                error @ (BackendError::Unreachable(_) | BackendError::Unexpected { status: StatusCode::SERVICE_UNAVAILABLE, .. }),
+            ) if Instant::now() + WAIT_PAUSE < end => {
+                tracing::debug!(%error, "waiting for the writer itself");
                 tokio::time::sleep(WAIT_PAUSE).await;
             }
             Err(error) => return Err(error.to_problem()),
