@@ -135,8 +135,11 @@ fn cover(event: &ConversationEvent, lane: Lane, offset: i64) -> Cover {
     }
 }
 
+/// Texts and the slots that they fill.
+type Said<'a> = &'a [(&'a str, Option<&'a str>)];
+
 /// `(text, slot)` each become a fact with the event's first message as evidence.
-fn facts(event: &ConversationEvent, lane: Lane, offset: i64, said: &[(&str, Option<&str>)]) -> LogRecordBody {
+fn facts(event: &ConversationEvent, lane: Lane, offset: i64, said: Said<'_>) -> LogRecordBody {
     let fact = |(text, slot): &(&str, Option<&str>)| Fact {
         kind: FactKind::Fact,
         text: (*text).to_owned(),
@@ -252,7 +255,7 @@ pub fn scenario() -> Partition {
     // History holds the first event once more, accepted earlier.
     let again = ConversationEvent { accepted_at: Micros(3), session_id: None, ..events[0].0.clone() };
     let again_offset = log.append(Lane::Backfill, LogRecordBody::Conversation(again.clone()));
-    let extracted: [(usize, &[(&str, Option<&str>)]); 6] = [
+    let extracted: [(usize, Said<'_>); 6] = [
         (0, &[("The user lives in Paris", TOWN), ("The user likes tea", None)]),
         (1, &[("The user lives in Berlin", TOWN), ("the user  likes TEA.", None)]),
         (2, &[("The user lives in Paris", TOWN)]),
