@@ -41,6 +41,8 @@ pub struct IngestConfig {
     pub recent_bytes: usize,
     /// Records of each partition that are read back at the start; with [`Lookup::Exact`] as many as the writer does not know.
     pub tail_records: usize,
+    /// How long the log may take to answer at the start: brokers that have just made topics, or a leader, are not ready at once.
+    pub start_deadline: Duration,
     /// How ids are looked up.
     pub lookup: Lookup,
     /// The process is to end: whoever still waits is answered.
@@ -57,6 +59,7 @@ impl Default for IngestConfig {
             recent_events: 200_000,
             recent_bytes: 256 << 20,
             tail_records: 2_000,
+            start_deadline: Duration::from_secs(30),
             lookup: Lookup::BestEffort(Duration::from_millis(50)),
             draining: CancellationToken::new(),
         }
@@ -137,8 +140,16 @@ impl IngestState {
         let IngestParts { log, backend, keys, extracting, config } = parts;
         let partitions = log.identity().await?.partitions;
         let mut recent = RecentEvents::new(config.recent_events, config.recent_bytes);
+        let patience = tokio::time::Instant::now() + config.start_deadline;
         for partition in 0..partitions {
-            remember_tail(&*log, partition, &backend, &config, &mut recent).await?;
+            // What was remembered of a partition that is read again is remembered once.
+            while let Err(error) = remember_tail(&*log, partition, &backend, &config, &mut recent).await {
+                if !matches!(error, StartError::Log(LogError::Transient(_))) || tokio::time::Instant::now() >= patience {
+                    return Err(error);
+                }
+                tracing::info!(partition, %error, "the log's tail cannot be read yet");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
         tracing::info!(events = recent.len(), "the door remembers the log's tail");
         let spool = match spool {
