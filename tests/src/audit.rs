@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use memori_schemas::{FactId, Micros};
+use memori_writer::store::Dump;
 use serde_json::Value;
 
 use crate::client::Api;
@@ -216,6 +217,48 @@ fn instant(at: Micros) -> String {
 fn same_instant(line: &Value, field: &str) -> String {
     let shown = text(line, field);
     Micros::parse_rfc3339(&shown).map_or(shown, instant)
+}
+
+/// Every difference between the rows that `model` implies and the store's base tables. Nothing was erased, forgotten or buried.
+#[must_use]
+pub fn table_differences(model: &Model, tables: &Dump) -> Vec<String> {
+    const KEYS: [(&str, &[&str]); 7] = [
+        ("events", &["tenant", "event_id", "entity_key", "content_hash"]),
+        ("messages", &["tenant", "entity_key", "message_key", "event_id", "content_hash", "message_index"]),
+        ("outcomes", &["tenant", "entity_key", "generation", "event_id", "content_hash"]),
+        ("mentions", &["tenant", "entity_key", "generation", "fact_id", "message_key", "event_id", "content_hash"]),
+        ("facts", &["tenant", "entity_key", "generation", "fact_id"]),
+        ("fact_stats", &["tenant", "entity_key", "generation", "fact_id"]),
+        ("entities", &["tenant", "entity_key", "entity_id"]),
+    ];
+    let mut found = Vec::new();
+    let implied = model.rows();
+    for (table, columns) in KEYS {
+        let rows = tables.0.get(table).map(Vec::as_slice).unwrap_or_default();
+        let cell = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let mut held = BTreeSet::new();
+        for row in rows {
+            let key = columns.iter().map(|column| row.get(*column).map(cell).unwrap_or_default()).collect::<Vec<_>>().join(" ");
+            if !held.insert(key.clone()) {
+                found.push(format!("table {table} holds {key} twice"));
+            }
+        }
+        found.extend(implied[table].difference(&held).map(|key| format!("table {table} lacks {key}")));
+        found.extend(held.difference(&implied[table]).map(|key| format!("table {table} holds {key}, which nothing implies")));
+    }
+    let column = |table: &str, column: &str, expected: Value| {
+        let rows = tables.0.get(table).map(Vec::as_slice).unwrap_or_default();
+        rows.iter()
+            .filter(|row| row.get(column) != Some(&expected))
+            .map(|row| format!("table {table}: {column} of {row:?}"))
+            .collect::<Vec<_>>()
+    };
+    found.extend(column("events", "erased", Value::Bool(false)));
+    found.extend(column("outcomes", "kind", Value::from(1)));
+    for table in ["erasures", "forgets", "dead_letters"] {
+        found.extend(tables.0.get(table).into_iter().flatten().map(|row| format!("table {table} holds {row:?}")));
+    }
+    found
 }
 
 /// Fails with the first differences, readable.

@@ -66,6 +66,9 @@ pub struct ExpectedEntity {
     pub facts: BTreeMap<FactId, ExpectedFact>,
 }
 
+/// Keys of rows by table, columns in the order of the table's key.
+pub type Rows = BTreeMap<&'static str, BTreeSet<String>>;
+
 /// Accepted events, from which everything follows.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
@@ -99,6 +102,38 @@ impl Model {
     pub fn events(&self, tenant: &str) -> BTreeMap<String, usize> {
         let owned = self.events.iter().filter(|((owner, _), _)| owner == tenant);
         owned.flat_map(|(_, events)| events.values()).map(|event| (event.event_id.clone(), facts_of(event).len())).collect()
+    }
+
+    /// The keys of every row that the store's base tables must hold, and no other.
+    #[must_use]
+    pub fn rows(&self) -> Rows {
+        let mut rows = Rows::from(
+            ["events", "messages", "outcomes", "mentions", "facts", "fact_stats", "entities"].map(|t| (t, BTreeSet::new())),
+        );
+        let mut row = |table, columns: &[&dyn ToString]| {
+            let key: Vec<String> = columns.iter().map(|column| column.to_string()).collect();
+            rows.entry(table).or_default().insert(key.join(" "));
+        };
+        for ((tenant, entity_id), events) in &self.events {
+            let entity = ids::entity_key(tenant, entity_id);
+            row("entities", &[tenant, &entity, entity_id]);
+            for event in events.values() {
+                let (id, hash) = (&event.event_id, &event.content_hash);
+                row("events", &[tenant, id, &entity, hash]);
+                row("outcomes", &[tenant, &entity, &GENERATION, id, hash]);
+                for index in 0..event.messages.len() {
+                    row("messages", &[tenant, &entity, &event.message_key(index), id, hash, &index]);
+                }
+                for (fact_id, (_, evidence)) in facts_of(event) {
+                    row("facts", &[tenant, &entity, &GENERATION, &fact_id]);
+                    row("fact_stats", &[tenant, &entity, &GENERATION, &fact_id]);
+                    for (_, message_key) in evidence {
+                        row("mentions", &[tenant, &entity, &GENERATION, &fact_id, &message_key, id, hash]);
+                    }
+                }
+            }
+        }
+        rows
     }
 
     /// All that is to be known of an entity.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use memori_event_log::sqlite::SqliteDatabase;
 use memori_tests::audit::{self, Observed};
 use memori_tests::client::Api;
 use memori_tests::distributed::Distributed;
@@ -15,6 +16,11 @@ use memori_tests::model::Model;
 use memori_tests::servers::Servers;
 use memori_tests::storm::{self, Victims, tell};
 use memori_tests::workload::{self, Workload, WorkloadConfig};
+
+use memori_writer::postgres::PostgresTarget;
+use memori_writer::store::Store as _;
+use memori_writer::store::postgres::PostgresStore;
+use memori_writer::store::sqlite::SqliteStore;
 
 const FINAL_WITHIN: Duration = Duration::from_secs(300);
 
@@ -105,6 +111,11 @@ async fn embedded() -> anyhow::Result<()> {
 
     // What was acknowledged before a clean stop is there after it, too.
     anyhow::ensure!(shape.0.process.stop()?.success(), "SIGTERM does not end in exit 0");
+    let database = SqliteDatabase::open(&shape.0.database()?).await?;
+    let tables = SqliteStore::new(database.clone()).dump().await?;
+    database.reads().close().await;
+    database.writes().close().await;
+    audit::none(&audit::table_differences(&model, &tables))?;
     shape.0.process.start_again()?;
     let again = observe_all(&workload, api).await?;
     check_alike(&stormy_seen, &again)
@@ -169,5 +180,7 @@ async fn distributed() -> anyhow::Result<()> {
     }
     let stormy_seen = observe_all(&workload, api).await?;
     check("distributed, killed", &model, &stormy_seen)?;
+    let store = PostgresStore::new(PostgresTarget::parse(&shape.0.database, "audit")?.pool(1)?, &shape.0.database);
+    audit::none(&audit::table_differences(&model, &store.dump().await?))?;
     check_alike(&calm_seen, &stormy_seen)
 }
