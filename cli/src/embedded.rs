@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use folder::DataFolder;
 
-/// How long requests under way may take when the process stops; `wait` would hold it up for as long as its caller likes.
+/// How long requests under way may take when the process stops.
 const REQUESTS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One room that runs beside the others, until its own token.
@@ -94,6 +94,7 @@ impl Embedded {
             worker_stop.clone(),
         ));
 
+        let api_stop = CancellationToken::new();
         let state = IngestState::start(IngestParts {
             log,
             backend: WriterBackend::InProcess(writer),
@@ -105,6 +106,7 @@ impl Embedded {
                 log_timeout: None,
                 recent_events: settings.ingest.recent_events,
                 lookup: Lookup::Exact,
+                draining: api_stop.clone(),
                 ..IngestConfig::default()
             },
         })
@@ -112,7 +114,6 @@ impl Embedded {
         .map_err(|e| failed("cannot open the front door", &e))?;
         // The admin routes beside the API; what neither knows is answered by the API.
         let app = admin::router(health.clone(), metrics).fallback_service(memori_ingest::app(state));
-        let api_stop = CancellationToken::new();
         let api = tokio::spawn(admin::serve(listener, app, api_stop.clone()));
         folder.publish_address(address)?;
         health.started();
