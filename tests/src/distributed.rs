@@ -90,6 +90,21 @@ impl<'s> Distributed<'s> {
         self.dir.path().join("spool")
     }
 
+    /// Starts another writer beside the first; it shares the partitions.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn another_writer(&self, name: &str) -> anyhow::Result<Process> {
+        let program = Program {
+            binary: "memori-writer",
+            args: Vec::new(),
+            env: self.common.clone(),
+            listen_key: Some("MEMORI__WRITER__LISTEN"),
+            has_admin: true,
+        };
+        tokio::task::block_in_place(|| Process::start(name, program, self.dir.path()))
+    }
+
     /// Makes the tables again where they are missing.
     ///
     /// # Errors
