@@ -40,5 +40,10 @@ if [ -z "${MEMORI_TEST_KAFKA:-}" ] || [ -z "${MEMORI_TEST_POSTGRES:-}" ]; then
   while IFS='=' read -r name value; do export "$name=$value"; done <"$work/env"
 fi
 
-if [ $# = 0 ]; then set -- --workspace; fi
+if [ $# = 0 ]; then
+  # End-to-end tests run the real programs.
+  "${CARGO:-cargo}" build --locked --workspace --bins
+  export MEMORI_TEST_BINARIES=built
+  set -- --workspace
+fi
 "${CARGO:-cargo}" test --locked "$@"
