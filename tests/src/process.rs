@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use rand::RngExt as _;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A start may wait for its dependencies; far above what a busy machine needs.
@@ -179,7 +180,6 @@ impl Process {
         ensure!(self.child.is_none(), "{} runs already", self.name);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         writeln!(&log, "---- start {} of {}", self.starts + 1, self.name)?;
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut command = Command::new(binary(self.program.binary)?);
         command.args(&self.program.args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone()?);
         for name in ["PATH", "HOME", "TMPDIR"] {
@@ -189,10 +189,10 @@ impl Process {
         }
         command.env("RUST_BACKTRACE", "1").envs(self.program.env.iter().cloned());
         if let Some(key) = self.program.listen_key {
-            command.env(key, self.addresses.api.unwrap_or(any).to_string());
+            command.env(key, lasting_address(self.addresses.api)?.to_string());
         }
         if self.program.has_admin {
-            command.env("MEMORI__ADMIN__LISTEN", self.addresses.admin.unwrap_or(any).to_string());
+            command.env("MEMORI__ADMIN__LISTEN", lasting_address(self.addresses.admin)?.to_string());
         }
         let mut child = spawn_for_life(command).with_context(|| format!("cannot start {}", self.program.binary))?;
         let stdout = child.stdout.take().context("stdout is piped")?;
@@ -244,6 +244,23 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// The earlier address, else a free one that a restart finds free again: a port that the system hands out (port 0) may be given to
+/// any outgoing connection while its owner is dead.
+fn lasting_address(earlier: Option<SocketAddr>) -> anyhow::Result<SocketAddr> {
+    /// Below the ports that Linux hands out by itself.
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    if let Some(address) = earlier {
+        return Ok(address);
+    }
+    for _ in 0..200 {
+        let address = SocketAddr::from(([127, 0, 0, 1], rand::rng().random_range(PORTS)));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
 }
 
 fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
