@@ -11,7 +11,7 @@ use memori_writer::store::postgres::PostgresStore;
 pub(crate) async fn kafka(settings: &Settings, patience: Duration) -> Result<KafkaLog, ProcessError> {
     let kafka = &settings.kafka;
     let config = KafkaConfig {
-        properties: kafka.properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
+        properties: kafka.client_properties(),
         replication_factor: kafka.replication_factor,
         ..KafkaConfig::new(kafka.brokers.clone(), kafka.topic_prefix.clone())
     };

@@ -260,6 +260,14 @@ section!(
     }
 );
 
+impl Kafka {
+    /// librdkafka's own properties, uncovered for the one place that hands them over.
+    #[must_use]
+    pub fn client_properties(&self) -> BTreeMap<String, String> {
+        self.properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+    }
+}
+
 impl Settings {
     /// Reads defaults, then `file` (TOML or YAML), then the environment.
     ///
