@@ -11,15 +11,16 @@ help: ## this list
 setup: ## install what the build needs (Debian packages; names the command for the rest)
 	@ops/setup.sh
 
+# Always the whole workspace: a part of it alone would resolve other features, and compile its dependencies once more.
+# The first build takes some minutes and shows its progress; later ones are quiet.
 build: setup ## build every program
-	@$(CARGO) build --locked --workspace --bins
+	@if [ -x target/debug/memori ]; then quiet=--quiet; else echo "building; the first time takes some minutes" >&2; fi; \
+	$(CARGO) build --locked --workspace --bins $$quiet
 
-demo: setup ## the main job, embedded: conversations in, facts out; no server, no key
-	@$(CARGO) build --locked --quiet --package memori-cli
+demo: build ## the main job, embedded: conversations in, facts out; no server, no key
 	@target/debug/memori demo
 
-run: setup ## leave the embedded system up on 127.0.0.1:7700
-	@$(CARGO) build --locked --quiet --package memori-cli
+run: build ## leave the embedded system up on 127.0.0.1:7700
 	@target/debug/memori up
 
 test: setup ## everything, on its own Kafka and Postgres
