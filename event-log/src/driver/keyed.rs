@@ -2,24 +2,24 @@
 //!
 //! Promises: of one key at most one record is being worked on, and the next one only after it; a key that waits for a retry holds
 //! back no other; a partition's committed offset never passes a record that is not done; work whose partition has gone does not
-//! count, however late it ends.
+//! count, however late it ends. Topics take turns, and a full budget rests only those partitions that hold their share of it: one
+//! entity's flood, or a backfill, delays nobody elsewhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::lag::{self, LagProbe};
+use super::lanes::{Key, Lanes};
 use super::{Drain, Observer, Policy, Rebalance, Retry, now_ms, policy};
 use crate::budget::{Budget, Gate};
 use crate::epochs::{Epoch, Epochs};
 use crate::ledger::Ledger;
-use crate::queues::KeyQueues;
 use crate::seam::{Consumer, ConsumerEvent, Fence, Log, LogError, LogRecord, Start};
 use crate::topic::{Topic, TopicPartition};
 
@@ -64,17 +64,16 @@ pub struct KeyedConfig {
     pub topics: Vec<Topic>,
     /// Records worked on at a time.
     pub max_concurrency: usize,
-    /// Records held at most (what was on its way overshoots it).
+    /// Records held at most by all partitions together (what was on its way overshoots it). Once it is full, each partition may
+    /// hold its share, so that all together hold twice as many at most.
     pub budget_events: usize,
-    /// Bytes held at most.
+    /// The same in bytes.
     pub budget_bytes: usize,
     /// How often frontiers are committed.
     pub commit_interval: Duration,
     /// How long work in flight may take to end when partitions go or the process stops.
     pub drain_deadline: Duration,
 }
-
-type Key = (TopicPartition, Bytes);
 
 struct Item {
     record: Arc<LogRecord>,
@@ -94,6 +93,10 @@ struct Part {
     ledger: Ledger,
     fence: Option<Fence>,
     in_flight: usize,
+    /// Of this epoch: records and their bytes.
+    held: (usize, usize),
+    /// It rests because it holds its share of a full budget.
+    resting: bool,
     committed: Option<i64>,
     halted: bool,
     draining: bool,
@@ -108,7 +111,7 @@ struct Keyed {
     parts: BTreeMap<TopicPartition, Part>,
     /// Assignments that could not be taken up yet.
     unassigned: Vec<TopicPartition>,
-    queues: KeyQueues<Key, Item>,
+    queues: Lanes<Item>,
     budget: Budget,
     running: JoinSet<Completion>,
     drains: Vec<Drain>,
@@ -138,7 +141,7 @@ pub async fn run_keyed(
         epochs: Epochs::new(),
         parts: BTreeMap::new(),
         unassigned: Vec::new(),
-        queues: KeyQueues::new(),
+        queues: Lanes::new(),
         budget: Budget::new(config.budget_events, config.budget_bytes),
         running: JoinSet::new(),
         drains: Vec::new(),
@@ -297,14 +300,13 @@ impl Keyed {
                 ledger: Ledger::new(),
                 fence: self.consumer.fence(partition),
                 in_flight: 0,
+                held: (0, 0),
+                resting: false,
                 committed: None,
                 halted: false,
                 draining: false,
             };
             self.parts.insert(partition, part);
-        }
-        if self.budget.gate() == Gate::Closed {
-            self.consumer.pause(&partitions)?;
         }
         Ok(())
     }
@@ -319,10 +321,12 @@ impl Keyed {
         if part.halted || part.draining || self.stop_by.is_some() || !part.ledger.deliver(record.offset, record.appended_at_ms) {
             return;
         }
+        part.held = (part.held.0 + 1, part.held.1 + record.bytes());
         let gate = self.budget.take(record.bytes());
         let key = (partition, record.key.clone());
         self.queues.push(key, Item { record: Arc::new(record), epoch: part.epoch, attempt: 0, first_tried_at_ms: 0 });
         self.gate_moved(gate);
+        self.rest_or_flow(&[partition]);
     }
 
     fn dispatch(&mut self) {
@@ -401,23 +405,51 @@ impl Keyed {
 
     fn give_back(&mut self, items: &[Item]) {
         let bytes = items.iter().map(|item| item.record.bytes()).sum();
+        let mut touched = Vec::new();
+        for item in items {
+            let partition = item.record.source;
+            if let Some(part) = self.parts.get_mut(&partition).filter(|part| part.epoch == item.epoch) {
+                part.held = (part.held.0.saturating_sub(1), part.held.1.saturating_sub(item.record.bytes()));
+                touched.push(partition);
+            }
+        }
         let gate = self.budget.give(items.len(), bytes);
         self.gate_moved(gate);
+        touched.sort_unstable();
+        touched.dedup();
+        self.rest_or_flow(&touched);
     }
 
     fn gate_moved(&mut self, moved: Option<Gate>) {
         let (events, bytes) = self.budget.held();
         self.observer.held(events, bytes);
         let Some(gate) = moved else { return };
-        let flowing: Vec<_> = self.parts.iter().filter(|(_, part)| !part.halted && !part.draining).map(|(p, _)| *p).collect();
         self.observer.paused(gate == Gate::Closed);
-        let result = match gate {
-            Gate::Closed => self.consumer.pause(&flowing),
-            Gate::Open if self.stop_by.is_none() => self.consumer.resume(&flowing),
-            Gate::Open => Ok(()),
-        };
-        if let Err(e) = result {
-            self.observer.log_failed(&e);
+        let all: Vec<_> = self.parts.keys().copied().collect();
+        self.rest_or_flow(&all);
+    }
+
+    /// While the budget is full, those of `partitions` that hold their share rest, until they hold half of it.
+    fn rest_or_flow(&mut self, partitions: &[TopicPartition]) {
+        let full = self.budget.gate() == Gate::Closed;
+        let count = self.parts.len().max(1);
+        let share = ((self.config.budget_events / count).max(1), (self.config.budget_bytes / count).max(1));
+        let (mut rest, mut flow) = (Vec::new(), Vec::new());
+        for partition in partitions {
+            let Some(part) = self.parts.get_mut(partition).filter(|part| !part.halted && !part.draining) else { continue };
+            if full && !part.resting && (part.held.0 >= share.0 || part.held.1 >= share.1) {
+                part.resting = true;
+                rest.push(*partition);
+            } else if part.resting && (!full || (part.held.0 <= share.0 / 2 && part.held.1 <= share.1 / 2)) {
+                part.resting = false;
+                flow.push(*partition);
+            }
+        }
+        // Nothing flows any more once the process stops.
+        let flowing = if flow.is_empty() || self.stop_by.is_some() { Ok(()) } else { self.consumer.resume(&flow) };
+        let resting = if rest.is_empty() { Ok(()) } else { self.consumer.pause(&rest) };
+        for error in [flowing, resting].into_iter().filter_map(Result::err) {
+            self.observer.log_failed(&error);
         }
     }
 
@@ -426,8 +458,13 @@ impl Keyed {
     fn fenced(&mut self, partition: TopicPartition) {
         self.observer.fenced(partition);
         let begins_anew = self.parts.get(&partition).is_some_and(|part| !part.draining);
+        let resting = self.parts.get(&partition).is_some_and(|part| part.resting);
         self.drop_partitions(&[partition]);
         if begins_anew && self.stop_by.is_none() {
+            // It holds nothing when it begins anew. What comes of it before is not taken.
+            if resting && let Err(e) = self.consumer.resume(&[partition]) {
+                self.observer.log_failed(&e);
+            }
             self.unassigned.push(partition);
             self.retry.failed(Instant::now());
         }

@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod keyed;
 mod lag;
+mod lanes;
 mod observer;
 mod sink;
 #[cfg(test)]

@@ -38,6 +38,8 @@ fn record(partition: i32, offset: i64, key: &'static str) -> LogRecord {
 enum Did {
     Assign(Vec<(TopicPartition, Start)>),
     Unassign(Vec<TopicPartition>),
+    Pause(Vec<TopicPartition>),
+    Resume(Vec<TopicPartition>),
     Commit(Vec<(TopicPartition, i64)>),
     Work(i64, u32),
     Finish(i64),
@@ -151,11 +153,13 @@ impl Consumer for ScriptedConsumer {
         Ok(())
     }
 
-    fn pause(&mut self, _partitions: &[TopicPartition]) -> Result<(), LogError> {
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.diary.write(Did::Pause(partitions.to_vec()));
         Ok(())
     }
 
-    fn resume(&mut self, _partitions: &[TopicPartition]) -> Result<(), LogError> {
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.diary.write(Did::Resume(partitions.to_vec()));
         Ok(())
     }
 
@@ -272,6 +276,27 @@ async fn work_of_an_epoch_that_is_over_does_not_finish_the_record_of_the_next() 
     assert!(!running.diary.read().iter().any(|did| matches!(did, Did::Commit(_))), "nothing of the new epoch is finished");
     permits.add_permits(3);
     running.diary.until(Did::Commit(vec![(at(0), 8)])).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_in_one_partition_rests_that_one_alone() {
+    let permits = Arc::new(Semaphore::new(0));
+    let running = keyed(&permits);
+    running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    // As many as the whole budget takes, all of one key: one is in work, the others stand behind it.
+    running.tell(ConsumerEvent::Records((0..100).map(|offset| record(0, offset, "a")).collect()));
+    running.diary.until(Did::Pause(vec![at(0)])).await;
+    running.tell(ConsumerEvent::Records(vec![record(1, 0, "b"), record(1, 1, "c")]));
+    running.diary.until(Did::Work(1, 0)).await;
+    assert_eq!(running.diary.position(&Did::Pause(vec![at(1)])), None, "who holds less than a share flows on");
+    // More than its share of a full budget rests the other one, too; both flow again once there is room.
+    running.tell(ConsumerEvent::Records((2..60).map(|offset| record(1, offset, "c")).collect()));
+    running.diary.until(Did::Pause(vec![at(1)])).await;
+    permits.add_permits(160);
+    running.diary.until(Did::Resume(vec![at(0)])).await;
+    running.diary.until(Did::Resume(vec![at(1)])).await;
+    running.diary.until(Did::Finish(99)).await;
     running.stop().await;
 }
 
