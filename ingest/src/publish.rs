@@ -74,7 +74,8 @@ pub(crate) fn headers(tenant: &str, lane: Option<Lane>, payload: &[u8], tracepar
     headers
 }
 
-/// Appends to the log without being cancelled by whoever stops waiting: a record that was handed over is settled either way.
+/// Appends to the log without being cancelled by a caller that goes away. One that waits longer than `patience` is told so; what the
+/// log had taken over by then is settled all the same.
 pub(crate) async fn append(
     producer: &Arc<dyn Producer>,
     records: Vec<NewRecord>,
@@ -83,12 +84,16 @@ pub(crate) async fn append(
     let count = records.len();
     let all = |error: AppendError| vec![Err(error); count];
     let producer = Arc::clone(producer);
-    let appending = tokio::spawn(async move { producer.append(records, None).await });
+    let mut appending = tokio::spawn(async move { producer.append(records, None).await });
     let settled = match patience {
         None => appending.await,
-        Some(patience) => match tokio::time::timeout(patience, appending).await {
+        Some(patience) => match tokio::time::timeout(patience, &mut appending).await {
             Ok(settled) => settled,
-            Err(_) => return all(AppendError::Unconfirmed(format!("no delivery report within {} ms", patience.as_millis()))),
+            Err(_) => {
+                // What the log has taken over it still delivers; what waits for a place behind a full queue must not pile up.
+                appending.abort();
+                return all(AppendError::Unconfirmed(format!("no delivery report within {} ms", patience.as_millis())));
+            }
         },
     };
     match settled {
