@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use postgres_openssl::MakeTlsConnector;
 use tokio_postgres::config::SslMode;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a caller queues for a connection; a server that hangs must not make callers pile up behind it.
+const POOL_WAIT: Duration = Duration::from_secs(10);
+/// How long a connection may take until it can be used, its login included.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// How long sent bytes may stay unacknowledged before the connection counts as dead.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -109,7 +113,13 @@ impl PostgresTarget {
             self.tls.clone(),
             ManagerConfig { recycling_method: RecyclingMethod::Fast },
         );
-        Pool::builder(manager).max_size(connections.max(1)).build().map_err(|e| PostgresUrlError(e.to_string()))
+        Pool::builder(manager)
+            .max_size(connections.max(1))
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(POOL_WAIT))
+            .create_timeout(Some(LOGIN_TIMEOUT))
+            .build()
+            .map_err(|e| PostgresUrlError(e.to_string()))
     }
 
     /// One connection outside any pool, to be driven by the caller.

@@ -111,9 +111,18 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let sink = tokio::spawn(run_sink(log, store, commits, sink_config, scaffold.shutdown.token()));
     scaffold.ready(Some(api_address));
 
-    let ended = match sink.await {
-        Ok(ended) => ended.map_err(|e| ProcessError::Failed(e.to_string())),
-        Err(panic) => Err(ProcessError::Failed(format!("the sink ended: {panic}"))),
+    // The sink keeps its own deadline, except while a store or a log that hangs does not answer where partitions begin.
+    let overdue = async {
+        scaffold.shutdown.requested().await;
+        tokio::time::sleep(scaffold.shutdown.deadline() / 5 * 4).await;
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = sink => match ended {
+            Ok(ended) => ended.map_err(|e| ProcessError::Failed(e.to_string())),
+            Err(panic) => Err(ProcessError::Failed(format!("the sink ended: {panic}"))),
+        },
+        () = overdue => Err(ProcessError::Failed("the sink did not end before the shutdown's deadline".to_owned())),
     };
     // The drain has used its share of the deadline; requests that still wait get the rest.
     let stopping = async {

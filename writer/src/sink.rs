@@ -23,6 +23,8 @@ use crate::notify::Commits;
 use crate::store::{self, FlushReport, OffsetKey, OffsetMove, Store, StoreError};
 use prepare::{Prepared, Refused};
 
+/// What a log may count beside a record's payload, key and headers.
+const ENVELOPE_BYTES: usize = 64 * 1024;
 /// A flush span links this many of its events' traces, at most.
 const MAX_LINKS: usize = 128;
 
@@ -155,13 +157,20 @@ impl Sink {
 
 fn new_record(refused: &Refused) -> Result<NewRecord, SinkError> {
     let mut letter = refused.letter.clone();
-    let payload = framing::encode(&LogRecordBody::DeadLetter(letter.clone())).or_else(|_| {
-        // The letter around a record of the largest size is over the bound: it keeps everything but the bytes, which stay where they are.
-        letter.original_payload.clear();
-        letter.reason.push_str(" (its bytes are too large for a dead letter; they stand at the source offset)");
-        framing::encode(&LogRecordBody::DeadLetter(letter))
-    });
-    let payload = payload.map_err(|e| SinkError::Halt(format!("a dead letter cannot be written: {e}")))?;
+    let around = refused.key.len() + refused.headers.iter().map(|h| h.name.len() + h.value.len()).sum::<usize>();
+    let largest = framing::MAX_PAYLOAD_BYTES.saturating_sub(ENVELOPE_BYTES + around);
+    let payload = framing::encode(&LogRecordBody::DeadLetter(letter.clone())).ok().filter(|payload| payload.len() <= largest);
+    let payload = match payload {
+        Some(payload) => payload,
+        // The letter around a record of the largest size is over the log's bound: it keeps everything but the bytes, which stay
+        // where they are.
+        None => {
+            letter.original_payload.clear();
+            letter.reason.push_str(" (its bytes are too large for a dead letter; they stand at the source offset)");
+            framing::encode(&LogRecordBody::DeadLetter(letter))
+                .map_err(|e| SinkError::Halt(format!("a dead letter cannot be written: {e}")))?
+        }
+    };
     Ok(NewRecord {
         topic: Topic::DeadLetters,
         key: refused.key.clone(),
@@ -221,5 +230,43 @@ impl BatchSink for Sink {
         }
         self.controls_until.remove(&partition.partition);
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use memori_schemas::{DeadLetter, DeadLetterClass, Lane};
+
+    use super::*;
+
+    #[test]
+    fn a_letter_that_a_log_would_refuse_as_too_large_goes_without_its_bytes() {
+        for (bytes, kept) in [(1 << 20, true), (framing::MAX_PAYLOAD_BYTES - 600, false), (framing::MAX_PAYLOAD_BYTES, false)] {
+            let letter = DeadLetter {
+                tenant: Some("t".into()),
+                entity_id: Some("e".into()),
+                source_topic: "facts.live".into(),
+                source_topic_id: "id".into(),
+                source_partition: 0,
+                source_offset: 7,
+                lane: Lane::Live,
+                generation: 1,
+                class: DeadLetterClass::InvalidOutput,
+                reason: "no evidence".into(),
+                attempts: 1,
+                covers: Vec::new(),
+                original_key: vec![1; 8],
+                original_payload: vec![2; bytes],
+                failed_at: Micros(0),
+                key_id: None,
+            };
+            let source = TopicPartition { topic: Topic::FactsLive, partition: 0 };
+            let refused = Refused { source, offset: 7, key: Bytes::from_static(b"key"), headers: Vec::new(), letter };
+            let record = new_record(&refused).unwrap();
+            assert!(record.payload.len() + record.key.len() + 1024 <= framing::MAX_PAYLOAD_BYTES, "a log takes it");
+            let LogRecordBody::DeadLetter(written) = framing::decode(&record.payload).unwrap() else { panic!("not a letter") };
+            assert_eq!((!written.original_payload.is_empty(), written.reason.contains("too large")), (kept, !kept));
+        }
     }
 }
