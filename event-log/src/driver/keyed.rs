@@ -429,18 +429,23 @@ impl Keyed {
         self.rest_or_flow(&all);
     }
 
-    /// While the budget is full, those of `partitions` that hold their share rest, until they hold half of it.
+    /// While the budget is full, those of `partitions` that hold their share rest, until they hold half of it. So does one that has
+    /// gone far ahead of a record that is not done: what is finished behind it is remembered, and would be done again.
     fn rest_or_flow(&mut self, partitions: &[TopicPartition]) {
         let full = self.budget.gate() == Gate::Closed;
         let count = self.parts.len().max(1);
         let share = ((self.config.budget_events / count).max(1), (self.config.budget_bytes / count).max(1));
+        let most_open = self.config.budget_events.max(2);
         let (mut rest, mut flow) = (Vec::new(), Vec::new());
         for partition in partitions {
             let Some(part) = self.parts.get_mut(partition).filter(|part| !part.halted && !part.draining) else { continue };
-            if full && !part.resting && (part.held.0 >= share.0 || part.held.1 >= share.1) {
+            let open = part.ledger.open();
+            let holds_its_share = full && (part.held.0 >= share.0 || part.held.1 >= share.1);
+            let has_room = !full || (part.held.0 <= share.0 / 2 && part.held.1 <= share.1 / 2);
+            if !part.resting && (holds_its_share || open >= most_open) {
                 part.resting = true;
                 rest.push(*partition);
-            } else if part.resting && (!full || (part.held.0 <= share.0 / 2 && part.held.1 <= share.1 / 2)) {
+            } else if part.resting && has_room && open <= most_open / 2 {
                 part.resting = false;
                 flow.push(*partition);
             }

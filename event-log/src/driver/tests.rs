@@ -300,6 +300,53 @@ async fn a_flood_in_one_partition_rests_that_one_alone() {
     running.stop().await;
 }
 
+/// Finishes everything at once but the first record, for which it takes permits.
+struct StuckRun(Arc<Semaphore>);
+
+struct Stuck(Permitted);
+
+#[async_trait]
+impl RecordHandler for Stuck {
+    async fn handle(&self, work: Work) -> Verdict {
+        if work.record.offset == 0 { self.0.handle(work).await } else { Verdict::Done }
+    }
+}
+
+impl AsyncRun for StuckRun {
+    fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>> {
+        let config = KeyedConfig {
+            group: "g".to_owned(),
+            topics: vec![Topic::ConversationsLive],
+            max_concurrency: 8,
+            budget_events: 100,
+            budget_bytes: 10_000,
+            commit_interval: Duration::from_millis(10),
+            drain_deadline: PATIENCE,
+        };
+        let handler = Arc::new(Stuck(Permitted { diary: diary.clone(), permits: self.0 }));
+        tokio::spawn(run_keyed(log, config, handler, Arc::new(diary), shutdown))
+    }
+}
+
+#[tokio::test]
+async fn nothing_runs_without_bound_ahead_of_a_record_that_is_not_done() {
+    let permits = Arc::new(Semaphore::new(0));
+    let running = Running::start(StuckRun(Arc::clone(&permits)));
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "stuck")]));
+    running.diary.until(Did::Work(0, 0)).await;
+    // Each is finished before the next few come, so the budget is never full.
+    for offset in (1..120).step_by(4) {
+        running.tell(ConsumerEvent::Records((offset..offset + 4).map(|offset| record(0, offset, "free")).collect()));
+        tokio::task::yield_now().await;
+    }
+    running.diary.until(Did::Pause(vec![at(0)])).await;
+    permits.add_permits(1);
+    running.diary.until(Did::Resume(vec![at(0)])).await;
+    running.diary.until(Did::Commit(vec![(at(0), 121)])).await;
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn gaps_in_the_offsets_do_not_hold_the_frontier() {
     let permits = Arc::new(Semaphore::new(100));
