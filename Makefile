@@ -1,6 +1,7 @@
 # The everyday commands. `make help` lists them.
 SHELL := /bin/bash
 CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run build test check bench soak setup fmt
@@ -14,14 +15,14 @@ setup: ## install what the build needs (Debian packages; names the command for t
 # Always the whole workspace: a part of it alone would resolve other features, and compile its dependencies once more.
 # The first build takes some minutes and shows its progress; later ones are quiet.
 build: setup ## build every program
-	@if [ -x target/debug/memori ]; then quiet=--quiet; else echo "building; the first time takes some minutes" >&2; fi; \
+	@if [ -x $(TARGET)/debug/memori ]; then quiet=--quiet; else echo "building; the first time takes some minutes" >&2; fi; \
 	$(CARGO) build --locked --workspace --bins $$quiet
 
 demo: build ## the main job, embedded: conversations in, facts out; no server, no key
-	@target/debug/memori demo
+	@$(TARGET)/debug/memori demo
 
 run: build ## leave the embedded system up on 127.0.0.1:7700
-	@target/debug/memori up
+	@$(TARGET)/debug/memori up
 
 test: setup ## everything, on its own Kafka and Postgres
 	@ops/test.sh
