@@ -161,7 +161,11 @@ impl Log for KafkaLog {
             .all()
             .filter(|(topic, _)| !existing.iter().any(|(there, _)| there == topic))
             .map(|(_, name)| {
-                NewTopic::new(name, partitions, TopicReplication::Fixed(replicas))
+                let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+                // `acks=all` waits for the replicas that are in sync, which may be the leader alone: then an acknowledgement would
+                // be worth one disk. Of three, one may be away.
+                let topic = if replicas >= 3 { topic.set("min.insync.replicas", "2") } else { topic };
+                topic
                     .set("cleanup.policy", "delete")
                     .set("retention.ms", "-1")
                     .set("retention.bytes", "-1")
