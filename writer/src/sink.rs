@@ -105,7 +105,7 @@ impl Sink {
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
         let now = Micros::now();
-        let prepared = prepare::prepare(&batch.records, &self.identity, now).map_err(SinkError::Halt)?;
+        let prepared = prepare::prepare(&batch.records, &self.identity, now)?;
         self.bury(&prepared.refused).await?;
         let Prepared { mut input, passed, .. } = prepared;
         for advance in &batch.advances {

@@ -38,6 +38,8 @@ struct Part {
     expected: i64,
     held: bool,
     draining: bool,
+    /// The sink cannot take its next record.
+    halted: bool,
     committed: Option<i64>,
 }
 
@@ -243,7 +245,15 @@ impl Batches {
             let dropped = self.gather.begin(partition, from_offset);
             self.give_back(&dropped);
             self.epochs.begin(partition);
-            let part = Part { start, written_at_ms: None, expected: from_offset, held: true, draining: false, committed: None };
+            let part = Part {
+                start,
+                written_at_ms: None,
+                expected: from_offset,
+                held: true,
+                draining: false,
+                halted: false,
+                committed: None,
+            };
             self.parts.insert(partition, part);
         }
         // Held until the sink has been asked, at once.
@@ -337,7 +347,7 @@ impl Batches {
             return;
         };
         // What a partition brings that is held, about to go, or to begin anew, is read again; so is what has been seen.
-        let stays = part.held || part.draining || self.stop_by.is_some() || self.to_begin.contains(&partition);
+        let stays = part.held || part.draining || part.halted || self.stop_by.is_some() || self.to_begin.contains(&partition);
         if stays || record.offset < part.expected {
             return;
         }
@@ -385,6 +395,10 @@ impl Batches {
                 Ok(())
             }
             Err(SinkError::Halt(reason)) => Err(LogError::Fatal(reason)),
+            Err(SinkError::StandStill { partition, offset, reason }) => {
+                self.stand_still(batch, partition, offset, &reason);
+                Ok(())
+            }
             Err(SinkError::Fenced(partitions)) => {
                 // The whole batch was refused. A sink that does not say which partitions it was is asked about all of them.
                 let fenced: Vec<TopicPartition> =
@@ -427,6 +441,23 @@ impl Batches {
         self.observer.flushed(batch, took);
     }
 
+    /// What came before the record of that partition is gathered again, and with it all of the others; it and what came after it
+    /// wait in the log until the partition is assigned anew.
+    fn stand_still(&mut self, mut batch: Batch, partition: TopicPartition, offset: i64, reason: &str) {
+        let mut dropped = self.gather.end(&[partition]);
+        let waits = |record: &LogRecord| record.source == partition && record.offset >= offset;
+        dropped.extend(batch.records.extract_if(.., |record| waits(record)));
+        self.give_back(&dropped);
+        self.restore(batch, &[]);
+        let Some(part) = self.parts.get_mut(&partition) else { return };
+        part.halted = true;
+        tracing::error!(%partition, offset, reason, "the partition is halted");
+        self.observer.halted(partition, reason);
+        if let Err(e) = self.consumer.pause(&[partition]) {
+            self.observer.log_failed(&e);
+        }
+    }
+
     /// A batch that was not written goes back to what is gathered, as far as it still counts.
     fn restore(&mut self, batch: Batch, without: &[TopicPartition]) {
         let epochs = self.in_flight.take().map(|in_flight| in_flight.epochs).unwrap_or_default();
@@ -451,7 +482,8 @@ impl Batches {
         let (events, bytes) = self.budget.held();
         self.observer.held(events, bytes);
         let Some(gate) = moved else { return };
-        let flowing: Vec<_> = self.parts.iter().filter(|(_, part)| !part.held && !part.draining).map(|(p, _)| *p).collect();
+        let flowing: Vec<_> =
+            self.parts.iter().filter(|(_, part)| !part.held && !part.draining && !part.halted).map(|(p, _)| *p).collect();
         self.observer.paused(gate == Gate::Closed);
         let result = match gate {
             Gate::Closed => self.consumer.pause(&flowing),

@@ -41,6 +41,17 @@ pub enum SinkError {
     /// The store's offsets of these are not what the batch says: another owner has written. Nothing was written.
     #[error("the store's offsets have been moved by another owner")]
     Fenced(Vec<TopicPartition>),
+    /// It cannot take this record, and must not pass it: its partition stands still there until someone acts; the others go on.
+    /// Nothing was written.
+    #[error("{partition} stands still at offset {offset}: {reason}")]
+    StandStill {
+        /// Which partition.
+        partition: TopicPartition,
+        /// The record.
+        offset: i64,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// No retry mends it.
     #[error("{0}")]
     Halt(String),

@@ -550,6 +550,23 @@ async fn a_store_that_is_away_holds_a_revoked_partition_no_longer_than_the_deadl
 }
 
 #[tokio::test]
+async fn a_record_that_must_not_be_passed_halts_its_partition_only() {
+    let permits = Arc::new(Semaphore::new(10));
+    let answers = vec![Err(SinkError::StandStill { partition: at(0), offset: 1, reason: "upgrade first".to_owned() })];
+    let running = Running::start(BatchRun { permits, answers, drain_deadline: PATIENCE });
+    running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "a"), record(0, 1, "a"), record(1, 0, "b")]));
+    running.diary.until(Did::Pause(vec![at(0)])).await;
+    running.tell(ConsumerEvent::Records(vec![record(0, 2, "a"), record(1, 1, "b"), record(1, 2, "b"), record(1, 3, "b")]));
+    // What came before it, and the other partition, go on.
+    running.diary.until(Did::Flush(FlushCause::Rows, vec![0, 0, 1])).await;
+    let did = running.stop().await;
+    assert!(did.contains(&Did::Flush(FlushCause::Drain, vec![2, 3])), "{did:?}");
+    let committed = |offset| did.iter().any(|did| matches!(did, Did::Commit(offsets) if offsets.contains(&(at(0), offset))));
+    assert!(committed(1) && !committed(2) && !committed(3), "{did:?}");
+}
+
+#[tokio::test]
 async fn a_sink_that_halts_ends_the_driver_with_its_reason() {
     let permits = Arc::new(Semaphore::new(10));
     let answers = vec![Err(SinkError::Halt("an unknown control: upgrade first".to_owned()))];

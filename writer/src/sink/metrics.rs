@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_macros, reason = "this is a metrics module")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ const HELD_RECORDS: &str = "memori_writer_held_records";
 const HELD_BYTES: &str = "memori_writer_held_bytes";
 const LAG_EVENTS: &str = "memori_writer_lag_events";
 const LAG_SECONDS: &str = "memori_writer_lag_seconds";
+const HALTED: &str = "memori_writer_halted_partitions";
 const RECALLABLE: &str = "memori_accepted_to_recallable_seconds";
 
 /// Describes every metric once.
@@ -53,6 +54,7 @@ pub fn describe() {
     describe_gauge!(HELD_BYTES, "Their bytes");
     describe_gauge!(LAG_EVENTS, "Records on the log that are not yet written, by topic and lane");
     describe_gauge!(LAG_SECONDS, "How long ago the log took the first of them, by topic and lane");
+    describe_gauge!(HALTED, "Partitions that stand still until someone acts");
     describe_histogram!(RECALLABLE, "From an event's acceptance to the commit that makes its facts recallable");
 }
 
@@ -85,14 +87,22 @@ pub(crate) fn committed(report: &FlushReport, now_us: i64) {
 #[derive(Debug, Default)]
 pub struct SinkObserver {
     lags: Mutex<BTreeMap<TopicPartition, (i64, f64)>>,
+    halted: Mutex<BTreeSet<TopicPartition>>,
 }
 
 impl SinkObserver {
+    #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    fn standing(&self, change: impl FnOnce(&mut BTreeSet<TopicPartition>)) {
+        let mut halted = self.halted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut halted);
+        gauge!(HALTED).set(halted.len() as f64);
+    }
+
     fn lags(&self, change: impl FnOnce(&mut BTreeMap<TopicPartition, (i64, f64)>)) {
         let mut lags = self.lags.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let before: std::collections::BTreeSet<_> = lags.keys().map(|p| p.topic).collect();
+        let before: BTreeSet<_> = lags.keys().map(|p| p.topic).collect();
         change(&mut lags);
-        for topic in before.into_iter().chain(lags.keys().map(|p| p.topic).collect::<std::collections::BTreeSet<_>>()) {
+        for topic in before.into_iter().chain(lags.keys().map(|p| p.topic).collect::<BTreeSet<_>>()) {
             let of_topic = || lags.iter().filter(|(p, _)| p.topic == topic).map(|(_, lag)| lag);
             let events: i64 = of_topic().map(|lag| lag.0).sum();
             let seconds = of_topic().map(|lag| lag.1).fold(0.0, f64::max);
@@ -123,6 +133,7 @@ impl Observer for SinkObserver {
 
     fn rebalanced(&self, change: Rebalance, partitions: &[TopicPartition]) {
         tracing::info!(?change, partitions = partitions.len(), "the assignment changed");
+        self.standing(|halted| halted.retain(|p| !partitions.contains(p)));
         if change != Rebalance::Assigned {
             self.lags(|lags| lags.retain(|p, _| !partitions.contains(p)));
         }
@@ -133,6 +144,7 @@ impl Observer for SinkObserver {
     }
 
     fn halted(&self, partition: TopicPartition, reason: &str) {
+        self.standing(|halted| _ = halted.insert(partition));
         tracing::error!(%partition, reason, "a partition stands still");
     }
 

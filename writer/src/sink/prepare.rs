@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use memori_event_log::driver::batch::SinkError;
 use memori_event_log::{Header, LogIdentity, LogRecord, Topic, TopicPartition};
 use memori_schemas::framing::{self, FramingError};
 use memori_schemas::{DeadLetter, DeadLetterClass, FactsExtracted, Lane, LogRecordBody, Micros, ids};
@@ -46,8 +47,8 @@ impl Prepared {
 /// Sorts out a batch.
 ///
 /// # Errors
-/// Why the partition must stand still: a control that this version does not understand.
-pub(super) fn prepare(records: &[LogRecord], identity: &LogIdentity, now: Micros) -> Result<Prepared, String> {
+/// Where and why a partition must stand still: a control that this version does not understand.
+pub(super) fn prepare(records: &[LogRecord], identity: &LogIdentity, now: Micros) -> Result<Prepared, SinkError> {
     let mut out = Prepared::default();
     let topic_ids: BTreeMap<Topic, Arc<str>> =
         identity.topic_ids.iter().map(|(topic, id)| (*topic, id.as_str().into())).collect();
@@ -55,24 +56,27 @@ pub(super) fn prepare(records: &[LogRecord], identity: &LogIdentity, now: Micros
         let topic = record.source.topic;
         let place = Place {
             lane: topic.lane().unwrap_or(Lane::Live),
-            topic_id: topic_ids.get(&topic).cloned().ok_or_else(|| format!("the log has no topic {topic}; create the topics"))?,
+            topic_id: topic_ids
+                .get(&topic)
+                .cloned()
+                .ok_or_else(|| SinkError::Halt(format!("the log has no topic {topic}; create the topics")))?,
             partition: record.source.partition,
             offset: record.offset,
         };
         let body = framing::decode(&record.payload);
         let sealed = body.as_ref().is_ok_and(|b| b.key_id().is_some());
         match topic {
-            Topic::Controls => control(&mut out, record, body, sealed, now).map_err(|why| stand_still(record, &why))?,
+            Topic::Controls => control(&mut out, record, body, sealed, now).map_err(|why| stand_still(record, why))?,
             Topic::ConversationsLive | Topic::ConversationsBackfill => conversation(&mut out, record, body, sealed, &place),
             Topic::FactsLive | Topic::FactsBackfill => facts(&mut out, record, body, sealed, &place, now),
-            Topic::DeadLetters => dead_letter(&mut out, record, body, sealed, &place).map_err(|why| stand_still(record, &why))?,
+            Topic::DeadLetters => dead_letter(&mut out, record, body, sealed, &place).map_err(|why| stand_still(record, why))?,
         }
     }
     Ok(out)
 }
 
-fn stand_still(record: &LogRecord, why: &str) -> String {
-    format!("{} stands still at offset {}: {why}", record.source, record.offset)
+fn stand_still(record: &LogRecord, reason: String) -> SinkError {
+    SinkError::StandStill { partition: record.source, offset: record.offset, reason }
 }
 
 fn control(
