@@ -8,7 +8,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, Uri, header};
 use memori_service::problem::Problem;
 use memori_service::trace_context;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -84,6 +84,9 @@ async fn guard(State(state): State<Arc<IngestState>>, path: MatchedPath, mut req
             Err(problem) => return problem.into_response(),
         };
         request.extensions_mut().insert(principal);
+        if let Some(problem) = unknown_parameter(request.uri()).filter(|_| !routes::takes_parameters(route)) {
+            return problem.into_response();
+        }
     }
     let _place = match state.limits.admit(route.path == "/v1/events/wait") {
         Ok(place) => place,
@@ -99,6 +102,14 @@ async fn guard(State(state): State<Arc<IngestState>>, path: MatchedPath, mut req
 
 fn no_route() -> Response {
     Problem::not_found("no such route").into_response()
+}
+
+/// What a route that reads no query parameters says to the first that is given.
+fn unknown_parameter(uri: &Uri) -> Option<Problem> {
+    let given = uri.query()?.split('&').find(|pair| !pair.is_empty())?;
+    let name = given.split('=').next().unwrap_or_default();
+    let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+    Some(Problem::invalid_field(memori_service::problem::join("", &name), "is not a known parameter"))
 }
 
 /// Whether an id of the declared path is empty in this one: that is another path, which is not there.

@@ -216,7 +216,7 @@ impl WriterBackend {
         timeout: Duration,
     ) -> Result<Response<Body>, Problem> {
         let mut request = self.request(tenant, method, path_and_query, Body::from(body)).map_err(|e| e.to_problem())?;
-        for name in [header::CONTENT_TYPE, header::ACCEPT] {
+        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::ACCEPT] {
             if let Some(value) = headers.get(&name) {
                 request.headers_mut().insert(name, value.clone());
             }

@@ -38,6 +38,12 @@ pub static ROUTES: [Route; 15] = [
     Route { method: Method::GET, path: "/openapi.json", right: None },
 ];
 
+/// Whether a route reads query parameters: the writer's listings do, and judge them.
+#[must_use]
+pub fn takes_parameters(route: &Route) -> bool {
+    route.method == Method::GET && route.right == Some(Right::Recall)
+}
+
 /// The route of a declared path and a method; `HEAD` is a `GET` whose body is not sent.
 #[must_use]
 pub fn find(path: &str, method: &Method) -> Option<&'static Route> {

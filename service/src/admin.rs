@@ -12,7 +12,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
 use crate::health::Health;
+use crate::problem::Problem;
 use crate::process::ProcessError;
+use crate::server::{self, ServerBounds};
 
 /// The three routes; the embedded process serves them beside its API.
 pub fn router(health: Health, metrics: PrometheusHandle) -> Router {
@@ -21,6 +23,8 @@ pub fn router(health: Health, metrics: PrometheusHandle) -> Router {
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz).with_state(health))
         .route("/metrics", get(serve_metrics).with_state(upkeep))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .fallback(async || Problem::not_found("no such route"))
 }
 
 async fn readyz(State(health): State<Health>) -> Response {
@@ -54,7 +58,5 @@ pub async fn bind(key: &str, address: SocketAddr) -> Result<(TcpListener, Socket
 
 /// Serves `router` until `stop`, then finishes the requests that are under way.
 pub async fn serve(listener: TcpListener, router: Router, stop: tokio_util::sync::CancellationToken) {
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
-        tracing::error!(%error, "the server ended");
-    }
+    server::serve(listener, router, stop, ServerBounds::default()).await;
 }

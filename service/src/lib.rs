@@ -10,6 +10,7 @@ pub mod problem;
 pub mod process;
 pub mod scaffold;
 pub mod secret;
+pub mod server;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

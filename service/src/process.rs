@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::settings::{Settings, SettingsError};
-use crate::telemetry;
+use crate::{server, telemetry};
 
 /// How a process ends when it does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +77,7 @@ where
             .map_err(|e| ProcessError::Failed(format!("no runtime: {e}")))?;
         let ended = runtime.block_on(async {
             let telemetry = telemetry::init(process, &settings)?;
+            server::raise_descriptors();
             tracing::info!(process, version = env!("CARGO_PKG_VERSION"), config = %one_line(&settings), "starting");
             let ended = body(settings).await;
             // The exporter's thread may wait for this runtime, so it is not awaited on one of its own threads.
