@@ -51,8 +51,8 @@ fn declared_paths() -> Vec<&'static str> {
 fn handlers_of(path: &str) -> MethodRouter<Arc<IngestState>> {
     match path {
         "/v1/events" => post(events::post_one),
-        "/v1/events/batch" => post(events::post_batch),
-        "/v1/events/wait" => post(events::wait),
+        "/v1/events/batch" => post(events::post_batch).get(events::status),
+        "/v1/events/wait" => post(events::wait).get(events::status),
         "/v1/events/{event_id}" => get(events::status),
         "/v1/recall" | "/v1/recall/batch" => post(reads::forward),
         "/v1/entities" | "/v1/entities/{entity_id}/facts" | "/v1/entities/{entity_id}/export" | "/v1/facts/{fact_id}/lineage" => {

@@ -48,15 +48,18 @@ pub fn takes_parameters(route: &Route) -> bool {
 #[must_use]
 pub fn find(path: &str, method: &Method) -> Option<&'static Route> {
     let method = if *method == Method::HEAD { &Method::GET } else { method };
+    // An event may be called `batch` or `wait`: asked for its status, these paths are its own.
+    let path = if *method == Method::GET && NAMES_OF_EVENTS.contains(&path) { "/v1/events/{event_id}" } else { path };
     ROUTES.iter().find(|route| route.path == path && route.method == *method)
 }
+
+/// Paths that are also those of events.
+const NAMES_OF_EVENTS: [&str; 2] = ["/v1/events/batch", "/v1/events/wait"];
 
 /// The methods of a declared path, as `Allow` names them.
 #[must_use]
 pub fn allowed(path: &str) -> String {
-    let mut methods: Vec<&str> = ROUTES.iter().filter(|route| route.path == path).map(|route| route.method.as_str()).collect();
-    if methods.contains(&"GET") {
-        methods.push("HEAD");
-    }
+    let methods = [Method::GET, Method::HEAD, Method::POST, Method::DELETE];
+    let methods: Vec<&str> = methods.iter().filter(|method| find(path, method).is_some()).map(Method::as_str).collect();
     methods.join(", ")
 }

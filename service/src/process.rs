@@ -98,7 +98,7 @@ where
 }
 
 fn one_line(settings: &Settings) -> String {
-    serde_json::to_string(settings).unwrap_or_default()
+    serde_json::to_string(&settings.shown()).unwrap_or_default()
 }
 
 /// The one line on stdout that says a service is ready, and where.

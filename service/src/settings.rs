@@ -340,7 +340,31 @@ impl Settings {
     /// The effective configuration as TOML, secrets as `***`; passwords inside URLs too, since those are secrets as a whole.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).unwrap_or_else(|e| format!("# not printable: {e}\n"))
+        toml::to_string_pretty(&self.shown()).unwrap_or_else(|e| format!("# not printable: {e}\n"))
+    }
+
+    /// The same as one value, for the log.
+    #[must_use]
+    pub fn shown(&self) -> toml::Value {
+        let mut shown = toml::Value::try_from(self).unwrap_or_else(|e| toml::Value::String(format!("not printable: {e}")));
+        mask_credentials(&mut shown);
+        shown
+    }
+}
+
+/// Replaces `USER:PASSWORD` before the host of every URL, wherever it stands.
+fn mask_credentials(value: &mut toml::Value) {
+    match value {
+        toml::Value::String(text) => {
+            let Some((scheme, rest)) = text.split_once("://") else { return };
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            if let Some((credentials, _)) = authority.rsplit_once('@') {
+                *text = format!("{scheme}://***{}", &rest[credentials.len()..]);
+            }
+        }
+        toml::Value::Array(items) => items.iter_mut().for_each(mask_credentials),
+        toml::Value::Table(members) => members.iter_mut().for_each(|(_, member)| mask_credentials(member)),
+        _ => {}
     }
 }
 
@@ -390,6 +414,19 @@ mod tests {
         let printed = settings.to_toml();
         assert!(printed.contains("***") && !printed.contains("hunter2"), "{printed}");
         assert!(!format!("{settings:?}").contains("hunter2"));
+        let settings = load(&[
+            ("MEMORI__REGISTRY__URL", "http://u:hunter2@registry:8081/x"),
+            ("MEMORI__EXTRACTOR__BASE_URL", "https://hunter2@llm"),
+            ("MEMORI__OTLP__ENDPOINT", "http://u:hunter@2@otlp?a=b@c"),
+        ])
+        .unwrap();
+        let printed = settings.to_toml();
+        assert!(!printed.contains("hunter"), "{printed}");
+        for shown in ["http://***@registry:8081/x", "https://***@llm", "http://***@otlp?a=b@c"] {
+            assert!(printed.contains(shown), "{printed}");
+        }
+        let again: Settings = toml::from_str(&Settings::default().to_toml()).unwrap();
+        assert_eq!(again.to_toml(), Settings::default().to_toml());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use memori_schemas::{ContentFormat, Micros, ids};
 use memori_service::problem::Answer;
 use serde_json::{Value, json};
 
-use super::facts::validity;
+use super::facts::{confidence, validity};
 use super::request::{EntityId, QueryParameters, Tenant};
 use super::{ApiState, unreadable};
 use crate::recall::answer::ShownSource;
@@ -84,7 +84,7 @@ fn fact_line(fact: &FactItem, generation: i32) -> Value {
         "subject": fact.subject,
         "predicate": fact.predicate,
         "object": fact.object,
-        "confidence": fact.confidence,
+        "confidence": confidence(fact.confidence),
         "occurred_at": Micros(fact.occurred_at_us).to_rfc3339(),
         "first_mentioned_at": Micros(fact.first_mentioned_at_us).to_rfc3339(),
         "last_mentioned_at": Micros(fact.last_mentioned_at_us).to_rfc3339(),

@@ -73,9 +73,14 @@ pub(super) async fn by_id(
     let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
     let fact = image.facts.iter().find(|fact| fact.fact_id == fact_id).ok_or_else(no_such_fact)?;
     let mut shown = serde_json::to_value(shown_fact(&image, fact, None, Micros::now())).unwrap_or_default();
-    shown["confidence"] = json!(fact.confidence);
+    shown["confidence"] = confidence(fact.confidence);
     shown["validity"] = validity(&fact.intervals);
     Ok(Json(shown))
+}
+
+/// Stores keep it in single precision: what that adds behind the sixth decimal was never said.
+pub(super) fn confidence(stored: f64) -> Value {
+    json!((stored * 1e6).round() / 1e6)
 }
 
 /// All intervals in which a fact holds.
