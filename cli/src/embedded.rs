@@ -26,8 +26,11 @@ use tokio_util::sync::CancellationToken;
 
 use folder::DataFolder;
 
-/// How long requests under way may take when the process stops.
-const REQUESTS_DEADLINE: Duration = Duration::from_secs(5);
+/// What each of requests, worker and sink may take of the shutdown's deadline: they end one after the other, and a part is left
+/// for closing files.
+fn drain_share(settings: &Settings) -> Duration {
+    Duration::from_millis(settings.shutdown.deadline_ms) * 3 / 10
+}
 
 /// One room that runs beside the others, until its own token.
 struct Room {
@@ -43,6 +46,7 @@ pub(crate) struct Embedded {
     address: SocketAddr,
     health: Health,
     shutdown: Shutdown,
+    drain_share: Duration,
     api_stop: CancellationToken,
     api: JoinHandle<()>,
     worker: Room,
@@ -82,13 +86,14 @@ impl Embedded {
         let commits = Commits::new();
         let writer = writer_api(&settings, &database, commits.clone());
         let sink_stop = CancellationToken::new();
-        let sink_config = SinkConfig::from_settings(&settings.writer, &settings.shutdown);
+        let share = drain_share(&settings);
+        let sink_config = SinkConfig { drain_deadline: share, ..SinkConfig::from_settings(&settings.writer, &settings.shutdown) };
         let sink = tokio::spawn(run_sink(log.clone(), store, commits, sink_config, sink_stop.clone()));
         let in_flight = InFlight::new();
         let worker_stop = CancellationToken::new();
         let worker = tokio::spawn(memori_augment_worker::run(
             log.clone(),
-            WorkerConfig::from_settings(&settings),
+            WorkerConfig { drain_deadline: share, ..WorkerConfig::from_settings(&settings) },
             extractor_of(&settings)?,
             in_flight.clone(),
             worker_stop.clone(),
@@ -124,6 +129,7 @@ impl Embedded {
             address,
             health,
             shutdown,
+            drain_share: share,
             api_stop,
             api,
             worker: Room { name: "worker", stop: worker_stop, task: worker },
@@ -167,13 +173,13 @@ impl Embedded {
     /// Stops in the data's order: no more requests, then the worker, then the sink, then the files.
     pub(crate) async fn stop(self) -> Result<(), ProcessError> {
         self.health.draining();
-        let Self { folder, database, shutdown, api_stop, api, worker, sink, .. } = self;
+        let Self { folder, database, shutdown, drain_share, api_stop, api, worker, sink, .. } = self;
         let in_time = shutdown
             .within_deadline(async move {
                 folder.withdraw_address();
                 api_stop.cancel();
                 let aborting = api.abort_handle();
-                if tokio::time::timeout(REQUESTS_DEADLINE, api).await.is_err() {
+                if tokio::time::timeout(drain_share, api).await.is_err() {
                     tracing::warn!("requests were still waiting; they are cut off");
                     aborting.abort();
                 }

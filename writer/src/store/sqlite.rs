@@ -59,8 +59,25 @@ fn failed(error: sqlx::Error) -> StoreError {
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => {
             StoreError::Broken(error.to_string())
         }
+        sqlx::Error::Database(database) => match primary_code(database.code().as_deref()) {
+            Some(SQLITE_ERROR | SQLITE_READONLY | SQLITE_CORRUPT | SQLITE_NOTADB) => StoreError::Broken(error.to_string()),
+            Some(SQLITE_CONSTRAINT) => StoreError::Conflict(error.to_string()),
+            _ => StoreError::Retry(error.to_string()),
+        },
         _ => StoreError::Retry(error.to_string()),
     }
+}
+
+/// A statement or table that this file does not have. (This and the next: <https://www.sqlite.org/rescode.html>)
+const SQLITE_ERROR: u32 = 1;
+const SQLITE_READONLY: u32 = 8;
+const SQLITE_CORRUPT: u32 = 11;
+const SQLITE_CONSTRAINT: u32 = 19;
+const SQLITE_NOTADB: u32 = 26;
+
+/// The primary code: the low byte of the extended one, which sqlx shows as text.
+fn primary_code(extended: Option<&str>) -> Option<u32> {
+    extended?.parse::<u32>().ok().map(|code| code & 0xff)
 }
 
 impl Fields for SqliteRow {
