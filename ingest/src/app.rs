@@ -68,6 +68,9 @@ fn handlers_of(path: &str) -> MethodRouter<Arc<IngestState>> {
 
 /// Lets nothing through that is not in the table of routes, without its right, or beyond the bound of requests.
 async fn guard(State(state): State<Arc<IngestState>>, path: MatchedPath, mut request: Request, next: Next) -> Response {
+    if has_empty_id(path.as_str(), request.uri().path()) {
+        return no_route();
+    }
     let Some(route) = routes::find(path.as_str(), request.method()) else {
         let mut response = Problem::method_not_allowed().into_response();
         if let Ok(allow) = HeaderValue::from_str(&routes::allowed(path.as_str())) {
@@ -75,9 +78,6 @@ async fn guard(State(state): State<Arc<IngestState>>, path: MatchedPath, mut req
         }
         return response;
     };
-    if has_empty_id(path.as_str(), request.uri().path()) {
-        return no_route();
-    }
     if let Some(right) = route.right {
         let principal = match state.keys.authenticate(request.headers()).and_then(|p| p.require(right).map(|()| p)) {
             Ok(principal) => principal,
