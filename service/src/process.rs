@@ -7,6 +7,9 @@ use std::time::Duration;
 use crate::settings::{Settings, SettingsError};
 use crate::{server, telemetry};
 
+/// The most that sending the last spans may take.
+const TELEMETRY_SHARE: Duration = Duration::from_secs(2);
+
 /// How a process ends when it does not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -71,6 +74,12 @@ where
             print(&settings.to_toml());
             return Ok(());
         }
+        let mut settings = settings;
+        // Of the shutdown's deadline, some is for the spans that are left.
+        let telemetry_share = Duration::from_millis(settings.shutdown.deadline_ms / 10).min(TELEMETRY_SHARE);
+        if settings.otlp.endpoint.is_some() {
+            settings.shutdown.deadline_ms -= u64::try_from(telemetry_share.as_millis()).unwrap_or(0);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -81,7 +90,7 @@ where
             tracing::info!(process, version = env!("CARGO_PKG_VERSION"), config = %one_line(&settings), "starting");
             let ended = body(settings).await;
             // The exporter's thread may wait for this runtime, so it is not awaited on one of its own threads.
-            let _ = tokio::task::spawn_blocking(|| telemetry.shutdown()).await;
+            let _ = tokio::task::spawn_blocking(move || telemetry.shutdown(telemetry_share)).await;
             ended
         });
         // Tasks that outlived their deadline do not hold the exit up.
