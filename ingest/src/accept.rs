@@ -121,6 +121,11 @@ impl Acceptor {
         self.clock.tick()
     }
 
+    /// Remembers what was accepted by others, or before this process started.
+    pub(crate) fn remember_older(&self, older: RecentEvents) {
+        lock(&self.recent).remember_older(older);
+    }
+
     /// Where records go.
     pub fn publisher(&self) -> &Publisher {
         &self.publisher

@@ -178,6 +178,17 @@ impl RecentEvents {
         self.bytes += cost;
     }
 
+    /// Remembers what another table holds as older than everything here.
+    pub fn remember_older(&mut self, older: Self) {
+        let mut newer = std::mem::replace(self, older);
+        for name in std::mem::take(&mut newer.oldest_first) {
+            if let Some(list) = newer.by_name.get_mut(&name) {
+                self.remember(name, list.remove(0));
+            }
+        }
+        self.forget_surplus();
+    }
+
     /// Whether it is over a bound.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -293,6 +304,24 @@ mod tests {
         assert_eq!(table.judge(&name, &claim(1)), Judgement::Conflict);
         table.forget_oldest();
         assert_eq!((table.judge(&name, &claim(1)), table.bytes, table.by_name.len()), (Judgement::Unknown, 0, 0));
+    }
+
+    #[test]
+    fn what_is_older_is_forgotten_first() {
+        let name = |id: &str| EventName::new("t", id);
+        let (mut table, mut older) = (RecentEvents::new(3, 1 << 20), RecentEvents::new(3, 1 << 20));
+        for (id, content) in [("x", 1), ("y", 1)] {
+            table.remember(name(id), accepted(claim(content)));
+        }
+        for (id, content) in [("a", 1), ("x", 1), ("b", 1)] {
+            older.remember(name(id), accepted(claim(content)));
+        }
+        table.remember_older(older);
+        assert_eq!(table.len(), 3);
+        assert_eq!(table.judge(&name("a"), &claim(1)), Judgement::Unknown);
+        for id in ["x", "b", "y"] {
+            assert_eq!(table.judge(&name(id), &claim(1)), Judgement::Duplicate, "{id}");
+        }
     }
 
     proptest! {

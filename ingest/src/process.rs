@@ -1,7 +1,7 @@
 //! The front door's own process: the API on Kafka, with a spool behind it and the writer over HTTP.
 //!
-//! Start: keys and addresses are checked, the log is reached, the door's memory is filled, then the ready line. Stop: requests get
-//! their answers, the spool's replay ends, what the producer still has is flushed, then the admin address ends.
+//! Start: keys and addresses are checked, the log is reached (or, where it is away, the spool stands in for it), the door's memory is
+//! filled, then the ready line. Stop: requests get their answers, the spool's replay ends, what the producer still has is flushed, then the admin address ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,8 +88,11 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let starting = async {
         let log = KafkaLog::connect(kafka_config(&settings)).await.map_err(|e| start_failed(e.into()))?;
         let log: Arc<dyn Log> = Arc::new(log);
-        let deadline = Duration::from_millis(settings.start.deadline_ms);
-        reach("the log (run `memori topics create` once)", deadline, || async { log.identity().await.map(drop) }).await?;
+        // Where there is a spool, it stands in for a log that is away.
+        if settings.ingest.spool_dir.is_none() {
+            let deadline = Duration::from_millis(settings.start.deadline_ms);
+            reach("the log (run `memori topics create` once)", deadline, || async { log.identity().await.map(drop) }).await?;
+        }
         let spool = settings.ingest.spool_dir.clone().map(|folder| SpoolConfig {
             folder,
             max_bytes: settings.ingest.spool_max_bytes,
@@ -105,6 +108,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         () = shutdown.requested() => return Ok(()),
     };
 
+    health.degraded_while("log", state.degraded());
     let api_stop = CancellationToken::new();
     let mut api_server = tokio::spawn(admin::serve(api_listener, crate::app(state), api_stop.clone()));
     health.started();

@@ -124,6 +124,17 @@ impl Spool {
         self.shared.log_away.store(true, Ordering::Relaxed);
     }
 
+    /// The log answers again.
+    pub fn log_is_back(&self) {
+        self.shared.log_away.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the log is known to be away, so that events come here.
+    #[must_use]
+    pub fn stands_in(&self) -> bool {
+        self.shared.log_away.load(Ordering::Relaxed)
+    }
+
     /// When an event that waits here was accepted.
     #[must_use]
     pub fn accepted_at(&self, tenant: &str, event_id: &str) -> Option<Micros> {

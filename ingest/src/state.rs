@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use memori_event_log::{Log, LogError, Topic, TopicPartition};
@@ -113,7 +113,8 @@ pub enum StartError {
 /// What the routes share.
 pub struct IngestState {
     pub(crate) log: Arc<dyn Log>,
-    pub(crate) partitions: i32,
+    /// Of every topic. Empty until the log has been reached.
+    partitions: Arc<OnceLock<i32>>,
     pub(crate) backend: WriterBackend,
     pub(crate) keys: KeyRing,
     pub(crate) acceptor: Arc<Acceptor>,
@@ -121,6 +122,7 @@ pub struct IngestState {
     pub(crate) erasures: PendingErasures,
     pub(crate) draining: CancellationToken,
     extracting: Option<Arc<dyn ExtractingProbe>>,
+    spool: Option<Arc<Spool>>,
 }
 
 impl IngestState {
@@ -132,38 +134,56 @@ impl IngestState {
         Self::start_with_spool(parts, None).await
     }
 
-    /// Builds a front door with a spool, and begins to deliver what waits there.
+    /// Builds a front door with a spool, and begins to deliver what waits there. Where the log is away, the spool stands in for it at
+    /// once; the door's memory is filled when the log is back. (With [`Lookup::Exact`] the log is needed.)
     ///
     /// # Errors
     /// As [`IngestState::start`], and where the spool's folder cannot be used.
     pub async fn start_with_spool(parts: IngestParts, spool: Option<SpoolConfig>) -> Result<Self, StartError> {
         let IngestParts { log, backend, keys, extracting, config } = parts;
-        let partitions = log.identity().await?.partitions;
+        let partitions = Arc::new(OnceLock::new());
         let mut recent = RecentEvents::new(config.recent_events, config.recent_bytes);
-        let patience = tokio::time::Instant::now() + config.start_deadline;
-        for partition in 0..partitions {
-            // What was remembered of a partition that is read again is remembered once.
-            while let Err(error) = remember_tail(&*log, partition, &backend, &config, &mut recent).await {
-                if !matches!(error, StartError::Log(LogError::Transient(_))) || tokio::time::Instant::now() >= patience {
-                    return Err(error);
+        let stands_in = spool.is_some() && config.lookup != Lookup::Exact;
+        let away = match reach(&*log, stands_in, config.start_deadline).await? {
+            Some(count) => {
+                let _ = partitions.set(count);
+                match remember_tails(&*log, count, &backend, &config, &mut recent).await {
+                    Err(error) if stands_in && is_away(&error) => Some(error),
+                    tails => {
+                        tails?;
+                        tracing::info!(events = recent.len(), "the door remembers the log's tail");
+                        None
+                    }
                 }
-                tracing::info!(partition, %error, "the log's tail cannot be read yet");
-                tokio::time::sleep(Duration::from_millis(200)).await;
             }
-        }
-        tracing::info!(events = recent.len(), "the door remembers the log's tail");
-        let spool = match spool {
-            None => None,
-            Some(spool) => {
-                let shutdown = spool.shutdown.clone();
-                let (spool, with_spooled) = open_spool(spool, recent).await?;
-                recent = with_spooled;
-                tokio::spawn(replay(Arc::clone(&spool), log.producer(), shutdown));
-                Some(spool)
-            }
+            None => Some(StartError::Log(LogError::Transient("it does not answer".to_owned()))),
         };
-        let publisher = Publisher::new(log.producer(), config.log_timeout, spool);
+        let mut behind = None;
+        if let Some(folder) = spool {
+            let shutdown = folder.shutdown.clone();
+            let (spool, with_spooled) = open_spool(folder, recent).await?;
+            recent = with_spooled;
+            if away.is_some() {
+                spool.log_is_away();
+            }
+            tokio::spawn(replay(Arc::clone(&spool), log.producer(), shutdown.clone()));
+            behind = Some((spool, shutdown));
+        }
+        let spool = behind.as_ref().map(|(spool, _)| Arc::clone(spool));
+        let publisher = Publisher::new(log.producer(), config.log_timeout, spool.clone());
         let acceptor = Arc::new(Acceptor::new(recent, backend.clone(), config.lookup, publisher));
+        if let (Some(error), Some((spool, shutdown))) = (away, behind) {
+            tracing::warn!(%error, "the log is away: events go into the spool");
+            let (log, partitions, backend) = (Arc::clone(&log), Arc::clone(&partitions), backend.clone());
+            let (acceptor, config) = (Arc::clone(&acceptor), config.clone());
+            tokio::spawn(async move {
+                let catching_up = catch_up(&*log, &partitions, &backend, &config, &acceptor);
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = catching_up => spool.log_is_back(),
+                }
+            });
+        }
         let limits = Limits::new(config.max_requests, config.max_body_bytes_in_flight, config.body_timeout);
         Ok(Self {
             log,
@@ -175,7 +195,31 @@ impl IngestState {
             erasures: PendingErasures::default(),
             draining: config.draining,
             extracting,
+            spool,
         })
+    }
+
+    /// The partition count of every topic.
+    ///
+    /// # Errors
+    /// Where the log was never reached since the start, and is not now.
+    pub(crate) async fn partitions(&self) -> Result<i32, LogError> {
+        match self.partitions.get() {
+            Some(count) => Ok(*count),
+            None => {
+                let count = self.log.identity().await?.partitions;
+                Ok(*self.partitions.get_or_init(|| count))
+            }
+        }
+    }
+
+    /// Answers, whenever it is asked, whether the log is away and the spool stands in for it.
+    pub fn degraded(&self) -> impl Fn() -> Option<String> + Send + 'static {
+        let spool = self.spool.clone();
+        move || {
+            let spool = spool.as_ref().filter(|spool| spool.stands_in())?;
+            Some(format!("the log is away; {} events wait in the spool", spool.waiting()))
+        }
     }
 
     /// Turns `accepted` into `extracting` where that is known.
@@ -186,6 +230,83 @@ impl IngestState {
         {
             *status = "extracting".into();
         }
+    }
+}
+
+/// How long the log may take to answer before a spool stands in for it.
+const AWAY_AFTER: Duration = Duration::from_secs(2);
+/// Between two questions whether the log is back.
+const BACK_PAUSE: Duration = Duration::from_millis(500);
+
+fn is_away(error: &StartError) -> bool {
+    matches!(error, StartError::Log(LogError::Transient(_)))
+}
+
+/// The partition count; `None` where the log is away and something stands in for it. A log that answers and cannot be used, as one
+/// whose topics are not made yet, is waited for.
+async fn reach(log: &dyn Log, stands_in: bool, deadline: Duration) -> Result<Option<i32>, StartError> {
+    if !stands_in {
+        return Ok(Some(log.identity().await?.partitions));
+    }
+    let patience = tokio::time::Instant::now() + deadline;
+    loop {
+        match tokio::time::timeout(AWAY_AFTER, log.identity()).await {
+            Ok(Ok(identity)) => return Ok(Some(identity.partitions)),
+            Ok(Err(LogError::Transient(_))) | Err(_) => return Ok(None),
+            Ok(Err(error)) if tokio::time::Instant::now() >= patience => return Err(error.into()),
+            Ok(Err(error)) => tracing::info!(%error, "the log cannot be used yet"),
+        }
+        tokio::time::sleep(BACK_PAUSE).await;
+    }
+}
+
+/// Reads every partition's tail, within the start's deadline.
+async fn remember_tails(
+    log: &dyn Log,
+    partitions: i32,
+    backend: &WriterBackend,
+    config: &IngestConfig,
+    recent: &mut RecentEvents,
+) -> Result<(), StartError> {
+    let patience = tokio::time::Instant::now() + config.start_deadline;
+    for partition in 0..partitions {
+        // What was remembered of a partition that is read again is remembered once.
+        while let Err(error) = remember_tail(log, partition, backend, config, recent).await {
+            if !is_away(&error) || tokio::time::Instant::now() >= patience {
+                return Err(error);
+            }
+            tracing::info!(partition, %error, "the log's tail cannot be read yet");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the log is back, then lets the door remember its tail.
+async fn catch_up(
+    log: &dyn Log,
+    partitions: &OnceLock<i32>,
+    backend: &WriterBackend,
+    config: &IngestConfig,
+    acceptor: &Acceptor,
+) {
+    loop {
+        let mut tail = RecentEvents::new(config.recent_events, config.recent_bytes);
+        let reached = async {
+            let count = log.identity().await?.partitions;
+            let count = *partitions.get_or_init(|| count);
+            remember_tails(log, count, backend, config, &mut tail).await
+        };
+        match reached.await {
+            Ok(()) => {
+                tracing::info!(events = tail.len(), "the log is back; the door remembers its tail");
+                acceptor.remember_older(tail);
+                return;
+            }
+            Err(error) if is_away(&error) => tracing::debug!(%error, "the log is still away"),
+            Err(error) => tracing::error!(%error, "the log answers, but cannot be used"),
+        }
+        tokio::time::sleep(BACK_PAUSE).await;
     }
 }
 

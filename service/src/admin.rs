@@ -29,7 +29,13 @@ pub fn router(health: Health, metrics: PrometheusHandle) -> Router {
 
 async fn readyz(State(health): State<Health>) -> Response {
     match health.readiness() {
-        Ok(()) => (StatusCode::OK, "ready\n").into_response(),
+        Ok(()) => {
+            let mut text = "ready\n".to_owned();
+            for lack in health.degradations() {
+                let _ = writeln!(text, "degraded: {lack}");
+            }
+            (StatusCode::OK, text).into_response()
+        }
         Err(reasons) => {
             let mut text = String::new();
             for reason in reasons {

@@ -1,6 +1,7 @@
 //! Whether the process is alive, and whether it should get work.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 /// Alive as long as it answers; ready once every named part has said so and nobody drains it.
@@ -12,6 +13,19 @@ struct State {
     parts: BTreeMap<&'static str, Result<(), String>>,
     started: bool,
     draining: bool,
+    probes: Vec<Probe>,
+}
+
+/// Says, when asked, what a part does without just now.
+struct Probe {
+    part: &'static str,
+    ask: Box<dyn Fn() -> Option<String> + Send>,
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Probe").field(&self.part).finish()
+    }
 }
 
 impl Health {
@@ -43,6 +57,17 @@ impl Health {
     /// No more work, please.
     pub fn draining(&self) {
         self.with(|s| s.draining = true);
+    }
+
+    /// From now on `ask` says what `part` does without, though the process does its work all the same.
+    pub fn degraded_while(&self, part: &'static str, ask: impl Fn() -> Option<String> + Send + 'static) {
+        self.with(|s| s.probes.push(Probe { part, ask: Box::new(ask) }));
+    }
+
+    /// What the process does without just now, one line each; it should get work all the same.
+    #[must_use]
+    pub fn degradations(&self) -> Vec<String> {
+        self.with(|s| s.probes.iter().filter_map(|probe| Some(format!("{}: {}", probe.part, (probe.ask)()?))).collect())
     }
 
     /// `Ok` where the process should get work, else the reasons why not.
@@ -78,5 +103,18 @@ mod tests {
         assert!(health.readiness().is_ok());
         health.draining();
         assert_eq!(health.readiness().unwrap_err(), ["draining"]);
+    }
+
+    #[test]
+    fn what_is_degraded_is_ready_and_says_so() {
+        let health = Health::new();
+        let away = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let asked = std::sync::Arc::clone(&away);
+        health.degraded_while("log", move || asked.load(std::sync::atomic::Ordering::Relaxed).then(|| "away".to_owned()));
+        health.started();
+        assert!(health.degradations().is_empty());
+        away.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(health.degradations(), ["log: away"]);
+        assert!(health.readiness().is_ok());
     }
 }

@@ -115,6 +115,69 @@ async fn a_full_spool_refuses_visibly_and_loses_nothing() -> anyhow::Result<()> 
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_door_that_restarts_without_kafka_takes_events() -> anyhow::Result<()> {
+    let tenant = "tenant-a".to_owned();
+    let servers = tokio::task::block_in_place(Servers::start)?;
+    let mut shape = Distributed::start(&servers, std::slice::from_ref(&tenant), 1, &[]).await?;
+    let api = shape.api(&tenant);
+    let body = |n: usize| {
+        json!({"event_id": format!("evt-{n}"), "entity_id": format!("user-{}", n % 5), "session_id": "s",
+            "occurred_at": format!("2026-03-01T00:00:{n:02}Z"), "messages": [{"role": "user", "content": format!("I own item {n}.")}]})
+    };
+    let mut model = Model::default();
+    let mut post = async |n: usize, durable_in: &str| {
+        let answer = api.post("/v1/events", &body(n)).await?;
+        ensure!(answer.status == StatusCode::ACCEPTED && answer.body["durable_in"] == durable_in, "{n}: {}", answer.body);
+        model.accept(&tenant, &body(n));
+        anyhow::Ok(())
+    };
+    for n in 0..10 {
+        post(n, "log").await?;
+    }
+    tokio::task::block_in_place(|| servers.kill9_kafka())?;
+    for n in 10..20 {
+        post(n, "spool").await?;
+    }
+    // Neither what lies in the spool nor the way in needs the broker.
+    tokio::task::block_in_place(|| shape.ingest.kill_and_restart())?;
+    let ready = async || {
+        let answer = admin(&shape.ingest.admin()).get("/readyz").await?;
+        anyhow::Ok((answer.status, answer.body.as_str().unwrap_or_default().to_owned()))
+    };
+    let (status, text) = ready().await?;
+    ensure!(status == StatusCode::OK && text.contains("degraded: log: "), "{status}: {text}");
+    for n in 20..30 {
+        post(n, "spool").await?;
+    }
+    let again = api.post("/v1/events", &body(12)).await?;
+    ensure!(again.body["status"] == "duplicate" && again.body["durable_in"] == "spool", "{}: {}", again.status, again.body);
+    let erasure = api.send(api.request(Method::DELETE, "/v1/entities/nobody")).await?;
+    ensure!(erasure.status == StatusCode::SERVICE_UNAVAILABLE, "{}: {}", erasure.status, erasure.body);
+
+    tokio::task::block_in_place(|| servers.restart_kafka())?;
+    let event_ids: Vec<String> = (0..30).map(|n| format!("evt-{n}")).collect();
+    let observed = audit::observe(&api, &event_ids, WITHIN).await?;
+    let since = std::time::Instant::now();
+    while ready().await?.1 != "ready\n" {
+        ensure!(since.elapsed() < WITHIN, "still degraded: {}", ready().await?.1);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    audit::none(&audit::differences(&model, &tenant, &observed))?;
+    let answer = api.post("/v1/events", &body(30)).await?;
+    ensure!(answer.status == StatusCode::ACCEPTED && answer.body["durable_in"] == "log", "{}: {}", answer.status, answer.body);
+    // The door remembers again what went straight to the log before it was killed.
+    let (mut known, mut forgotten) = (0, Vec::new());
+    for n in 0..10 {
+        let answer = api.post("/v1/events", &body(n)).await?;
+        if answer.body["status"] == "duplicate" { known += 1 } else { forgotten.push(answer.body) }
+    }
+    ensure!(known == 10, "the door took {forgotten:?} for new");
+    let erasure = api.delete("/v1/entities/nobody").await?;
+    ensure!(erasure.status == StatusCode::ACCEPTED, "{}: {}", erasure.status, erasure.body);
+    Ok(())
+}
+
 fn admin(base: &str) -> Api {
     Api::new(base, None)
 }

@@ -107,7 +107,7 @@ pub(crate) async fn erase_entity(
     }
     let tenant = &*caller.tenant;
     let requested_at = state.acceptor.now();
-    let partition = ids::partition_of(&ids::log_key(tenant, &entity_id), state.partitions);
+    let partition = ids::partition_of(&ids::log_key(tenant, &entity_id), partitions(&state).await?);
     let control = EraseEntity {
         tenant: tenant.to_owned(),
         entity_id: entity_id.clone(),
@@ -122,6 +122,14 @@ pub(crate) async fn erase_entity(
     metrics::control("erase");
     state.erasures.remember(tenant, &erasure_id, requested_at);
     Ok((StatusCode::ACCEPTED, Json(json!({"erasure_id": erasure_id}))).into_response())
+}
+
+async fn partitions(state: &IngestState) -> Answer<i32> {
+    match tokio::time::timeout(CONTROL_TIMEOUT, state.partitions()).await {
+        Ok(Ok(count)) => Ok(count),
+        Ok(Err(error)) => Err(log_away(&error)),
+        Err(late) => Err(log_away(&late)),
+    }
 }
 
 async fn end_offset(state: &IngestState, lane: Lane, partition: i32) -> Answer<i64> {
