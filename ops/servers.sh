@@ -8,7 +8,9 @@
 #   ops/servers.sh start-postgres DIR [--fsync]
 #                                             one Postgres on a free loopback port, data in DIR/postgres; prints "postgres=URL"
 #   ops/servers.sh stop DIR                   both, by their pid files
-#   ops/servers.sh kafka-command DIR          the broker's command line, one argument a line, for a harness that restarts it
+#   ops/servers.sh kafka-command DIR [--overlay FILE]
+#                                             the broker's command line, one argument a line, for a harness that restarts it; the
+#                                             properties in FILE come on top, with @PORT_1@ and @PORT_2@ for two more free ports
 #   ops/servers.sh postgres-command DIR       the same for Postgres
 #
 # A start writes its address to DIR/env too, as MEMORI_TEST_KAFKA=… and MEMORI_TEST_POSTGRES=…. DIR is made when missing and is
@@ -177,12 +179,17 @@ prepare_kafka() {
   local dir=$1
   [ ! -f "$dir/kafka/server.properties" ] || return 0
   mkdir -p "$dir/kafka"
-  local ports; read -r -a ports < <(free_ports 2)
+  local ports; read -r -a ports < <(free_ports 4)
   cp -r "$kafka_home/template" "$dir/kafka/data"
-  write_kafka_properties "${ports[0]}" "${ports[1]}" "$dir/kafka/data" >"$dir/kafka/server.properties"
+  write_kafka_properties "${ports[0]}" "${ports[1]}" "$dir/kafka/data" >"$dir/kafka/server.properties.part"
+  if [ -n "$overlay" ]; then
+    sed -e "s|@PORT@|${ports[0]}|g" -e "s|@CONTROLLER_PORT@|${ports[1]}|g" -e "s|@PORT_1@|${ports[2]}|g" -e "s|@PORT_2@|${ports[3]}|g" \
+      "$overlay" >>"$dir/kafka/server.properties.part"
+  fi
+  mv "$dir/kafka/server.properties.part" "$dir/kafka/server.properties"
 }
 
-kafka_address() { sed -n 's|^listeners=PLAINTEXT://\([^,]*\),.*|\1|p' "$1/kafka/server.properties"; }
+kafka_address() { sed -n 's|^listeners=PLAINTEXT://\([^,]*\),.*|\1|p' "$1/kafka/server.properties" | head -1; }
 
 # sets `command`
 kafka_command() {
@@ -276,7 +283,7 @@ stop() {
   done
 }
 
-usage() { sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 verb=${1:-}; [ -n "$verb" ] || usage
 case $verb in
@@ -285,6 +292,7 @@ case $verb in
   *) usage ;;
 esac
 dir=$(absolute "$2"); fsync=no; [ "${3:-}" != --fsync ] || fsync=yes
+overlay=; [ "${3:-}" != --overlay ] || overlay=$4
 case $verb in
   start) fetch; launch_kafka "$dir"; launch_postgres "$dir" $fsync; await_postgres "$dir"; await_kafka "$dir" ;;
   start-kafka) fetch; launch_kafka "$dir"; await_kafka "$dir" ;;

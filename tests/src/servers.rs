@@ -64,7 +64,7 @@ impl Servers {
             .get_or_init(|| {
                 match (std::env::var(KAFKA_VARIABLE), std::env::var(POSTGRES_VARIABLE)) {
                     (Ok(kafka), Ok(postgres)) => Ok(Self { kafka, postgres, template: tokio::sync::OnceCell::new(), own: None }),
-                    _ => Self::start_with(false),
+                    _ => Self::start_with(false, None),
                 }
                 .map_err(|error| format!("{error:#}"))
             })
@@ -77,14 +77,24 @@ impl Servers {
     /// # Errors
     /// When they do not start.
     pub fn start() -> Result<Self> {
-        Self::start_with(true)
+        Self::start_with(true, None)
     }
 
-    fn start_with(fsync: bool) -> Result<Self> {
+    /// As [`Servers::start`], with the broker's properties in `overlay` on top, `@PORT_1@` and `@PORT_2@` standing for free ports.
+    ///
+    /// # Errors
+    /// When they do not start.
+    pub fn start_with_kafka(overlay: &Path) -> Result<Self> {
+        Self::start_with(false, Some(overlay))
+    }
+
+    fn start_with(fsync: bool, overlay: Option<&Path>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("memori-servers-").tempdir()?.keep();
         let (watchdog, alive) = start_watchdog(&folder)?;
         let own = Own { folder, kafka: Mutex::new(None), postgres: Mutex::new(None), watchdog, alive: Some(alive) };
-        let kafka_command = script(&own.folder, "kafka-command", &[])?;
+        let overlay = overlay.map(|overlay| overlay.display().to_string());
+        let more: Vec<&str> = overlay.iter().flat_map(|overlay| ["--overlay", overlay]).collect();
+        let kafka_command = script(&own.folder, "kafka-command", &more)?;
         let postgres_command = script(&own.folder, "postgres-command", if fsync { &["--fsync"] } else { &[] })?;
         let kafka = kafka_address(&own.folder)?;
         let port = fs::read_to_string(own.folder.join("postgres/port"))?;
@@ -101,6 +111,30 @@ impl Servers {
     #[must_use]
     pub fn kafka_brokers(&self) -> &str {
         &self.kafka
+    }
+
+    /// `host:port` of the broker's listener of this name.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn kafka_listener(&self, name: &str) -> Result<String> {
+        let text = fs::read_to_string(self.own()?.folder.join("kafka/server.properties"))?;
+        let advertised = text.lines().rev().find_map(|line| line.strip_prefix("advertised.listeners="));
+        let of_name = |listener: &str| Some(listener.strip_prefix(name)?.strip_prefix("://")?.trim().to_owned());
+        advertised.and_then(|list| list.split(',').find_map(of_name)).with_context(|| format!("no listener {name}"))
+    }
+
+    /// Runs one of Kafka's own tools to its end.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn kafka_tool(&self, class: &str, arguments: &[&str]) -> Result<()> {
+        let mut line = script(&self.own()?.folder, "kafka-command", &[])?;
+        line.truncate(line.iter().position(|word| word == "kafka.Kafka").context("no class in the broker's command line")?);
+        let (program, before) = line.split_first().context("no command line")?;
+        let output = Command::new(program).args(before).arg(class).args(arguments).output()?;
+        ensure!(output.status.success(), "{class}: {}", String::from_utf8_lossy(&output.stdout));
+        Ok(())
     }
 
     /// The URL of the database `postgres`, as a superuser.

@@ -12,8 +12,8 @@ mod names;
 mod producer;
 mod reader;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -35,6 +35,9 @@ use crate::topic::{Topic, TopicPartition};
 
 /// How long new topics may take until every partition has a leader.
 const TOPICS_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The most that the client may say at once.
+const SAID_AT_ONCE: usize = 64;
 
 /// A log on a Kafka cluster.
 pub struct KafkaLog {
@@ -62,7 +65,7 @@ impl KafkaLog {
     pub async fn connect(config: KafkaConfig) -> Result<Self, LogError> {
         let properties = Properties::validate(&config)?;
         let refused = |error: KafkaError| LogError::Fatal(format!("the Kafka client refuses its configuration: {error}"));
-        let client: BaseConsumer<Quiet> = properties.plain().create_with_context(Quiet).map_err(refused)?;
+        let client: BaseConsumer<Quiet> = properties.plain().create_with_context(Quiet::default()).map_err(refused)?;
         let shared = Arc::new(Shared {
             names: Names::new(&config.topic_prefix),
             properties,
@@ -75,6 +78,13 @@ impl KafkaLog {
     }
 }
 
+/// A topic of ours as the brokers list it.
+struct Listed {
+    topic: Topic,
+    partitions: i32,
+    has_leaders: bool,
+}
+
 impl Shared {
     /// The partition count of a topic; asked for once.
     async fn partition_count(self: &Arc<Self>, topic: Topic) -> Result<i32, LogError> {
@@ -84,8 +94,8 @@ impl Shared {
         {
             return Ok(count);
         }
-        let counts = self.existing().await?;
-        let count = counts.iter().find(|(t, _)| *t == topic).map(|(_, count)| *count);
+        let listed = self.listed().await?;
+        let count = listed.iter().find(|listed| listed.topic == topic).map(|listed| listed.partitions);
         let count = count.ok_or_else(|| self.missing(topic))?;
         if let Some(known) = known {
             known.store(count, Ordering::Release);
@@ -97,17 +107,27 @@ impl Shared {
         LogError::Fatal(format!("topic {} does not exist; make the topics with `memori topics create`", self.names.of(topic)))
     }
 
-    /// Our topics that exist, with their partition counts.
+    /// Our topics that exist and whose partitions have leaders, with their partition counts.
     async fn existing(self: &Arc<Self>) -> Result<Vec<(Topic, i32)>, LogError> {
+        let listed = self.listed().await?;
+        Ok(listed.into_iter().filter(|listed| listed.has_leaders).map(|listed| (listed.topic, listed.partitions)).collect())
+    }
+
+    /// Our topics that exist. Of brokers that come up, some partitions have no leader for a while.
+    async fn listed(self: &Arc<Self>) -> Result<Vec<Listed>, LogError> {
         let shared = Arc::clone(self);
         detached(move || {
-            let metadata =
-                shared.client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| log_error("ask for the topics", &e))?;
+            let fetched = shared.client.fetch_metadata(None, REQUEST_TIMEOUT);
+            let failure = shared.last_failure();
+            let metadata = fetched.map_err(|error| with_reason(log_error("ask for the topics", &error), failure))?;
             let ours = metadata.topics().iter().filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
             Ok(ours
-                .filter(|topic| topic.partitions().iter().all(|partition| partition.leader() >= 0))
                 .filter_map(|topic| {
-                    Some((shared.names.topic(topic.name())?, i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX)))
+                    Some(Listed {
+                        topic: shared.names.topic(topic.name())?,
+                        partitions: i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
+                        has_leaders: topic.partitions().iter().all(|partition| partition.leader() >= 0),
+                    })
                 })
                 .collect())
         })
@@ -116,9 +136,20 @@ impl Shared {
 
     /// Log start and end of a partition. Blocks.
     fn watermarks(&self, partition: TopicPartition) -> Result<(i64, i64), LogError> {
-        self.client
-            .fetch_watermarks(self.names.of(partition.topic), partition.partition, REQUEST_TIMEOUT)
-            .map_err(|error| log_error(&format!("ask for the offsets of {partition}"), &error))
+        let fetched = self.client.fetch_watermarks(self.names.of(partition.topic), partition.partition, REQUEST_TIMEOUT);
+        let failure = self.last_failure();
+        fetched.map_err(|error| with_reason(log_error(&format!("ask for the offsets of {partition}"), &error), failure))
+    }
+
+    /// Why a connection failed since the last time that this was asked. It also lets the client say what it has to say: it is in no
+    /// group, so nobody else polls it, and what it wants to say would pile up.
+    fn last_failure(&self) -> Option<String> {
+        for _ in 0..SAID_AT_ONCE {
+            if let Some(Err(error)) = self.client.poll(Duration::ZERO) {
+                tracing::debug!(%error, "kafka");
+            }
+        }
+        self.client.context().failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether reading may start at `wanted`. Blocks.
@@ -151,8 +182,12 @@ impl Log for KafkaLog {
 
     async fn create_topics(&self, partitions: i32) -> Result<(), LogError> {
         let mut existing = self.shared.existing().await?;
-        let admin: AdminClient<Quiet> =
-            self.shared.properties.plain().create_with_context(Quiet).map_err(|error| log_error("make the topics", &error))?;
+        let admin: AdminClient<Quiet> = self
+            .shared
+            .properties
+            .plain()
+            .create_with_context(Quiet::default())
+            .map_err(|error| log_error("make the topics", &error))?;
         let max_message_bytes = MAX_MESSAGE_BYTES.to_string();
         let replicas = self.shared.replication_factor.unwrap_or(-1);
         let missing: Vec<NewTopic<'_>> = self
@@ -209,12 +244,15 @@ impl Log for KafkaLog {
     }
 
     async fn identity(&self) -> Result<LogIdentity, LogError> {
-        let existing = self.shared.existing().await?;
+        let listed = self.shared.listed().await?;
         let mut partitions = None;
         for topic in Topic::ALL {
-            let Some((_, count)) = existing.iter().find(|(there, _)| *there == topic) else {
+            let Some(Listed { partitions: count, has_leaders, .. }) = listed.iter().find(|listed| listed.topic == topic) else {
                 return Err(self.shared.missing(topic));
             };
+            if !has_leaders {
+                return Err(LogError::Transient(format!("partitions of {} have no leader now", self.shared.names.of(topic))));
+            }
             if *partitions.get_or_insert(*count) != *count {
                 return Err(LogError::Fatal(format!(
                     "topic {} has {count} partitions, others have another count: all topics need the same",
@@ -264,15 +302,50 @@ fn create_error(name: &str, code: RDKafkaErrorCode) -> LogError {
     }
 }
 
+/// What a request's time-out does not tell: why there is no connection.
+fn with_reason(error: LogError, failure: Option<String>) -> LogError {
+    match (error, failure) {
+        (LogError::Transient(what), Some(failure)) => {
+            let hint = if failure.to_ascii_lowercase().contains("authentication") {
+                "; check kafka.properties: security_protocol, sasl_mechanism, sasl_username, sasl_password"
+            } else if failure.contains("SSL") {
+                "; check kafka.properties: security_protocol and the ssl_* ones"
+            } else {
+                ""
+            };
+            LogError::Transient(format!("{what}: {failure}{hint}"))
+        }
+        (error, _) => error,
+    }
+}
+
 /// A client whose log goes to ours.
-pub(crate) struct Quiet;
+#[derive(Default)]
+pub(crate) struct Quiet {
+    /// The last failure that nobody asked for yet.
+    failure: Mutex<Option<String>>,
+}
+
+impl Quiet {
+    fn note(&self, failure: &str) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.to_owned());
+    }
+}
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if matches!(level, RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error)
+            && facility == "FAIL"
+        {
+            self.note(message);
+        }
         log_line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.note(reason);
+        }
         tracing::warn!(%error, reason, "kafka");
     }
 }

@@ -64,7 +64,8 @@ impl Readers {
         let reader = match reader.take() {
             Some(reader) => reader,
             None => {
-                let native = self.shared.properties.reader(&self.shared.names.group("reader")).create_with_context(Quiet);
+                let native =
+                    self.shared.properties.reader(&self.shared.names.group("reader")).create_with_context(Quiet::default());
                 Reader { native: native.map_err(|error| log_error("open a reader", &error))?, at: None }
             }
         };
