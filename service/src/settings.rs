@@ -101,6 +101,8 @@ section!(
         batch_bytes: usize = 16 << 20,
         /// Age that closes a batch, in milliseconds.
         batch_max_age_ms: u64 = 50,
+        /// How often waiters look for commits that nobody told of, in milliseconds.
+        look_again_ms: u64 = 1_000,
         /// Bound of recall's cache, in bytes.
         recall_cache_bytes: usize = 256 << 20,
         /// Connections for recall.
@@ -313,10 +315,11 @@ impl Settings {
         if !["builtin", "openai", "none"].contains(&self.embedding.kind.as_str()) {
             return bad("embedding.kind", &self.embedding.kind, "builtin, openai or none");
         }
-        let bounds: [(&str, u64); 8] = [
+        let bounds: [(&str, u64); 9] = [
             ("extractor.max_concurrency", self.extractor.max_concurrency as u64),
             ("writer.batch_rows", self.writer.batch_rows as u64),
             ("writer.batch_bytes", self.writer.batch_bytes as u64),
+            ("writer.look_again_ms", self.writer.look_again_ms),
             ("writer.recall_connections", self.writer.recall_connections as u64),
             ("writer.sink_connections", self.writer.sink_connections as u64),
             ("worker.budget_events", self.worker.budget_events as u64),

@@ -21,6 +21,8 @@ pub const RECALL_IMAGE_SECONDS: &str = "memori_recall_image_seconds";
 pub const WAITERS: &str = "memori_writer_waiters";
 /// Waits refused because too many wait already.
 pub const WAITS_REFUSED_TOTAL: &str = "memori_writer_waits_refused_total";
+/// Times that waiters were told to look, by cause: `notified`, `reconnected`, `poll`.
+pub const WAKE_UPS_TOTAL: &str = "memori_writer_wake_ups_total";
 
 /// Describes the metrics of recall and reads. Once per process.
 pub fn describe_reads() {
@@ -31,6 +33,7 @@ pub fn describe_reads() {
     describe_gauge!(RECALL_CACHE_BYTES, Unit::Bytes, "bytes of the cached images");
     describe_histogram!(RECALL_IMAGE_SECONDS, Unit::Seconds, "reading and indexing an image");
     describe_gauge!(WAITERS, Unit::Count, "requests that wait for a commit");
+    describe_counter!(WAKE_UPS_TOTAL, Unit::Count, "times that waiters were told to look, by cause");
     describe_counter!(WAITS_REFUSED_TOTAL, Unit::Count, "waits refused because too many wait already");
 }
 
@@ -58,6 +61,10 @@ pub(crate) fn image_built(took: Duration) {
 
 pub(crate) fn waiters(change: f64) {
     gauge!(WAITERS).increment(change);
+}
+
+pub(crate) fn woken(cause: &'static str) {
+    counter!(WAKE_UPS_TOTAL, "cause" => cause).increment(1);
 }
 
 pub(crate) fn wait_refused() {

@@ -97,9 +97,11 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let Some(log) = scaffold.unless_stopped(starting).await? else { return Ok(()) };
 
     let commits = Commits::new();
-    let listening = tokio::spawn(listen::listen(validated.recall, commits.clone(), scaffold.shutdown.token()));
+    let look_again = Duration::from_millis(settings.writer.look_again_ms);
+    let listening = tokio::spawn(listen::listen(validated.recall, commits.clone(), look_again, scaffold.shutdown.token()));
     let recall = RecallConfig { cache_bytes: settings.writer.recall_cache_bytes, ..RecallConfig::default() };
-    let config = ApiConfig { recall, topic_prefix: settings.kafka.topic_prefix.clone(), ..ApiConfig::default() };
+    let topic_prefix = settings.kafka.topic_prefix.clone();
+    let config = ApiConfig { recall, topic_prefix, look_again, ..ApiConfig::default() };
     let state = ApiState::new(Arc::new(PostgresReads::new(recall_pool)), commits.clone(), config);
     let mut router = api::router(state);
     if let Some(token) = validated.internal_token {

@@ -7,22 +7,25 @@ use futures::StreamExt as _;
 use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics;
 use crate::notify::Commits;
 use crate::postgres::PostgresTarget;
 
 /// Sent after a commit, never inside its transaction, which would serialise the commits of the whole database.
 pub(super) const NOTIFY: &str = "NOTIFY memori_commits";
 const LISTEN: &str = "LISTEN memori_commits";
-/// How often waiters look for themselves.
-const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Bumps `commits` at every notification, until `shutdown`.
-pub async fn listen(target: PostgresTarget, commits: Commits, shutdown: CancellationToken) {
+/// Bumps `commits` at every notification, and every `look_again` without one, until `shutdown`.
+pub async fn listen(target: PostgresTarget, commits: Commits, look_again: Duration, shutdown: CancellationToken) {
+    let wake = |cause| {
+        metrics::woken(cause);
+        commits.bump();
+    };
     let poll = async {
         loop {
-            tokio::time::sleep(POLL_INTERVAL).await;
-            commits.bump();
+            tokio::time::sleep(look_again).await;
+            wake("poll");
         }
     };
     let listening = async {
@@ -38,7 +41,7 @@ pub async fn listen(target: PostgresTarget, commits: Commits, shutdown: Cancella
                             result = &mut started, if !listens => match result {
                                 Ok(()) => {
                                     listens = true;
-                                    commits.bump();
+                                    wake("reconnected");
                                 }
                                 Err(error) => {
                                     tracing::warn!(%error, "cannot listen for commits");
@@ -46,7 +49,7 @@ pub async fn listen(target: PostgresTarget, commits: Commits, shutdown: Cancella
                                 }
                             },
                             message = messages.next() => match message {
-                                Some(Ok(AsyncMessage::Notification(_))) => commits.bump(),
+                                Some(Ok(AsyncMessage::Notification(_))) => wake("notified"),
                                 Some(Ok(_)) => {}
                                 Some(Err(error)) => {
                                     tracing::warn!(%error, "the connection that listens for commits broke");
