@@ -36,6 +36,8 @@ use crate::topic::{Topic, TopicPartition};
 /// How long new topics may take until every partition has a leader.
 const TOPICS_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long the brokers may take to list the topics. Shorter than a start's deadline by far, so that a start that fails can say why.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(4);
 /// The most that the client may say at once.
 const SAID_AT_ONCE: usize = 64;
 
@@ -117,7 +119,7 @@ impl Shared {
     async fn listed(self: &Arc<Self>) -> Result<Vec<Listed>, LogError> {
         let shared = Arc::clone(self);
         detached(move || {
-            let fetched = shared.client.fetch_metadata(None, REQUEST_TIMEOUT);
+            let fetched = shared.client.fetch_metadata(None, METADATA_TIMEOUT);
             let failure = shared.last_failure();
             let metadata = fetched.map_err(|error| with_reason(log_error("ask for the topics", &error), failure))?;
             let ours = metadata.topics().iter().filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
