@@ -7,5 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cargo=${CARGO:-cargo}
 
 ops/servers.sh fetch
-"$cargo" build --locked --release --workspace --bins
-MEMORI_TEST_BINARIES=built "$cargo" run --locked --release --quiet --package memori-bench -- "$@"
+# MEMORI_BENCH_PROFILE=dev shows whether it works, without an hour of optimising on a small machine.
+profile=${MEMORI_BENCH_PROFILE:-release}
+"$cargo" build --locked --profile "$profile" --workspace --bins
+MEMORI_TEST_BINARIES=built "$cargo" run --locked --profile "$profile" --quiet --package memori-bench -- "$@"
