@@ -99,8 +99,9 @@ section!(
         batch_rows: usize = 5_000,
         /// Bytes that close a batch.
         batch_bytes: usize = 16 << 20,
-        /// Age that closes a batch, in milliseconds.
-        batch_max_age_ms: u64 = 50,
+        /// Age that closes a batch, in milliseconds. While a flush is under way the next batch gathers on, so a busy writer's batches
+        /// grow whatever this is; an idle one makes an event recallable that much later.
+        batch_max_age_ms: u64 = 5,
         /// How often waiters look for commits that nobody told of, in milliseconds.
         look_again_ms: u64 = 1_000,
         /// Bound of recall's cache, in bytes.
