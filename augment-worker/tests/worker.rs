@@ -325,7 +325,7 @@ async fn dead_letters_are_exactly_the_hopeless_ones() {
         let (record, position) = (&records[index], positions[index]);
         let found = letters.iter().find(|l| {
             let letter = dead(l);
-            (letter.source_topic.as_str(), letter.source_offset) == (record.topic.as_str(), position.offset)
+            (letter.source_topic.as_str(), Some(letter.source_offset)) == (record.topic.as_str(), position.offset)
                 && letter.source_partition == position.source.partition
         });
         let raw = found.unwrap_or_else(|| panic!("record {index} is dead-lettered"));

@@ -66,8 +66,9 @@ impl LogRecord {
 pub struct Position {
     /// Topic and partition.
     pub source: TopicPartition,
-    /// Offset.
-    pub offset: i64,
+    /// Offset; `None` where the log has the record for certain but no longer knows where: a retry found that an earlier try, whose
+    /// answer was lost, had appended it.
+    pub offset: Option<i64>,
 }
 
 /// The right to append results of, and to commit, one partition: checked inside the log's own transaction where the log can

@@ -28,7 +28,7 @@ pub async fn identity_and_watermarks<P: Provider>() {
     assert_eq!(other.watermarks(at(1)).await.expect("watermarks"), (0, 5));
     let read = within("a read", other.read(at(1), 2, 2)).await.expect("read");
     assert_eq!(read.iter().map(number).collect::<Vec<_>>(), [2, 3]);
-    assert_eq!(read[0].offset, positions[2].offset);
+    assert!(positions[2].offset.is_none_or(|told| told == read[0].offset));
     assert_eq!(within("a read", other.read(at(1), 3, 100)).await.expect("read").len(), 2, "fewer only where the log ends");
 }
 
@@ -52,7 +52,8 @@ pub async fn order_per_key<P: Provider>() {
     let mut came: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for record in take(&mut *consumer, 300).await {
         let n = number(&record);
-        assert_eq!((record.source, record.offset), (places[&n].source, places[&n].offset));
+        assert_eq!(record.source, places[&n].source);
+        assert!(places[&n].offset.is_none_or(|told| told == record.offset));
         assert_eq!(record.header("tenant"), Some(b"acme".as_slice()));
         assert!(record.appended_at_ms > 1_600_000_000_000, "milliseconds since 1970");
         came.entry(String::from_utf8(record.key.to_vec()).expect("text")).or_default().push(n);

@@ -95,9 +95,8 @@ impl ProducerContext for Reports {
     fn delivery(&self, report: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         self.room.notify_waiters();
         let outcome = match report {
-            // appended by an earlier try whose answer was lost, and so long ago that the broker forgot where
-            Ok(message) if message.offset() < 0 => Err(AppendError::Unconfirmed("the broker does not say where".to_owned())),
-            Ok(message) => Ok(Position { source: ticket.source, offset: message.offset() }),
+            // librdkafka reports a duplicate sequence number as delivered, at an invalid offset.
+            Ok(message) => Ok(Position { source: ticket.source, offset: Some(message.offset()).filter(|offset| *offset >= 0) }),
             Err((error, _)) => Err(append_error(error)),
         };
         ticket.settle(outcome);

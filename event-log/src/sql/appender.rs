@@ -106,7 +106,9 @@ impl Producer for Appender {
             .map(|refusal| match (refusal, &failure) {
                 (Some(refusal), _) => Err(refusal),
                 (None, Some(failure)) => Err(failure.clone()),
-                (None, None) => positions.next().map(|(source, offset)| Position { source, offset }).ok_or_else(lost),
+                (None, None) => {
+                    positions.next().map(|(source, offset)| Position { source, offset: Some(offset) }).ok_or_else(lost)
+                }
             })
             .collect()
     }

@@ -91,7 +91,7 @@ impl Producer for Sink {
                     };
                     let mut taken = self.taken.lock().unwrap();
                     taken.push(event);
-                    Position { source, offset: i64::try_from(taken.len()).unwrap() }
+                    Position { source, offset: i64::try_from(taken.len()).ok() }
                 })
             })
             .collect();

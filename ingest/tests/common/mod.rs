@@ -102,7 +102,7 @@ impl FakeLog {
                 payload: record.payload.clone(),
                 headers: record.headers.clone(),
             });
-            results.push(Ok(Position { source, offset }));
+            results.push(Ok(Position { source, offset: Some(offset) }));
         }
         results
     }
