@@ -220,7 +220,7 @@ async fn a_conversation_becomes_a_fact_event_in_its_lane() {
     let cover = &outcome.covers[0];
     assert_eq!(
         (cover.event_id.as_str(), cover.content_hash, cover.lane, cover.offset),
-        ("e1", live.content_hash, Lane::Live, at[0].offset)
+        ("e1", live.content_hash, Lane::Live, at[0].offset.unwrap())
     );
     assert_eq!(
         (cover.spooled, cover.accepted_at, cover.occurred_at, cover.attempt),

@@ -307,14 +307,12 @@ async fn a_second_member_takes_over_only_what_the_first_let_go() -> Result<()> {
     ensure!(matches!(fenced, LogError::Fenced(p) if p == revoked[0]), "{fenced}");
 
     // the first goes on being polled, as its driver would
-    let taken = loop {
-        tokio::select! {
-            event = next(&mut first) => bail!("the first was told {:?}", event?),
-            event = next(&mut second) => match event? {
-                ConsumerEvent::Assigned(taken) => break taken,
-                other => bail!("no assignment but {other:?}"),
-            },
-        }
+    let taken = tokio::select! {
+        event = next(&mut first) => bail!("the first was told {:?}", event?),
+        event = next(&mut second) => match event? {
+            ConsumerEvent::Assigned(taken) => taken,
+            other => bail!("no assignment but {other:?}"),
+        },
     };
     ensure!(taken.iter().collect::<BTreeSet<_>>() == revoked.iter().collect(), "{taken:?} of {revoked:?}");
     // nothing flows before the answer

@@ -67,7 +67,7 @@ impl World {
         let record =
             NewRecord { topic, key: ids::log_key("acme", entity_id).into(), payload: payload.into(), headers: Vec::new() };
         let answers = self.log.producer().append(vec![record], None).await;
-        answers.into_iter().next().expect("one answer").expect("is appended").offset
+        answers.into_iter().next().expect("one answer").expect("is appended").offset.expect("the SQL log knows where")
     }
 
     async fn say(&self, topic: Topic, entity_id: &str, body: &LogRecordBody) -> i64 {
