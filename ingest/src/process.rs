@@ -1,7 +1,8 @@
 //! The front door's own process: the API on Kafka, with a spool behind it and the writer over HTTP.
 //!
 //! Start: keys and addresses are checked, the log is reached (or, where it is away, the spool stands in for it), the door's memory is
-//! filled, then the ready line. Stop: requests get their answers, the spool's replay ends, what the producer still has is flushed, then the admin address ends.
+//! filled, then the ready line. Stop: requests get their answers, the spool's replay ends, what the producer still has is flushed, then
+//! the admin address ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +10,9 @@ use std::time::Duration;
 use memori_event_log::kafka::{KafkaConfig, KafkaLog};
 use memori_event_log::{Log, LogError};
 use memori_service::auth::KeyRing;
-use memori_service::health::Health;
-use memori_service::process::{ProcessError, reach, ready_line};
+use memori_service::process::{ProcessError, reach};
 use memori_service::settings::Settings;
-use memori_service::shutdown::Shutdown;
-use memori_service::{admin, metrics_endpoint};
+use memori_service::{Scaffold, admin};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::Lookup;
@@ -27,15 +26,6 @@ const DEFAULT_ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 7710);
 const PATIENCE_WITHOUT_SPOOL: Duration = Duration::from_secs(10);
 /// What the producer may take to settle what it still has.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
-
-fn kafka_config(settings: &Settings) -> KafkaConfig {
-    let properties = settings.kafka.properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
-    KafkaConfig {
-        properties: properties.collect(),
-        replication_factor: settings.kafka.replication_factor,
-        ..KafkaConfig::new(&settings.kafka.brokers, &settings.kafka.topic_prefix)
-    }
-}
 
 fn ingest_config(settings: &Settings, draining: CancellationToken) -> IngestConfig {
     let ingest = &settings.ingest;
@@ -66,27 +56,21 @@ fn start_failed(error: StartError) -> ProcessError {
 /// As the contract numbers exits: bad configuration, a dependency that was not reachable, a failure.
 pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let usage = |error: &dyn std::fmt::Display| ProcessError::Usage(error.to_string());
-    if settings.registry.url.is_some() {
-        return Err(usage(&"registry.url is set, but the schema registry's framing is not supported yet"));
-    }
     let keys = KeyRing::for_listener(settings.auth.keys_file.as_deref(), settings.ingest.listen).map_err(|e| usage(&e))?;
     let backend =
         WriterBackend::http(&settings.ingest.writer_url, settings.auth.internal_token.as_ref()).map_err(|e| usage(&e))?;
-    let prometheus = metrics_endpoint::install();
+    let scaffold = Scaffold::start(&settings, DEFAULT_ADMIN).await?;
     crate::metrics::describe();
-    let shutdown = Shutdown::new(Duration::from_millis(settings.shutdown.deadline_ms));
-    shutdown.on_signals().map_err(|e| ProcessError::Failed(format!("no signal handlers: {e}")))?;
-
-    let health = Health::new();
     let (api_listener, api_address) = admin::bind("MEMORI__INGEST__LISTEN", settings.ingest.listen).await?;
-    let admin_wanted = settings.admin.listen.unwrap_or_else(|| DEFAULT_ADMIN.into());
-    let (admin_listener, admin_address) = admin::bind("MEMORI__ADMIN__LISTEN", admin_wanted).await?;
-    let admin_stop = CancellationToken::new();
-    let admin_server = tokio::spawn(admin::serve(admin_listener, admin::router(health.clone(), prometheus), admin_stop.clone()));
+    let kafka = KafkaConfig {
+        properties: settings.kafka.client_properties(),
+        replication_factor: settings.kafka.replication_factor,
+        ..KafkaConfig::new(&settings.kafka.brokers, &settings.kafka.topic_prefix)
+    };
 
     let replay_stop = CancellationToken::new();
     let starting = async {
-        let log = KafkaLog::connect(kafka_config(&settings)).await.map_err(|e| start_failed(e.into()))?;
+        let log = KafkaLog::connect(kafka).await.map_err(|e| start_failed(e.into()))?;
         let log: Arc<dyn Log> = Arc::new(log);
         // Where there is a spool, it stands in for a log that is away.
         if settings.ingest.spool_dir.is_none() {
@@ -98,27 +82,22 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
             max_bytes: settings.ingest.spool_max_bytes,
             shutdown: replay_stop.clone(),
         });
-        let config = ingest_config(&settings, shutdown.token());
+        let config = ingest_config(&settings, scaffold.shutdown.token());
         let parts = IngestParts { log: Arc::clone(&log), backend, keys, extracting: None, config };
         let state = IngestState::start_with_spool(parts, spool).await.map_err(start_failed)?;
-        Ok::<_, ProcessError>((log, state))
+        Ok((log, state))
     };
-    let (log, state) = tokio::select! {
-        started = starting => started?,
-        () = shutdown.requested() => return Ok(()),
-    };
+    let Some((log, state)) = scaffold.unless_stopped(starting).await? else { return Ok(()) };
 
-    health.degraded_while("log", state.degraded());
+    scaffold.health.degraded_while("log", state.degraded());
     let api_stop = CancellationToken::new();
     let mut api_server = tokio::spawn(admin::serve(api_listener, crate::app(state), api_stop.clone()));
-    health.started();
-    ready_line(Some(api_address), Some(admin_address));
+    scaffold.ready(Some(api_address));
 
     let ended = tokio::select! {
-        () = shutdown.requested() => Ok(()),
+        () = scaffold.shutdown.requested() => Ok(()),
         _ = &mut api_server => Err(ProcessError::Failed("the API's server ended by itself".to_owned())),
     };
-    health.draining();
     let stopping = async {
         api_stop.cancel();
         if !api_server.is_finished() {
@@ -126,11 +105,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         }
         replay_stop.cancel();
         log.producer().flush(FLUSH_DEADLINE).await;
-        admin_stop.cancel();
-        let _ = admin_server.await;
     };
-    if !shutdown.within_deadline(stopping).await {
-        tracing::warn!("requests were cut off at the deadline");
-    }
+    scaffold.stop(Duration::from_millis(settings.shutdown.deadline_ms), stopping).await;
     ended
 }
