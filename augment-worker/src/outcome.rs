@@ -79,6 +79,7 @@ pub(crate) fn facts(
         generation: source.generation,
         covers: vec![source.cover(event)],
         facts: extraction.facts,
+        message_vectors: Vec::new(),
         extractor: extraction.extractor,
         extracted_at,
         key_id: None,

@@ -354,6 +354,7 @@ fn facts_of_nothing() -> Vec<u8> {
         generation: 1,
         covers: Vec::new(),
         facts: Vec::new(),
+        message_vectors: Vec::new(),
         extractor: memori_augment_worker::builtin::info(),
         extracted_at: Micros(0),
         key_id: None,

@@ -94,6 +94,7 @@ pub(crate) fn event(tenant: &str, entity: &str, n: usize, facts: usize) -> (Conv
             attempt: 0,
         }],
         facts,
+        message_vectors: Vec::new(),
         extractor: ExtractorInfo {
             name: "builtin".to_owned(),
             version: "1".to_owned(),

@@ -12,6 +12,7 @@ pub mod time;
 pub use ids::{ContentHash, EntityKey, EventIdentity, FactId, MessageKey, TextHash, TripleHash};
 pub use records::{
     ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo, Fact, FactKind,
-    FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MetadataEntry, Origin, Role, Supplied, Vector,
+    FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageVector, MetadataEntry, Origin, Role, Supplied,
+    Vector,
 };
 pub use time::Micros;

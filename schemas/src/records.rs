@@ -363,6 +363,26 @@ impl Fact {
     }
 }
 
+/// The embedding of one message that a person wrote: of its first words, see [`MessageVector::WORDS`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageVector {
+    /// The message's event, one of `covers`.
+    pub event_id: String,
+    /// The event's content.
+    pub content_hash: ContentHash,
+    /// The message.
+    pub message_key: MessageKey,
+    /// The message's place in the event, from 0.
+    pub message_index: i32,
+    /// The embedding.
+    pub vector: Vector,
+}
+
+impl MessageVector {
+    /// How many words of a message are embedded, from its first. More blur what it is about, and cost.
+    pub const WORDS: usize = 50;
+}
+
 /// What yielded a fact event, and what that cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtractorInfo {
@@ -399,6 +419,8 @@ pub struct FactsExtracted {
     pub covers: Vec<Cover>,
     /// Perhaps none.
     pub facts: Vec<Fact>,
+    /// Of people's messages in the events it covers, where a model was there. Version 1 of the schema has none.
+    pub message_vectors: Vec<MessageVector>,
     /// Who made it.
     pub extractor: ExtractorInfo,
     /// When.

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use memori_schemas::framing::{self, FramingError, RELEASED};
 use memori_schemas::{
     ContentFormat, ContentHash, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo,
-    Fact, FactKind, FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageKey, MetadataEntry, Micros, Origin,
-    Role, Supplied, TextHash, TripleHash, Vector,
+    Fact, FactKind, FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageKey, MessageVector, MetadataEntry,
+    Micros, Origin, Role, Supplied, TextHash, TripleHash, Vector,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -67,7 +67,8 @@ fn released_bytes_decode_for_ever() {
             let name = format!("{stem}.v{}.{form}.hex", released.version);
             let golden = std::fs::read_to_string(golden_path(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
             let payload = hex::decode(golden.trim()).expect("a golden file is hex");
-            assert_eq!(framing::decode(&payload).as_ref(), Ok(&records[format!("{stem}.{form}").as_str()]), "{name}");
+            let said = common::as_released(records[format!("{stem}.{form}").as_str()].clone(), released.version);
+            assert_eq!(framing::decode(&payload), Ok(said), "{name}");
             seen += 1;
         }
     }
@@ -181,12 +182,20 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn message_vector()(event_id in text(), hash in any::<[u8; 32]>(), key in any::<[u8; 16]>(), message_index in any::<i32>(),
+                        model in text(), scale in -1_f32..1.0, values in vec(any::<u8>(), 0..40)) -> MessageVector {
+        MessageVector { event_id, content_hash: ContentHash(hash), message_key: MessageKey(key), message_index,
+                        vector: Vector { model, scale, values } }
+    }
+}
+
+prop_compose! {
     fn facts()(names in (text(), text(), of(text()), of(text())), generation in any::<i32>(), covers in vec(cover(), 0..3),
-               facts in vec(fact(), 0..3), extractor in (text(), text(), of(text()), of(text()), any::<(i64, i64, i64)>()),
+               facts in vec(fact(), 0..3), message_vectors in vec(message_vector(), 0..3), extractor in (text(), text(), of(text()), of(text()), any::<(i64, i64, i64)>()),
                extracted_at in micros(), key_id in of(text())) -> LogRecordBody {
         let (name, version, model, prompt_hash, (tokens_in, tokens_out, cost_micros)) = extractor;
         LogRecordBody::Facts(FactsExtracted {
-            tenant: names.0, entity_id: names.1, process_id: names.2, session_id: names.3, generation, covers, facts,
+            tenant: names.0, entity_id: names.1, process_id: names.2, session_id: names.3, generation, covers, facts, message_vectors,
             extractor: ExtractorInfo { name, version, model, prompt_hash, tokens_in, tokens_out, cost_micros }, extracted_at, key_id,
         })
     }

@@ -194,6 +194,7 @@ impl Builder {
             generation: GENERATION,
             covers: window.iter().map(Standing::cover).collect(),
             facts,
+            message_vectors: Vec::new(),
             extractor: ExtractorInfo {
                 name: "builtin".to_owned(),
                 version: self.rng.random_range(1..3).to_string(),

@@ -158,6 +158,7 @@ fn learned(event: &ConversationEvent, offset: i64, text: &str) -> FactsExtracted
             attempt: 0,
         }],
         facts: vec![fact],
+        message_vectors: Vec::new(),
         extractor: ExtractorInfo {
             name: "builtin".to_owned(),
             version: "1".to_owned(),

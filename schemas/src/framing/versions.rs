@@ -26,6 +26,7 @@ released! {
     "ConversationEvent", 1, "conversation_event.v1.avsc";
     "Flush", 1, "flush.v1.avsc";
     "FactsExtracted", 1, "facts_extracted.v1.avsc";
+    "FactsExtracted", 2, "facts_extracted.v2.avsc";
     "EraseEntity", 1, "erase_entity.v1.avsc";
     "ForgetFact", 1, "forget_fact.v1.avsc";
     "DeadLetter", 1, "dead_letter.v1.avsc";

@@ -4,8 +4,8 @@
 
 use memori_schemas::{
     ContentFormat, ContentHash, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo,
-    Fact, FactKind, FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageKey, MetadataEntry, Micros, Origin,
-    Role, Supplied, TextHash, TripleHash, Vector,
+    Fact, FactKind, FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageKey, MessageVector, MetadataEntry,
+    Micros, Origin, Role, Supplied, TextHash, TripleHash, Vector,
 };
 
 fn some(text: &str) -> Option<String> {
@@ -77,6 +77,16 @@ fn bare_fact() -> Fact {
     }
 }
 
+fn message_vector() -> MessageVector {
+    MessageVector {
+        event_id: "event-1".into(),
+        content_hash: ContentHash([0xc1; 32]),
+        message_key: MessageKey([0x3e; 16]),
+        message_index: 999,
+        vector: Vector { model: "m/1".into(), scale: 0.5, values: vec![0xff, 0x00, 0x80] },
+    }
+}
+
 fn full_message(role: Role) -> Message {
     Message {
         message_id: some("m-1"),
@@ -133,6 +143,7 @@ pub(crate) fn full() -> Vec<(&'static str, LogRecordBody)> {
                 generation: 7,
                 covers: vec![full_cover(), bare_cover()],
                 facts: FactKind::ALL.iter().map(|kind| Fact { kind: *kind, ..full_fact() }).chain([bare_fact()]).collect(),
+                message_vectors: vec![message_vector(), message_vector()],
                 extractor: ExtractorInfo {
                     name: "llm".into(),
                     version: "1".into(),
@@ -231,6 +242,7 @@ pub(crate) fn bare() -> Vec<(&'static str, LogRecordBody)> {
                     session_id: None,
                     covers: vec![bare_cover()],
                     facts: vec![],
+                    message_vectors: vec![],
                     extractor: ExtractorInfo { model: None, prompt_hash: None, ..r.extractor },
                     key_id: None,
                     ..r
@@ -256,6 +268,14 @@ pub(crate) fn bare() -> Vec<(&'static str, LogRecordBody)> {
             ),
         })
         .collect()
+}
+
+/// What version `version` of a record's schema could say of it: fields that are newer have their defaults.
+pub(crate) fn as_released(record: LogRecordBody, version: u16) -> LogRecordBody {
+    match record {
+        LogRecordBody::Facts(facts) if version < 2 => LogRecordBody::Facts(FactsExtracted { message_vectors: vec![], ..facts }),
+        other => other,
+    }
 }
 
 /// Both of every record.

@@ -168,6 +168,7 @@ fn facts(event: &ConversationEvent, lane: Lane, offset: i64, said: Said<'_>) -> 
         generation: 1,
         covers: vec![cover(event, lane, offset)],
         facts: said.iter().map(fact).collect(),
+        message_vectors: Vec::new(),
         extractor: ExtractorInfo {
             name: "builtin".to_owned(),
             version: "1".to_owned(),

@@ -178,6 +178,7 @@ impl World {
             generation,
             covers: vec![cover(event)],
             facts,
+            message_vectors: Vec::new(),
             extractor: ExtractorInfo {
                 name: "builtin".into(),
                 version: "1".into(),
