@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::tables::{Cell, Row};
+use super::cells::Cell;
+use super::tables::Row;
 use crate::plan::EntityRef;
 
 /// Columns that depend on when or by how many flushes something arrived.

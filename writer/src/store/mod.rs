@@ -9,6 +9,7 @@ pub mod conformance;
 mod dump;
 pub mod postgres;
 pub mod sqlite;
+mod cells;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};

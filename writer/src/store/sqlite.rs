@@ -13,7 +13,8 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Row as _, Transaction};
 use uuid::Uuid;
 
-use super::tables::{Cell, Fields, Reader, Row, Table};
+use super::cells::{Cell, Fields, Reader};
+use super::tables::{Row, Table};
 use super::{Dump, InsertMode, OffsetKey, OffsetMove, Store, StoreError, StoreTransaction};
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow,
@@ -110,7 +111,7 @@ impl Fields for SqliteRow {
         self.try_get(at).map_err(failed)
     }
 
-    fn f32(&self, at: usize) -> Result<f32, StoreError> {
+    fn f32(&self, at: usize) -> Result<Option<f32>, StoreError> {
         self.try_get(at).map_err(failed)
     }
 }

@@ -5,7 +5,7 @@ use postgres_types::{IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 
 use crate::store::StoreError;
-use crate::store::tables::{Cell, Fields, Kind};
+use crate::store::cells::{Cell, Fields, Kind};
 
 /// Parameters of one statement, each an array of equal length.
 #[derive(Default)]
@@ -159,7 +159,7 @@ impl Fields for tokio_postgres::Row {
         self.try_get(at).map_err(super::failed)
     }
 
-    fn f32(&self, at: usize) -> Result<f32, StoreError> {
+    fn f32(&self, at: usize) -> Result<Option<f32>, StoreError> {
         self.try_get(at).map_err(super::failed)
     }
 }

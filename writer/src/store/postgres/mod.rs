@@ -17,7 +17,8 @@ use sqlx::migrate::Migrator;
 use tokio_postgres::Error as PgError;
 use tokio_postgres::error::SqlState;
 
-use super::tables::{Reader, Row};
+use super::cells::Reader;
+use super::tables::Row;
 use super::{Dump, InsertMode, OffsetKey, OffsetMove, Store, StoreError, StoreTransaction};
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow,

@@ -13,7 +13,8 @@ use crate::plan::{
     Needs, OutcomeRow, StatsRow, StoredFact, ValidityRow,
 };
 use crate::store::StoreError;
-use crate::store::tables::{Reader, Row};
+use crate::store::cells::Reader;
+use crate::store::tables::Row;
 
 type Views = BTreeMap<EntityRef, EntityView>;
 type Found<R> = Vec<(EntityRef, R)>;

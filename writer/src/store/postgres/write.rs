@@ -9,7 +9,8 @@ use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use super::columns::Arrays;
 use super::failed;
 use crate::plan::{DeadLetterRow, EntityRef, EntityWrites, Upserts};
-use crate::store::tables::{Cell, Kind, Row};
+use crate::store::cells::{Cell, Kind};
+use crate::store::tables::Row;
 use crate::store::{InsertMode, StoreError};
 
 pub(super) async fn execute(client: &Client, sql: &str, arrays: &Arrays) -> Result<(), StoreError> {
