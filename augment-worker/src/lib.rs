@@ -10,6 +10,7 @@ pub mod metrics;
 mod outcome;
 mod policy;
 pub mod process;
+pub mod slots;
 pub mod worker;
 
 pub use extractor::{Builtin, ExtractError, Extraction, Extractor, RetryReason};

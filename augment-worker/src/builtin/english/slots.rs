@@ -3,6 +3,7 @@
 use memori_schemas::normalise::normalise;
 
 use crate::builtin::words::{Word, phrase};
+use crate::slots::bare_object;
 
 /// Attributes of which everybody has one at a time ("my X is …").
 const ATTRIBUTES: &[&str] = &[
@@ -336,11 +337,6 @@ fn slot_name(shape: &Shape<'_>) -> Option<String> {
     None
 }
 
-/// The object without its article, so that "a car" and "my car" meet.
-fn bare_object(object: &str) -> &str {
-    ["a ", "an ", "the ", "my ", "any "].iter().find_map(|article| object.strip_prefix(article)).unwrap_or(object)
-}
-
 fn of_state(verb: &str, object: &[Word], text: &str) -> Option<&'static str> {
     let first = object.first()?;
     if first.lower.parse::<u8>().is_ok_and(|n| n > 0 && n < 130)
@@ -376,4 +372,23 @@ fn is_occupation(object: &[Word]) -> bool {
         return false;
     }
     OCCUPATIONS.contains(&word) || (word.len() > 4 && ["er", "or", "ist", "eer", "ian"].iter().any(|end| word.ends_with(end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ATTRIBUTES, of_attribute};
+    use crate::slots::{ATTITUDE, NAMES, slot};
+
+    #[test]
+    fn attributes_have_their_names_from_the_shared_list() {
+        for attribute in ATTRIBUTES {
+            let found = of_attribute("User", attribute).expect("a slot");
+            let name = found.strip_prefix("user/").expect("the owner");
+            assert!(NAMES.contains(&name), "{attribute}: {name} is not in the shared list");
+        }
+        for fixed in ["lives_in", "works_at", "job", "age", "marital_status", "diet", "born_on", "born_in"] {
+            assert!(NAMES.contains(&fixed));
+        }
+        assert_eq!(slot("User", ATTITUDE, Some("the opera")).as_deref(), Some("user/attitude/opera"));
+    }
 }
