@@ -46,6 +46,12 @@ impl Embedded {
         Api::new(&self.process.api(), Some(self.keys.of(tenant)))
     }
 
+    /// A tenant's key.
+    #[must_use]
+    pub fn key(&self, tenant: &str) -> &str {
+        self.keys.of(tenant)
+    }
+
     /// Its data.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
