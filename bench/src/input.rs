@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use memori_schemas::{
-    ContentFormat, ConversationEvent, Cover, Evidence, ExtractorInfo, Fact, FactKind, FactsExtracted, Lane, Message, Micros,
-    Role, Supplied, ids,
+    ContentFormat, ConversationEvent, Cover, Evidence, ExtractorInfo, Fact, FactKind, FactsExtracted, Lane, Message,
+    MessageVector, Micros, Role, Supplied, Vector, ids,
 };
 use memori_writer::plan::intake::{self, Place};
 use memori_writer::plan::{EntityBatch, EntityRef};
@@ -13,6 +13,19 @@ use memori_writer::store::{FlushInput, OffsetKey, OffsetMove};
 
 const CITIES: [&str; 8] = ["Lisbon", "Oslo", "Lima", "Kyoto", "Nairobi", "Quebec", "Tallinn", "Hanoi"];
 const TOPICS: [&str; 6] = ["jasmine tea", "asynchronous Python", "trail running", "baroque music", "chess openings", "sourdough"];
+
+/// The model that the vectors claim to be of.
+pub(crate) const MODEL: &str = "bench@1";
+/// Components of a vector: those of the built-in model.
+pub(crate) const DIMENSIONS: usize = 512;
+
+/// A direction that is a function of the text and as dear to keep and compare as a real one.
+pub(crate) fn vector(text: &str) -> Vector {
+    let mut values = vec![0; DIMENSIONS];
+    blake3::Hasher::new().update(text.as_bytes()).finalize_xof().fill(&mut values);
+    // Uniform int8 have a mean square of 127² / 3.
+    Vector { model: MODEL.to_owned(), scale: 3.0_f32.sqrt() / (127.0 * 512.0_f32.sqrt()), values }
+}
 
 /// A user's event and what is learned from it.
 pub(crate) fn event(tenant: &str, entity: &str, n: usize, facts: usize) -> (ConversationEvent, FactsExtracted) {
@@ -58,6 +71,7 @@ pub(crate) fn event(tenant: &str, entity: &str, n: usize, facts: usize) -> (Conv
         .map(|text| Fact {
             kind: FactKind::Fact,
             object: Some(text.split(" for ").nth(1).unwrap_or_default().to_owned()),
+            vector: Some(vector(&text)),
             text,
             subject: Some("user".to_owned()),
             predicate: Some("went to".to_owned()),
@@ -73,7 +87,6 @@ pub(crate) fn event(tenant: &str, entity: &str, n: usize, facts: usize) -> (Conv
                 message_id: event.shown_message_id(0),
                 occurred_at: at,
             }],
-            vector: None,
         })
         .collect();
     let extracted = FactsExtracted {
@@ -94,7 +107,13 @@ pub(crate) fn event(tenant: &str, entity: &str, n: usize, facts: usize) -> (Conv
             attempt: 0,
         }],
         facts,
-        message_vectors: Vec::new(),
+        message_vectors: vec![MessageVector {
+            event_id: event.event_id.clone(),
+            content_hash: event.content_hash,
+            message_key: event.message_key(0),
+            message_index: 0,
+            vector: vector(&event.messages[0].content),
+        }],
         extractor: ExtractorInfo {
             name: "builtin".to_owned(),
             version: "1".to_owned(),

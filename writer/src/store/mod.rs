@@ -4,12 +4,12 @@
 //! It locks its offset rows, then the rows of its entities in key order, and only then reads (READ COMMITTED: each read is a
 //! statement after the locks), so flushes of several writers that meet on one entity come one after the other.
 
+mod cells;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod dump;
 pub mod postgres;
 pub mod sqlite;
-mod cells;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
