@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 /// What opens an injected block.
-const OPEN: &str = "<memori_context>";
+pub const OPEN: &str = "<memori_context>";
 /// What closes it.
-const CLOSE: &str = "</memori_context>";
+pub const CLOSE: &str = "</memori_context>";
 
 /// `text` without its well-formed blocks, and how many there were. A close belongs to the nearest open before it; what a removal
 /// joins is looked at again, so that no block is left. An open or close without its partner stays.

@@ -10,6 +10,7 @@ pub mod context_block;
 pub mod door;
 pub mod events;
 mod handlers;
+pub mod injection;
 pub mod limits;
 pub mod metrics;
 pub mod new_event;

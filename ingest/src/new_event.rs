@@ -192,8 +192,10 @@ fn read_content(value: Value, fields: &mut Fields<'_>, removed: &mut usize) -> O
         }
         Value::Array(mut parts) => {
             let mut fine = true;
-            for (index, part) in parts.iter_mut().enumerate() {
+            let mut index = 0;
+            parts.retain_mut(|part| {
                 let path = fields.path_of("content");
+                let before = *removed;
                 let broken = match part {
                     Value::String(_) | Value::Object(_) if has_nul(part) => Some("must not contain U+0000"),
                     Value::String(text) => {
@@ -212,13 +214,26 @@ fn read_content(value: Value, fields: &mut Fields<'_>, removed: &mut usize) -> O
                     fields.errors().push(format!("{path}[{index}]"), broken);
                     fine = false;
                 }
-            }
+                index += 1;
+                *removed == before || !was_only_text(part)
+            });
             fine.then(|| (ids::canonical_json(&Value::Array(parts)), ContentFormat::Parts))
         }
         _ => {
             fields.broken("content", "must be a string or a list of parts");
             None
         }
+    }
+}
+
+/// Whether nothing is left of a part that held text and nothing else: blocks that stood alone take their part with them.
+fn was_only_text(part: &Value) -> bool {
+    match part {
+        Value::String(text) => text.is_empty(),
+        Value::Object(members) => {
+            members.len() == 2 && members.contains_key("type") && members.get("text").is_some_and(|text| text == "")
+        }
+        _ => false,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod server;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tokens;
 pub mod trace_context;
 
 pub use health::Health;
