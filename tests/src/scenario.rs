@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use memori_event_log::topic::Topic;
 use memori_schemas::{
     ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo, Fact, FactKind,
-    FactsExtracted, ForgetFact, Lane, LogRecordBody, Message, Micros, Origin, Role, Supplied, ids,
+    FactsExtracted, ForgetFact, Lane, LogRecordBody, Message, MessageVector, Micros, Origin, Role, Supplied, Vector, ids,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -186,6 +186,7 @@ impl Builder {
     fn extract(&mut self, window: &[Standing]) {
         let lane = window[0].lane;
         let facts = (0..self.rng.random_range(0..=3)).map(|_| self.fact(window)).collect();
+        let message_vectors = self.message_vectors(window);
         let record = FactsExtracted {
             tenant: TENANT.to_owned(),
             entity_id: window[0].event.entity_id.clone(),
@@ -194,7 +195,7 @@ impl Builder {
             generation: GENERATION,
             covers: window.iter().map(Standing::cover).collect(),
             facts,
-            message_vectors: Vec::new(),
+            message_vectors,
             extractor: ExtractorInfo {
                 name: "builtin".to_owned(),
                 version: self.rng.random_range(1..3).to_string(),
@@ -208,6 +209,30 @@ impl Builder {
             key_id: None,
         };
         self.append(Topic::facts(lane), LogRecordBody::Facts(record));
+    }
+
+    /// Of one of two models; a worker that does it again may have the other.
+    fn vector(&mut self) -> Vector {
+        let model = *["one@1", "two@1"].choose(&mut self.rng).expect("not empty");
+        Vector { model: model.to_owned(), scale: 0.5, values: vec![self.rng.random(), self.rng.random()] }
+    }
+
+    fn message_vectors(&mut self, window: &[Standing]) -> Vec<MessageVector> {
+        let mut vectors = Vec::new();
+        for standing in window {
+            for index in 0..standing.event.messages.len() {
+                if self.rng.random_bool(0.7) {
+                    vectors.push(MessageVector {
+                        event_id: standing.event.event_id.clone(),
+                        content_hash: standing.event.content_hash,
+                        message_key: standing.event.message_key(index),
+                        message_index: i32::try_from(index).expect("few messages"),
+                        vector: self.vector(),
+                    });
+                }
+            }
+        }
+        vectors
     }
 
     fn fact(&mut self, window: &[Standing]) -> Fact {
@@ -248,7 +273,7 @@ impl Builder {
             valid_to: self.rng.random_bool(0.1).then(|| Micros(BASE_US + self.rng.random_range(20..40) * SECOND_US)),
             confidence: *[0.5, 0.75, 1.0].choose(&mut self.rng).expect("not empty"),
             evidence,
-            vector: None,
+            vector: self.rng.random_bool(0.7).then(|| self.vector()),
         }
     }
 

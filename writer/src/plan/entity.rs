@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::derive::{Derived, fact_row, slot_validity};
-use super::rows::{ErasureRow, EventRef, FactKey, ForgetRow, Marks, MentionKey, MentionRow, OutcomeKey, OutcomeKind, OutcomeRow};
+use super::rows::{
+    ErasureRow, EventRef, FactKey, ForgetRow, Marks, MentionKey, MentionRow, MessageVectorKey, MessageVectorRow, OutcomeKey,
+    OutcomeKind, OutcomeRow,
+};
 use super::{EntityBatch, EntityView, EntityWrites, EventCopy, Needs, dead};
 
 /// What is to be written, or what must be read first. A view that holds what was asked for is never answered with a need.
@@ -39,6 +42,7 @@ pub fn plan(batch: &EntityBatch, view: &EntityView) -> Result<EntityWrites, Need
     plan_facts(view, &added, &removed, &mut writes)?;
     writes.mentions_deleted = removed.into_iter().cloned().collect();
     writes.mentions = added.into_values().cloned().collect();
+    plan_message_vectors(batch, view, &events.erased, &outcomes, &mut writes);
 
     let alive = lives_on || outcomes.any || kept_letters;
     let entity_id = match (alive, view.whole) {
@@ -221,32 +225,41 @@ fn added_mentions<'a>(
     forgets: &[ForgetRow],
 ) -> BTreeMap<&'a MentionKey, &'a MentionRow> {
     let mut added: BTreeMap<&MentionKey, &MentionRow> = BTreeMap::new();
-    let mut order: BTreeMap<&MentionKey, (i32, String)> = BTreeMap::new();
     for (key, by) in &outcomes.won {
         for mention in &batch.extractions[*by].mentions {
             if mention.key.event != key.0 || mention.key.generation != key.1 || forgets.iter().any(|f| f.drops(mention)) {
                 continue;
             }
             // One record may word one fact twice by one message: any fixed choice will do.
-            let words = || (mention.message_index, serde_json::to_string(&mention.surface).unwrap_or_default());
-            match added.get(&mention.key) {
-                None => {
-                    added.insert(&mention.key, mention);
-                }
-                Some(present) => {
-                    let theirs = order
-                        .entry(&present.key)
-                        .or_insert_with(|| (present.message_index, serde_json::to_string(&present.surface).unwrap_or_default()));
-                    let ours = words();
-                    if ours < *theirs {
-                        *theirs = ours;
-                        added.insert(&mention.key, mention);
-                    }
-                }
+            if added.get(&mention.key).is_none_or(|present| mention.wording_order() < present.wording_order()) {
+                added.insert(&mention.key, mention);
             }
         }
     }
     added
+}
+
+/// The message vectors of winning fact events; those of erased events and of replaced outcomes go.
+fn plan_message_vectors(
+    batch: &EntityBatch,
+    view: &EntityView,
+    erased: &BTreeSet<&EventRef>,
+    outcomes: &Outcomes,
+    writes: &mut EntityWrites,
+) {
+    let gone =
+        |key: &MessageVectorKey| erased.contains(&key.event) || outcomes.replaced.contains(&(key.event.clone(), key.generation));
+    writes.message_vectors_deleted = view.message_vectors.iter().filter(|key| gone(key)).cloned().collect();
+    let mut added: BTreeMap<&MessageVectorKey, &MessageVectorRow> = BTreeMap::new();
+    for (outcome, by) in &outcomes.won {
+        for row in &batch.extractions[*by].message_vectors {
+            let ours = row.key.event == outcome.0 && row.key.generation == outcome.1;
+            if ours && added.get(&row.key).is_none_or(|present| row.order() < present.order()) {
+                added.insert(&row.key, row);
+            }
+        }
+    }
+    writes.message_vectors = added.into_values().cloned().collect();
 }
 
 type Mentions<'a> = BTreeMap<&'a MentionKey, &'a MentionRow>;

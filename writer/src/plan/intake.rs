@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use memori_schemas::{
     ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, FactsExtracted, ForgetFact, Lane, Role,
-    ids,
+    Vector, ids,
 };
 use uuid::Uuid;
 
 use super::rows::{
     DeadCover, DeadLetterKey, DeadLetterRow, EntityRef, ErasureRow, EventRef, EventRow, ForgetRow, Marks, MentionKey, MentionRow,
-    MessageRow, OutcomeKind, OutcomeRow, Surface,
+    MessageRow, MessageVectorKey, MessageVectorRow, OutcomeKind, OutcomeRow, Surface,
 };
 use super::{Burial, EventCopy, Extraction};
 
@@ -20,6 +20,9 @@ use super::{Burial, EventCopy, Extraction};
 const MAX_ID_BYTES: usize = 1_024;
 /// The longest reason that is stored, in bytes.
 const MAX_REASON_BYTES: usize = 4_096;
+
+/// The most components that a vector may have.
+const MAX_DIMENSIONS: usize = 16_384;
 
 /// Where a record stands.
 #[derive(Clone, Debug)]
@@ -62,6 +65,18 @@ fn check_text(what: &str, text: &str) -> Result<(), Refusal> {
 
 fn check_texts<'a>(texts: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> Result<(), Refusal> {
     texts.into_iter().try_for_each(|(what, text)| text.map_or(Ok(()), |text| check_text(what, text)))
+}
+
+fn check_vector(what: &str, vector: &Vector) -> Result<(), Refusal> {
+    check_id("an embedding's model", &vector.model)?;
+    if vector.model.is_empty() || !vector.scale.is_finite() || vector.values.is_empty() {
+        return Err(refuse(format!("the vector of {what} has no model, no scale or no values")));
+    }
+    if vector.values.len() > MAX_DIMENSIONS {
+        let dimensions = vector.values.len();
+        return Err(refuse(format!("the vector of {what} has {dimensions} dimensions, over the bound of {MAX_DIMENSIONS}")));
+    }
+    Ok(())
 }
 
 /// Whom a record is about, and that it stands where records about them belong.
@@ -178,8 +193,8 @@ fn outcome(cover: &Cover, generation: i32, kind: OutcomeKind, place: &Place, end
 /// A fact event.
 ///
 /// # Errors
-/// A record that covers nothing, a fact without evidence or with evidence outside of what the record covers, text or numbers
-/// that cannot be stored.
+/// A record that covers nothing, a fact without evidence or with evidence outside of what the record covers, a message's vector
+/// outside of it, text, numbers or vectors that cannot be stored.
 pub fn extraction(owner: &EntityRef, record: &FactsExtracted, place: &Place) -> Result<Extraction, Refusal> {
     if record.covers.is_empty() {
         return Err(refuse("the record covers no event"));
@@ -225,6 +240,9 @@ pub fn extraction(owner: &EntityRef, record: &FactsExtracted, place: &Place) -> 
         if let Some(slot) = &fact.slot {
             check_id("slot", slot)?;
         }
+        if let Some(vector) = &fact.vector {
+            check_vector(&format!("fact {number}"), vector)?;
+        }
         let fact_id = fact.id(&owner.key, record.generation);
         for evidence in &fact.evidence {
             let event = EventRef { event_id: evidence.event_id.clone(), content_hash: evidence.content_hash };
@@ -256,10 +274,28 @@ pub fn extraction(owner: &EntityRef, record: &FactsExtracted, place: &Place) -> 
                     extractor: format!("{}/{}", extractor.name, extractor.version),
                     process_id: record.process_id.clone(),
                 },
+                vector: fact.vector.clone(),
             });
         }
     }
-    Ok(Extraction { outcomes, mentions })
+    let message_vectors = message_vectors(record, &outcomes)?;
+    Ok(Extraction { outcomes, mentions, message_vectors })
+}
+
+fn message_vectors(record: &FactsExtracted, outcomes: &[OutcomeRow]) -> Result<Vec<MessageVectorRow>, Refusal> {
+    let row = |(number, given): (usize, &memori_schemas::MessageVector)| {
+        let event = EventRef { event_id: given.event_id.clone(), content_hash: given.content_hash };
+        if !outcomes.iter().any(|o| o.event == event) {
+            return Err(refuse(format!("message vector {number} names an event that the record does not cover")));
+        }
+        check_vector(&format!("message vector {number}"), &given.vector)?;
+        Ok(MessageVectorRow {
+            key: MessageVectorKey { generation: record.generation, message_key: given.message_key, event },
+            message_index: given.message_index,
+            vector: given.vector.clone(),
+        })
+    };
+    record.message_vectors.iter().enumerate().map(row).collect()
 }
 
 /// A dead letter. Its words are made storable rather than refused: nothing comes after it.

@@ -19,7 +19,8 @@ use memori_schemas::MessageKey;
 pub use entity::plan;
 pub use rows::{
     DeadCover, DeadLetterKey, DeadLetterRow, EntityRef, ErasureRow, EventRef, EventRow, FactKey, FactRow, ForgetRow, Marks,
-    MentionKey, MentionRow, MessageRow, OutcomeKey, OutcomeKind, OutcomeRow, StatsRow, Surface, ValidityRow,
+    MentionKey, MentionRow, MessageRow, MessageVectorKey, MessageVectorRow, OutcomeKey, OutcomeKind, OutcomeRow, StatsRow,
+    Surface, ValidityRow,
 };
 
 /// One record of a conversation event: its row were it alone, and its messages.
@@ -38,6 +39,8 @@ pub struct Extraction {
     pub outcomes: Vec<OutcomeRow>,
     /// All of them; those of events that it does not win are dropped.
     pub mentions: Vec<MentionRow>,
+    /// All of them; those of events that it does not win are dropped.
+    pub message_vectors: Vec<MessageVectorRow>,
 }
 
 /// One dead letter about the entity.
@@ -77,7 +80,7 @@ pub struct Needs {
     pub pairs: BTreeSet<(FactKey, MessageKey)>,
     /// Their rows.
     pub dead_letters: BTreeSet<DeadLetterKey>,
-    /// Second round: all events, outcomes, mentions and dead letters.
+    /// Second round: all events, outcomes, mentions and dead letters, and the keys of all message vectors.
     pub whole: bool,
     /// Second round: all mentions of the facts whose rows stand in these slots.
     pub slots: BTreeSet<(i32, String)>,
@@ -131,6 +134,8 @@ pub struct EntityView {
     pub full_facts: BTreeSet<FactKey>,
     /// Of the second round: every mention of each fact that occurs here.
     pub mentions: BTreeMap<MentionKey, MentionRow>,
+    /// Of [`Needs::whole`].
+    pub message_vectors: BTreeSet<MessageVectorKey>,
 }
 
 /// Rows to write: those whose key is not stored, and those that replace a stored row.
@@ -168,6 +173,8 @@ pub struct EntityWrites {
     pub outcomes_deleted: Vec<OutcomeKey>,
     pub mentions_deleted: Vec<MentionKey>,
     pub mentions: Vec<MentionRow>,
+    pub message_vectors_deleted: Vec<MessageVectorKey>,
+    pub message_vectors: Vec<MessageVectorRow>,
     pub facts: Upserts<FactRow>,
     pub stats: Upserts<StatsRow>,
     /// Rows of `facts`, `fact_stats` and `validity`.

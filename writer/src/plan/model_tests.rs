@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use memori_schemas::{ContentHash, FactId, FactKind, Lane, MessageKey, Origin, TextHash, TripleHash};
+use memori_schemas::{ContentHash, FactId, FactKind, Lane, MessageKey, Origin, TextHash, TripleHash, Vector};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -162,6 +162,20 @@ fn mention(dice: &mut Dice, event: &EventRow, generation: i32, lane: Lane, offse
             extractor: "builtin/1".to_owned(),
             process_id: None,
         },
+        vector: dice.chance(60).then(|| vector(dice)),
+    }
+}
+
+fn vector(dice: &mut Dice) -> Vector {
+    Vector { model: format!("model@{}", dice.below(2)), scale: 0.5, values: vec![u8::try_from(dice.below(3)).unwrap(); 2] }
+}
+
+fn message_vector(dice: &mut Dice, event: &EventRow, generation: i32) -> MessageVectorRow {
+    let message_key = message_key(100 + dice.below(3));
+    MessageVectorRow {
+        key: MessageVectorKey { generation, message_key, event: event.event.clone() },
+        message_index: i32::try_from(dice.below(2)).unwrap(),
+        vector: vector(dice),
     }
 }
 
@@ -189,7 +203,12 @@ fn records(dice: &mut Dice) -> Vec<Record> {
             let event = &covered[dice.below(covered.len())];
             mention(dice, event, generation, lane, offset)
         });
-        out.push(Record::Extraction(Extraction { mentions: mentions.collect(), outcomes }));
+        let mentions = mentions.collect();
+        let message_vectors = (0..dice.below(4)).map(|_| {
+            let event = &covered[dice.below(covered.len())];
+            message_vector(dice, event, generation)
+        });
+        out.push(Record::Extraction(Extraction { mentions, message_vectors: message_vectors.collect(), outcomes }));
     }
     for offset in 0..dice.long(4) {
         let covered = &copies[dice.below(copies.len())];
@@ -254,6 +273,7 @@ struct Tables {
     messages: BTreeSet<(EventRef, MessageKey, i32, Option<String>)>,
     outcomes: BTreeMap<OutcomeKey, OutcomeRow>,
     mentions: BTreeMap<MentionKey, MentionRow>,
+    message_vectors: BTreeMap<MessageVectorKey, MessageVectorRow>,
     facts: BTreeMap<FactKey, FactRow>,
     stats: BTreeMap<FactKey, StatsRow>,
     validity: BTreeMap<(FactKey, i64), ValidityRow>,
@@ -277,7 +297,8 @@ impl Tables {
             view.facts.insert(*fact, StoredFact { row: self.facts[fact].clone(), stats: self.stats[fact].clone(), validity });
         }
         let mentions = |wanted: &dyn Fn(&MentionRow) -> bool| {
-            self.mentions.iter().filter(|(_, m)| wanted(m)).map(|(k, m)| (k.clone(), m.clone())).collect::<Vec<_>>()
+            let lean = |m: &MentionRow| MentionRow { vector: None, ..m.clone() };
+            self.mentions.iter().filter(|(_, m)| wanted(m)).map(|(k, m)| (k.clone(), lean(m))).collect::<Vec<_>>()
         };
         view.pairs.extend(mentions(&|m| needs.pairs.contains(&(m.fact(), m.key.message_key))));
         let letters = self.dead_letters.iter().filter(|(k, _)| needs.whole || needs.dead_letters.contains(k));
@@ -286,6 +307,7 @@ impl Tables {
             self.facts[&m.fact()].slot.as_ref().is_some_and(|slot| needs.slots.contains(&(m.key.generation, slot.clone())))
         };
         view.mentions.extend(mentions(&|m| needs.whole || needs.full_facts.contains(&m.fact()) || in_slot(m)));
+        view.message_vectors.extend(self.message_vectors.keys().filter(|_| needs.whole).cloned());
         view.whole |= needs.whole;
         view.slots.extend(needs.slots.iter().cloned());
         view.full_facts.extend(needs.full_facts.iter().copied());
@@ -314,6 +336,9 @@ impl Tables {
         for key in &w.mentions_deleted {
             self.mentions.remove(key).expect("deletes what is there");
         }
+        for key in &w.message_vectors_deleted {
+            self.message_vectors.remove(key).expect("deletes what is there");
+        }
         for fact in &w.facts_deleted {
             self.facts.remove(fact).expect("deletes what is there");
             self.stats.remove(fact).expect("deletes what is there");
@@ -325,6 +350,8 @@ impl Tables {
         }
         put(&mut self.outcomes, w.outcomes, OutcomeRow::key);
         put(&mut self.mentions, Upserts { insert: w.mentions, update: Vec::new() }, |r| r.key.clone());
+        let vectors = Upserts { insert: w.message_vectors, update: Vec::new() };
+        put(&mut self.message_vectors, vectors, |r| r.key.clone());
         put(&mut self.facts, w.facts, |r| (r.generation, r.fact_id));
         put(&mut self.stats, w.stats, |r| (r.generation, r.fact_id));
         let validity = Upserts { insert: w.validity, update: Vec::new() };
@@ -356,6 +383,28 @@ fn batch_of(records: &[Record]) -> EntityBatch {
         }
     }
     batch
+}
+
+/// A vector as something that has an order.
+fn written(vector: Option<&Vector>) -> Option<(String, u32, Vec<u8>)> {
+    vector.map(|v| (v.model.clone(), v.scale.to_bits(), v.values.clone()))
+}
+
+/// Those of the fact event that each outcome came from; of several of one message that with the smallest index, then vector.
+fn model_message_vectors(candidates: &[(&OutcomeRow, Option<&Extraction>)], out: &mut Tables) {
+    for winner in out.outcomes.values() {
+        let by = candidates.iter().find(|(o, _)| *o == winner).and_then(|(_, by)| *by);
+        for row in by.iter().flat_map(|x| &x.message_vectors) {
+            if row.key.event != winner.event || row.key.generation != winner.generation {
+                continue;
+            }
+            let place = |r: &MessageVectorRow| (r.message_index, written(Some(&r.vector)));
+            let kept = out.message_vectors.entry(row.key.clone()).or_insert_with(|| row.clone());
+            if place(row) < place(kept) {
+                *kept = row.clone();
+            }
+        }
+    }
 }
 
 /// Decision 3, literally.
@@ -419,13 +468,15 @@ fn model(records: &[Record]) -> Tables {
             if all.forgets.iter().any(|f| f.drops(m)) {
                 continue;
             }
-            let words = |m: &MentionRow| (m.message_index, serde_json::to_string(&m.surface).unwrap());
+            let words =
+                |m: &MentionRow| (m.message_index, serde_json::to_string(&m.surface).unwrap(), written(m.vector.as_ref()));
             let kept = out.mentions.entry(m.key.clone()).or_insert_with(|| m.clone());
             if words(m) < words(kept) {
                 *kept = m.clone();
             }
         }
     }
+    model_message_vectors(&candidates, &mut out);
     let mentions = out.mentions.clone();
     let facts: BTreeSet<FactKey> = mentions.values().map(MentionRow::fact).collect();
     let derived: BTreeMap<FactKey, Derived<'_>> =

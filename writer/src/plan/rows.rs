@@ -2,7 +2,7 @@
 //!
 //! What ranks, orders or erases is computed here and nowhere else.
 
-use memori_schemas::{ContentHash, Cover, EntityKey, FactId, Lane, MessageKey, Origin, TextHash, TripleHash};
+use memori_schemas::{ContentHash, Cover, EntityKey, FactId, Lane, MessageKey, Origin, TextHash, TripleHash, Vector};
 use serde::{Deserialize, Serialize};
 
 /// Whose rows.
@@ -35,6 +35,17 @@ pub struct MentionKey {
     pub generation: i32,
     /// The fact.
     pub fact_id: FactId,
+    /// The message.
+    pub message_key: MessageKey,
+    /// The message's event.
+    pub event: EventRef,
+}
+
+/// A message's vector, of one entity.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageVectorKey {
+    /// The pipeline's version.
+    pub generation: i32,
     /// The message.
     pub message_key: MessageKey,
     /// The message's event.
@@ -258,6 +269,30 @@ pub struct MentionRow {
     pub text_hash: TextHash,
     pub triple_hash: Option<TripleHash>,
     pub surface: Surface,
+    /// Part of what the mention says. The planner compares new ones only: what it reads of stored mentions is without.
+    pub vector: Option<Vector>,
+}
+
+/// A message's vector, by a winning outcome.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the columns' names")]
+pub struct MessageVectorRow {
+    pub key: MessageVectorKey,
+    pub message_index: i32,
+    pub vector: Vector,
+}
+
+impl MessageVectorRow {
+    /// Of several that one record gives of one message the smallest is kept.
+    #[must_use]
+    pub fn order(&self) -> impl Ord + '_ {
+        (self.message_index, vector_order(&self.vector))
+    }
+}
+
+/// A total order of vectors, for choices that any fixed order settles.
+fn vector_order(vector: &Vector) -> (&str, u32, &[u8]) {
+    (&vector.model, vector.scale.to_bits(), &vector.values)
 }
 
 impl MentionRow {
@@ -272,6 +307,13 @@ impl MentionRow {
     pub fn order(&self) -> (i64, &str, i32, &ContentHash, &MessageKey) {
         let event = &self.key.event;
         (self.occurred_at_us, &event.event_id, self.message_index, &event.content_hash, &self.key.message_key)
+    }
+
+    /// Of several mentions of one fact by one message in one record the smallest is kept.
+    #[must_use]
+    pub fn wording_order(&self) -> impl Ord + '_ {
+        let surface = serde_json::to_string(&self.surface).unwrap_or_default();
+        (self.message_index, surface, self.vector.as_ref().map(vector_order))
     }
 
     /// When what it says begins to hold.

@@ -23,17 +23,22 @@ impl Dialect {
     /// A template as this database reads it.
     #[must_use]
     pub fn expand(self, template: &str) -> String {
-        let (view, control, epoch, process) = match self {
-            Self::Sqlite => ("", "", "0", "json_extract(m.surface, '$.process_id')"),
+        let (view, control, epoch, process, bytewise) = match self {
+            Self::Sqlite => ("", "", "0", "json_extract(m.surface, '$.process_id')", ""),
             Self::Postgres => (
                 "memori.",
                 "memori_control.",
                 "coalesce(pg_relation_filenode('memori.entities'), 0)::bigint",
                 "(m.surface::jsonb)->>'process_id'",
+                " COLLATE \"C\"",
             ),
         };
-        let mut sql =
-            template.replace("{epoch}", epoch).replace("{process of m}", process).replace("@@", control).replace('@', view);
+        let mut sql = template
+            .replace("{epoch}", epoch)
+            .replace("{process of m}", process)
+            .replace(" {bytewise}", bytewise)
+            .replace("@@", control)
+            .replace('@', view);
         while let Some(start) = sql.find("{any $") {
             let end = start + sql[start..].find('}').unwrap_or(sql.len() - start - 1);
             let parameter = sql[start + 5..end].to_owned();
@@ -162,11 +167,20 @@ impl Row {
     ///
     /// # Errors
     /// It is something else.
-    #[allow(clippy::cast_precision_loss)] // whole numbers here are small
     pub fn real(&mut self) -> Result<f64, ReadError> {
+        self.opt_real()?.ok_or(ReadError::Corrupt("a number is null"))
+    }
+
+    /// A number or null.
+    ///
+    /// # Errors
+    /// It is something else.
+    #[allow(clippy::cast_precision_loss)] // whole numbers here are small
+    pub fn opt_real(&mut self) -> Result<Option<f64>, ReadError> {
         match self.next()? {
-            Value::Int(n) => Ok(n as f64),
-            Value::Real(n) => Ok(n),
+            Value::Null => Ok(None),
+            Value::Int(n) => Ok(Some(n as f64)),
+            Value::Real(n) => Ok(Some(n)),
             _ => Err(ReadError::Corrupt("a column is not a number")),
         }
     }

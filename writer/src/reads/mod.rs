@@ -48,11 +48,23 @@ pub trait ReadStore: Send + Sync + 'static {
     /// What decides whether something cached about an entity is still true. One cheap statement.
     async fn entity_version(&self, tenant: &str, entity_key: &EntityKey) -> Result<EntityVersion, ReadError>;
 
-    /// All facts of an entity in a generation, with what recall shows of them.
-    async fn fact_rows(&self, tenant: &str, entity_key: &EntityKey, generation: i32) -> Result<FactRows, ReadError>;
+    /// All facts of an entity in a generation, with what recall shows of them, and their vectors of `model`.
+    async fn fact_rows(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+    ) -> Result<FactRows, ReadError>;
 
-    /// All messages of an entity.
-    async fn message_rows(&self, tenant: &str, entity_key: &EntityKey) -> Result<MessageRows, ReadError>;
+    /// All messages of an entity, with the vectors of `model` that a generation has of them.
+    async fn message_rows(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+    ) -> Result<MessageRows, ReadError>;
 
     /// Where events stand; only those that are known, in the order of their ids.
     async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError>;

@@ -15,6 +15,15 @@ pub struct EntityVersion {
     pub generation: i32,
 }
 
+/// An embedding: int8 values (two's complement), each worth `scale`. Of which model is known to whoever asked for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VectorRow {
+    /// What a step of the values is worth.
+    pub scale: f32,
+    /// One for each dimension.
+    pub values: Vec<u8>,
+}
+
 /// All that recall needs of an entity's facts, read at one instant.
 #[derive(Clone, Debug, Default)]
 pub struct FactRows {
@@ -41,6 +50,8 @@ pub struct MessageRows {
     pub version: Option<i64>,
     /// As in [`EntityVersion`].
     pub epoch: i64,
+    /// The generation of the vectors.
+    pub generation: i32,
     /// In no particular order.
     pub messages: Vec<MessageRow>,
     /// Events without a session.
@@ -66,6 +77,8 @@ pub struct FactRow {
     pub mentions: i64,
     pub first_mentioned_at_us: i64,
     pub last_mentioned_at_us: i64,
+    /// That of the smallest mention that has one of the wanted model.
+    pub vector: Option<VectorRow>,
 }
 
 /// One message's support for a fact.
@@ -118,6 +131,8 @@ pub struct MessageRow {
     pub process_id: Option<String>,
     pub session_id: Option<String>,
     pub occurred_at_us: i64,
+    /// Of the wanted model.
+    pub vector: Option<VectorRow>,
 }
 
 /// How far an event has come.

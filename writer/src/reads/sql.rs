@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::db::{Database, Param, Row, Statement};
 use super::rows::{
     ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRow, FactRows, ForgetTarget,
-    IntervalRow, KnownEvent, LineageRow, MentionRow, MessageRow, MessageRows, UnnamedRow,
+    IntervalRow, KnownEvent, LineageRow, MentionRow, MessageRow, MessageRows, UnnamedRow, VectorRow,
 };
 use super::{ReadError, ReadStore};
 use crate::recall::islands::Unnamed;
@@ -30,7 +30,17 @@ const FACTS: &str = "SELECT f.fact_id, f.kind, f.body, f.subject, f.predicate, f
     WHERE f.tenant = $1 AND f.entity_key = $2 AND f.generation = $3";
 
 const MENTIONS: &str = "SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.session_id, \
-    {process of m}, m.occurred_at_us FROM @mentions m WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3";
+    {process of m}, m.occurred_at_us, NULL, NULL FROM @mentions m WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3";
+
+/// As [`MENTIONS`]; the smallest mention of each fact that has a vector of the model brings it.
+const MENTIONS_WITH_VECTORS: &str = "SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, \
+    m.session_id, m.process_id, m.occurred_at_us, \
+    CASE WHEN m.place = 1 THEN m.vector_scale END, CASE WHEN m.place = 1 THEN m.vector END FROM (\
+    SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.session_id, \
+    {process of m} AS process_id, m.occurred_at_us, m.vector_scale, m.vector, \
+    CASE WHEN m.vector_model = $4 THEN row_number() OVER (PARTITION BY m.fact_id, m.vector_model \
+    ORDER BY m.occurred_at_us, m.event_id {bytewise}, m.message_index, m.content_hash, m.message_key) END AS place \
+    FROM @mentions m WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3) m";
 
 const VALIDITY: &str =
     "SELECT fact_id, valid_from_us, valid_to_us FROM @validity WHERE tenant = $1 AND entity_key = $2 AND generation = $3";
@@ -39,7 +49,14 @@ const UNNAMED: &str = "SELECT process_id, occurred_at_us, event_id, content_hash
     WHERE tenant = $1 AND entity_key = $2 AND session_id IS NULL AND NOT erased";
 
 const MESSAGES: &str = "SELECT message_key, event_id, content_hash, message_index, message_id, role, name, content, content_format, \
-    created_at_us, process_id, session_id, occurred_at_us FROM @messages WHERE tenant = $1 AND entity_key = $2";
+    created_at_us, process_id, session_id, occurred_at_us, NULL, NULL FROM @messages WHERE tenant = $1 AND entity_key = $2";
+
+const MESSAGES_WITH_VECTORS: &str = "SELECT m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.role, m.name, \
+    m.content, m.content_format, m.created_at_us, m.process_id, m.session_id, m.occurred_at_us, v.vector_scale, v.vector \
+    FROM @messages m LEFT JOIN @message_vectors v ON v.tenant = m.tenant AND v.entity_key = m.entity_key AND v.generation = $3 \
+    AND v.message_key = m.message_key AND v.event_id = m.event_id AND v.content_hash = m.content_hash \
+    AND v.message_index = m.message_index AND v.vector_model = $4 \
+    WHERE m.tenant = $1 AND m.entity_key = $2";
 
 const STATUS: &str = "SELECT e.event_id, e.entity_key, e.content_hash, e.erased, e.accepted_at_us, \
     o.kind, o.ended_at_us, o.dead_letter_class, o.dead_letter_reason \
@@ -165,7 +182,31 @@ fn fact_row(row: &mut Row) -> Result<FactRow, ReadError> {
         mentions: row.int()?,
         first_mentioned_at_us: row.int()?,
         last_mentioned_at_us: row.int()?,
+        vector: None,
     })
+}
+
+#[allow(clippy::cast_possible_truncation)] // a column of four bytes
+fn vector_row(row: &mut Row) -> Result<Option<VectorRow>, ReadError> {
+    let scale = row.opt_real()?;
+    Ok(scale.zip(row.opt_bytes()?).map(|(scale, values)| VectorRow { scale: scale as f32, values }))
+}
+
+/// Gives each fact the vector that one of its mentions brings, and takes the mentions.
+fn mentions_and_vectors(rows: Vec<Row>, facts: &mut [FactRow]) -> Result<Vec<MentionRow>, ReadError> {
+    let mut vectors: HashMap<FactId, VectorRow> = HashMap::new();
+    let mut mentions = Vec::with_capacity(rows.len());
+    for mut row in rows {
+        let mention = mention_row(&mut row)?;
+        if let Some(vector) = vector_row(&mut row)? {
+            vectors.insert(mention.fact_id, vector);
+        }
+        mentions.push(mention);
+    }
+    for fact in facts {
+        fact.vector = vectors.remove(&fact.fact_id);
+    }
+    Ok(mentions)
 }
 
 fn mention_row(row: &mut Row) -> Result<MentionRow, ReadError> {
@@ -206,6 +247,7 @@ fn message_row(row: &mut Row) -> Result<MessageRow, ReadError> {
         process_id: row.opt_text()?,
         session_id: row.opt_text()?,
         occurred_at_us: row.int()?,
+        vector: vector_row(row)?,
     })
 }
 
@@ -262,37 +304,66 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         version(self.0.query(Statement { template: VERSION, params: vec![text(tenant), key(entity_key)] }).await?)
     }
 
-    async fn fact_rows(&self, tenant: &str, entity_key: &EntityKey, generation: i32) -> Result<FactRows, ReadError> {
+    async fn fact_rows(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+    ) -> Result<FactRows, ReadError> {
         let of_entity = || vec![text(tenant), key(entity_key)];
         let of_generation = || vec![text(tenant), key(entity_key), Param::Int(generation.into())];
+        let mentions = match model {
+            None => Statement { template: MENTIONS, params: of_generation() },
+            Some(model) => Statement { template: MENTIONS_WITH_VECTORS, params: [of_generation(), vec![text(model)]].concat() },
+        };
         let statements = vec![
             Statement { template: VERSION, params: of_entity() },
             Statement { template: FACTS, params: of_generation() },
-            Statement { template: MENTIONS, params: of_generation() },
+            mentions,
             Statement { template: VALIDITY, params: of_generation() },
             Statement { template: UNNAMED, params: of_entity() },
         ];
         let [head, facts, mentions, validity, unnamed] = exactly(self.0.snapshot(statements).await?)?;
         let head = version(head)?;
+        let mut facts = all(facts, fact_row)?;
         Ok(FactRows {
             version: head.version,
             epoch: head.epoch,
             generation,
-            facts: all(facts, fact_row)?,
-            mentions: all(mentions, mention_row)?,
+            mentions: mentions_and_vectors(mentions, &mut facts)?,
+            facts,
             validity: all(validity, interval_row)?,
             unnamed: all(unnamed, unnamed_row)?,
         })
     }
 
-    async fn message_rows(&self, tenant: &str, entity_key: &EntityKey) -> Result<MessageRows, ReadError> {
-        let of_entity = |template| Statement { template, params: vec![text(tenant), key(entity_key)] };
-        let statements = vec![of_entity(VERSION), of_entity(MESSAGES), of_entity(UNNAMED)];
+    async fn message_rows(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+    ) -> Result<MessageRows, ReadError> {
+        let of_entity = || vec![text(tenant), key(entity_key)];
+        let messages = match model {
+            None => Statement { template: MESSAGES, params: of_entity() },
+            Some(model) => Statement {
+                template: MESSAGES_WITH_VECTORS,
+                params: [of_entity(), vec![Param::Int(generation.into()), text(model)]].concat(),
+            },
+        };
+        let statements = vec![
+            Statement { template: VERSION, params: of_entity() },
+            messages,
+            Statement { template: UNNAMED, params: of_entity() },
+        ];
         let [head, messages, unnamed] = exactly(self.0.snapshot(statements).await?)?;
         let head = version(head)?;
         Ok(MessageRows {
             version: head.version,
             epoch: head.epoch,
+            generation,
             messages: all(messages, message_row)?,
             unnamed: all(unnamed, unnamed_row)?,
         })

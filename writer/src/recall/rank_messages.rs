@@ -221,6 +221,7 @@ mod tests {
                     process_id: None,
                     session_id: Some((*session).to_owned()),
                     occurred_at_us: n * 1_000_000,
+                    vector: None,
                 }
             })
             .collect();

@@ -136,7 +136,7 @@ impl Recall {
         previous: Option<Arc<EntityImage>>,
     ) -> Result<Arc<EntityImage>, ReadError> {
         let began = Instant::now();
-        let rows = self.0.store.fact_rows(tenant, &entity_key, generation).await?;
+        let rows = self.0.store.fact_rows(tenant, &entity_key, generation, None).await?;
         let image = beside(move || Arc::new(EntityImage::build(&entity_key, rows, previous.as_deref()))).await?;
         metrics::image_built(began.elapsed());
         Ok(image)
@@ -168,7 +168,7 @@ impl Recall {
         metrics::cache_miss("messages");
         let _load = self.0.loads.acquire().await.map_err(|_| ReadError::Closed)?;
         let began = Instant::now();
-        let rows = self.0.store.message_rows(tenant, &entity_key).await?;
+        let rows = self.0.store.message_rows(tenant, &entity_key, version.generation, None).await?;
         let previous = cached.messages;
         let image = beside(move || Arc::new(MessageImage::build(&entity_key, rows, previous.as_deref()))).await?;
         metrics::image_built(began.elapsed());

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use memori_schemas::{ContentHash, EntityKey, FactId, Lane, MessageKey, Origin, TextHash, TripleHash};
+use memori_schemas::{ContentHash, EntityKey, FactId, Lane, MessageKey, Origin, TextHash, TripleHash, Vector};
 use uuid::Uuid;
 
 use super::StoreError;
 use crate::plan::rows::OutcomeKind;
-use crate::plan::{DeadCover, DeadLetterKey, EntityRef, EventRef, Marks, MentionKey, Surface};
+use crate::plan::{DeadCover, DeadLetterKey, EntityRef, EventRef, Marks, MentionKey, MessageVectorKey, Surface};
 
 /// A column's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) enum Cell<'a> {
     I32(i32),
     I16(Option<i16>),
     Bool(bool),
-    F32(f32),
+    F32(Option<f32>),
 }
 
 /// A value that was read.
@@ -155,7 +155,9 @@ plain! {
     i16, I16, i16, |v| Cell::I16(Some(*v));
     Option<i16>, I16, i16, |v| Cell::I16(*v);
     bool, Bool, bool, |v| Cell::Bool(*v);
-    f32, F32, f32, |v| Cell::F32(*v);
+    f32, F32, f32, |v| Cell::F32(Some(*v));
+    Option<f32>, F32, f32, |v| Cell::F32(*v);
+    Vec<u8>, Bytes, bytes, |v| Cell::Bytes(Some(v));
     Option<Vec<u8>>, Bytes, bytes, |v| Cell::Bytes(v.as_deref());
     Uuid, Uuid, uuid, |v| Cell::Uuid(Some(*v));
     Option<Uuid>, Uuid, uuid, |v| Cell::Uuid(*v);
@@ -281,6 +283,23 @@ impl Field for Option<Origin> {
     }
 }
 
+impl Field for Option<Vector> {
+    const KINDS: &'static [Kind] = Vector::KINDS;
+
+    fn put<'a>(&'a self, out: &mut Vec<Cell<'a>>) {
+        out.push(Cell::Text(self.as_ref().map(|vector| vector.model.as_str())));
+        out.push(Cell::F32(self.as_ref().map(|vector| vector.scale)));
+        out.push(Cell::Bytes(self.as_ref().map(|vector| vector.values.as_slice())));
+    }
+
+    fn get<F: Fields>(r: &mut Reader<'_, F>) -> Result<Self, StoreError> {
+        match (Option::<String>::get(r)?, Option::<f32>::get(r)?, Option::<Vec<u8>>::get(r)?) {
+            (Some(model), Some(scale), Some(values)) => Ok(Some(Vector { model, scale, values })),
+            _ => Ok(None),
+        }
+    }
+}
+
 /// Values as JSON in one column; strings, finite numbers and nulls always have a JSON form.
 macro_rules! json {
     ($($type:ty, $what:literal;)*) => {$(
@@ -324,5 +343,7 @@ composite! {
     EventRef { event_id: String, content_hash: ContentHash } = [Text, Bytes];
     Marks { first_live_offset: Option<i64>, first_backfill_offset: Option<i64>, first_spooled_at_us: Option<i64> } = [I64, I64, I64];
     MentionKey { generation: i32, fact_id: FactId, message_key: MessageKey, event: EventRef } = [I32, Uuid, Bytes, Text, Bytes];
+    MessageVectorKey { generation: i32, message_key: MessageKey, event: EventRef } = [I32, Bytes, Text, Bytes];
+    Vector { model: String, scale: f32, values: Vec<u8> } = [Text, F32, Bytes];
     DeadLetterKey { source_topic_id: String, source_partition: i32, source_offset: i64, generation: i32 } = [Text, I32, I64, I32];
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use memori_schemas::{
     ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo, Fact, FactKind,
-    FactsExtracted, ForgetFact, Lane, LogRecordBody, Message, Micros, Role, Supplied, ids,
+    FactsExtracted, ForgetFact, Lane, LogRecordBody, Message, MessageVector, Micros, Role, Supplied, Vector, ids,
 };
 use serde_json::Value;
 
@@ -135,6 +135,23 @@ fn cover(event: &ConversationEvent, lane: Lane, offset: i64) -> Cover {
     }
 }
 
+/// Made of a text, whatever it says.
+fn vector(text: &str) -> Vector {
+    let values = ids::text_hash(text).as_bytes().to_vec();
+    Vector { model: "hash@1".to_owned(), scale: 0.007_812_5, values }
+}
+
+fn message_vectors(event: &ConversationEvent) -> Vec<MessageVector> {
+    let of = |(index, message): (usize, &Message)| MessageVector {
+        event_id: event.event_id.clone(),
+        content_hash: event.content_hash,
+        message_key: event.message_key(index),
+        message_index: i32::try_from(index).expect("few messages"),
+        vector: vector(&message.content),
+    };
+    event.messages.iter().enumerate().map(of).collect()
+}
+
 /// Texts and the slots that they fill.
 type Said<'a> = &'a [(&'a str, Option<&'a str>)];
 
@@ -158,7 +175,7 @@ fn facts(event: &ConversationEvent, lane: Lane, offset: i64, said: Said<'_>) -> 
             message_id: event.shown_message_id(0),
             occurred_at: event.occurred_at,
         }],
-        vector: None,
+        vector: Some(vector(text)),
     };
     LogRecordBody::Facts(FactsExtracted {
         tenant: TENANT.to_owned(),
@@ -168,7 +185,7 @@ fn facts(event: &ConversationEvent, lane: Lane, offset: i64, said: Said<'_>) -> 
         generation: 1,
         covers: vec![cover(event, lane, offset)],
         facts: said.iter().map(fact).collect(),
-        message_vectors: Vec::new(),
+        message_vectors: message_vectors(event),
         extractor: ExtractorInfo {
             name: "builtin".to_owned(),
             version: "1".to_owned(),
@@ -326,6 +343,15 @@ pub async fn a_scenario_leaves_what_it_says(store: Arc<dyn Store>) -> Dump {
     let tea = rows(&dump, "facts").iter().find(|f| f["body"] == "The user likes tea").expect("still said by e1");
     let stats = rows(&dump, "fact_stats").iter().find(|s| s["fact_id"] == tea["fact_id"]).expect("has counts");
     assert_eq!(stats["mentions"], 1, "the mention by e2 was forgotten");
+
+    let vector_of = |text: &str| hex::encode(vector(text).values);
+    let tea_vectors: Vec<&Value> =
+        rows(&dump, "mentions").iter().filter(|m| m["fact_id"] == tea["fact_id"]).map(|m| &m["vector"]).collect();
+    assert_eq!(tea_vectors, [&Value::from(vector_of("The user likes tea"))]);
+    let said = column(&dump, "message_vectors", "vector");
+    assert!(said.contains(&vector_of("I live in Paris.")), "{said:?}");
+    assert!(!said.contains(&vector_of("my number is 4")), "an erased message's vector stayed");
+    assert_eq!(said.len(), 7, "one for each message of an applied event that was not erased: {said:?}");
 
     let erased: Vec<&Value> = rows(&dump, "events").iter().filter(|e| e["erased"] == true).map(|e| &e["event_id"]).collect();
     assert_eq!(erased, ["e6", "e7"]);

@@ -257,7 +257,12 @@ fn report(
     let mut report = FlushReport { rows: size(unowned), ..FlushReport::default() };
     for (entity, w) in writes {
         report.rows += size(&w.events) + w.messages.len() + size(&w.outcomes) + w.mentions.len() + size(&w.facts);
-        report.rows += size(&w.stats) + w.validity.len() + size(&w.erasures) + size(&w.forgets) + size(&w.dead_letters);
+        report.rows += w.message_vectors.len()
+            + size(&w.stats)
+            + w.validity.len()
+            + size(&w.erasures)
+            + size(&w.forgets)
+            + size(&w.dead_letters);
         for outcome in w.outcomes.insert.iter().chain(&w.outcomes.update) {
             match outcome.kind {
                 OutcomeKind::Applied => report.applied_accepted_at_us.push(outcome.event_accepted_at_us),

@@ -14,11 +14,11 @@ use sqlx::{Row as _, Transaction};
 use uuid::Uuid;
 
 use super::cells::{Cell, Fields, Reader};
-use super::tables::{Row, Table};
+use super::tables::{Row, StoredMessageVector, Table};
 use super::{Dump, InsertMode, OffsetKey, OffsetMove, Store, StoreError, StoreTransaction};
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow,
-    MessageRow, Needs, OutcomeRow, StatsRow, StoredFact, Upserts, ValidityRow,
+    MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, StoredFact, Upserts, ValidityRow,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -26,7 +26,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const MIGRATIONS_TABLE: &str = "store_migrations";
 
 /// All but `active_generations`, which is truth.
-const VIEW_TABLES: [&str; 12] = [
+const VIEW_TABLES: [&str; 13] = [
     "log_offsets",
     "entities",
     "events",
@@ -34,6 +34,7 @@ const VIEW_TABLES: [&str; 12] = [
     "outcomes",
     "facts",
     "mentions",
+    "message_vectors",
     "fact_stats",
     "validity",
     "erasures",
@@ -141,7 +142,7 @@ async fn execute(connection: &mut SqliteConnection, sql: &str, values: Vec<Cell<
 
 /// Rows of a table where `condition` holds.
 async fn select<R: Row>(connection: &mut SqliteConnection, condition: &str, values: Vec<Cell<'_>>) -> Result<Vec<R>, StoreError> {
-    let sql = format!("SELECT {} FROM {} WHERE {condition}", R::TABLE.column_list(""), R::TABLE.name);
+    let sql = format!("SELECT {} FROM {} WHERE {condition}", R::TABLE.lean_list("", |_| "NULL".to_owned()), R::TABLE.name);
     let query = values.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), bind);
     let rows = query.fetch_all(connection).await.map_err(failed)?;
     rows.iter().map(|row| R::read(&mut Reader::new(row))).collect()
@@ -212,6 +213,7 @@ impl Store for SqliteStore {
         dump.add(&all::<MessageRow>(c).await?);
         dump.add(&all::<OutcomeRow>(c).await?);
         dump.add(&all::<MentionRow>(c).await?);
+        dump.add(&all::<MessageVectorRow>(c).await?);
         dump.add(&all::<FactRow>(c).await?);
         dump.add(&all::<StatsRow>(c).await?);
         dump.add(&all::<ValidityRow>(c).await?);
@@ -329,6 +331,8 @@ impl SqliteTransaction {
             let letters = select::<DeadLetterRow>(c, OF_ENTITY, owner_cells(entity)).await?;
             view.dead_letters.extend(letters.into_iter().map(|row| (row.key.clone(), row)));
             mentions.extend(select::<MentionRow>(c, OF_ENTITY, owner_cells(entity)).await?);
+            let vectors = select::<StoredMessageVector>(c, OF_ENTITY, owner_cells(entity)).await?;
+            view.message_vectors.extend(vectors.into_iter().map(|row| row.key));
             view.whole = true;
         }
         for (generation, slot) in &needs.slots {
@@ -384,6 +388,20 @@ impl SqliteTransaction {
             .collect();
         let condition = "generation = ? AND fact_id = ? AND message_key = ? AND event_id = ? AND content_hash = ?";
         self.delete(entity, "mentions", condition, mentions).await?;
+        let vectors = w
+            .message_vectors_deleted
+            .iter()
+            .map(|m| {
+                vec![
+                    Cell::I32(m.generation),
+                    Cell::Bytes(Some(m.message_key.as_bytes())),
+                    Cell::Text(Some(&m.event.event_id)),
+                    Cell::Bytes(Some(m.event.content_hash.as_bytes())),
+                ]
+            })
+            .collect();
+        let condition = "generation = ? AND message_key = ? AND event_id = ? AND content_hash = ?";
+        self.delete(entity, "message_vectors", condition, vectors).await?;
         fn fact(f: &crate::plan::FactKey) -> Vec<Cell<'static>> {
             vec![Cell::I32(f.0), Cell::Uuid(Some(f.1.0))]
         }
@@ -397,6 +415,7 @@ impl SqliteTransaction {
         self.upsert(o, &w.messages, &[]).await?;
         self.upsert(o, &w.outcomes.insert, &w.outcomes.update).await?;
         self.upsert(o, &w.mentions, &[]).await?;
+        self.upsert(o, &w.message_vectors, &[]).await?;
         self.upsert(o, &w.facts.insert, &w.facts.update).await?;
         self.upsert(o, &w.stats.insert, &w.stats.update).await?;
         self.upsert(o, &w.validity, &[]).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use memori_schemas::{FactId, Lane, MessageKey, Origin, TextHash, TripleHash};
+use memori_schemas::{FactId, Lane, MessageKey, Origin, TextHash, TripleHash, Vector};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -10,7 +10,7 @@ use super::cells::{Cell, Field, Fields, Kind, Reader, put_owner};
 use crate::plan::rows::OutcomeKind;
 use crate::plan::{
     DeadCover, DeadLetterKey, DeadLetterRow, EntityRef, ErasureRow, EventRef, EventRow, FactRow, ForgetRow, Marks, MentionKey,
-    MentionRow, MessageRow, OutcomeRow, StatsRow, Surface, ValidityRow,
+    MentionRow, MessageRow, MessageVectorKey, MessageVectorRow, OutcomeRow, StatsRow, Surface, ValidityRow,
 };
 
 /// A table: the first two columns are always tenant and entity_key.
@@ -26,6 +26,13 @@ impl Table {
     pub(crate) fn column_list(&self, alias: &str) -> String {
         let names: Vec<String> = self.columns.iter().map(|(name, _)| format!("{alias}{name}")).collect();
         names.join(", ")
+    }
+
+    /// As [`Table::column_list`] with what a removal or a look-up has no use for left out: `null` stands for a vector's columns.
+    pub(crate) fn lean_list(&self, alias: &str, null: impl Fn(Kind) -> String) -> String {
+        let is_vector = |name: &str| ["vector_model", "vector_scale", "vector"].contains(&name);
+        let column = |(name, kind): &(&str, Kind)| if is_vector(name) { null(*kind) } else { format!("{alias}{name}") };
+        self.columns.iter().map(column).collect::<Vec<_>>().join(", ")
     }
 
     /// `ON CONFLICT (key) DO UPDATE SET …` of everything else.
@@ -170,6 +177,15 @@ tables! {
         text_hash: TextHash => "text_hash";
         triple_hash: Option<TripleHash> => "triple_hash";
         surface: Surface => "surface";
+        vector: Option<Vector> => "vector_model", "vector_scale", "vector";
+    }
+
+    MessageVectorRow in "message_vectors"
+        key("tenant", "entity_key", "generation", "message_key", "event_id", "content_hash")
+    {
+        key: MessageVectorKey => "generation", "message_key", "event_id", "content_hash";
+        message_index: i32 => "message_index";
+        vector: Vector => "vector_model", "vector_scale", "vector";
     }
 
     FactRow in "facts" key("tenant", "entity_key", "generation", "fact_id") {
@@ -235,5 +251,19 @@ tables! {
         original_key: Option<Vec<u8>> => "original_key";
         original_payload: Option<Vec<u8>> => "original_payload";
         failed_at_us: i64 => "failed_at_us";
+    }
+}
+
+/// The keys alone, for those who remove.
+#[derive(Debug)]
+pub(crate) struct StoredMessageVector {
+    pub(crate) key: MessageVectorKey,
+}
+
+tables! {
+    StoredMessageVector in "message_vectors"
+        key("tenant", "entity_key", "generation", "message_key", "event_id", "content_hash")
+    {
+        key: MessageVectorKey => "generation", "message_key", "event_id", "content_hash";
     }
 }

@@ -54,9 +54,9 @@ impl Arrays {
                 Kind::Bool => out.with(
                     cells.into_iter().map(|c| if let Cell::Bool(v) = c { Some(v) } else { None }).collect::<Vec<Option<bool>>>(),
                 ),
-                Kind::F32 => out.with(
-                    cells.into_iter().map(|c| if let Cell::F32(v) = c { Some(v) } else { None }).collect::<Vec<Option<f32>>>(),
-                ),
+                Kind::F32 => {
+                    out.with(cells.into_iter().map(|c| if let Cell::F32(v) = c { v } else { None }).collect::<Vec<Option<f32>>>())
+                }
             };
         }
         out

@@ -22,7 +22,7 @@ use super::tables::Row;
 use super::{Dump, InsertMode, OffsetKey, OffsetMove, Store, StoreError, StoreTransaction};
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow,
-    MessageRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
+    MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
 };
 use columns::Arrays;
 
@@ -131,6 +131,7 @@ impl Store for PostgresStore {
         dump.add(&all::<MessageRow>(c).await?);
         dump.add(&all::<OutcomeRow>(c).await?);
         dump.add(&all::<MentionRow>(c).await?);
+        dump.add(&all::<MessageVectorRow>(c).await?);
         dump.add(&all::<FactRow>(c).await?);
         dump.add(&all::<StatsRow>(c).await?);
         dump.add(&all::<ValidityRow>(c).await?);

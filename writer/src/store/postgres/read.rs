@@ -14,7 +14,7 @@ use crate::plan::{
 };
 use crate::store::StoreError;
 use crate::store::cells::Reader;
-use crate::store::tables::Row;
+use crate::store::tables::{Row, StoredMessageVector};
 
 type Views = BTreeMap<EntityRef, EntityView>;
 type Found<R> = Vec<(EntityRef, R)>;
@@ -29,7 +29,7 @@ async fn fetch<R: Row>(client: &Client, keys: usize, join: &str, arrays: &Arrays
     if keys == 0 {
         return Ok(Vec::new());
     }
-    let sql = format!("SELECT {} FROM {join}", R::TABLE.column_list("r."));
+    let sql = format!("SELECT {} FROM {join}", R::TABLE.lean_list("r.", |kind| format!("NULL::{}", kind.sql_type())));
     let rows = query(client, &sql, arrays).await?;
     rows.iter().map(|row| Ok((Reader::new(row).owner()?, R::read(&mut Reader::new(row))?))).collect()
 }
@@ -164,17 +164,20 @@ pub(super) async fn second_round(
            AND r.fact_id = f.fact_id"
     );
     let facts_sql = join(FACTS, "mentions", IS_FACT);
-    let (events, outcomes, letters, mentions, of_slots, of_facts) = futures::try_join!(
+    let vectors_sql = join(ENTITIES, "message_vectors", IS_ENTITY);
+    let (events, outcomes, letters, mentions, vectors, of_slots, of_facts) = futures::try_join!(
         fetch::<EventRow>(client, whole.len(), &events_sql, &of_entities),
         fetch::<OutcomeRow>(client, whole.len(), &outcomes_sql, &of_entities),
         fetch::<DeadLetterRow>(client, whole.len(), &letters_sql, &of_entities),
         fetch::<MentionRow>(client, whole.len(), &mentions_sql, &of_entities),
+        fetch::<StoredMessageVector>(client, whole.len(), &vectors_sql, &of_entities),
         fetch::<MentionRow>(client, slots.len(), &slots_sql, &of_slots),
         fetch::<MentionRow>(client, facts.len(), &facts_sql, &of_facts),
     )?;
     put(views, events, |view, row| drop(view.events.insert(row.event.clone(), row)));
     put(views, outcomes, |view, row| drop(view.outcomes.insert(row.key(), row)));
     put(views, letters, |view, row| drop(view.dead_letters.insert(row.key.clone(), row)));
+    put(views, vectors, |view, row| view.message_vectors.extend([row.key]));
     for found in [mentions, of_slots, of_facts] {
         put(views, found, |view, row| drop(view.mentions.insert(row.key.clone(), row)));
     }

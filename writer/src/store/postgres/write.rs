@@ -146,6 +146,19 @@ async fn deletions(client: &Client, writes: &Writes<'_>) -> Result<(), StoreErro
         },
     );
     delete(client, "mentions", &[FACT[0], FACT[1], ("message_key", Kind::Bytes), EVENT[0], EVENT[1]], mentions).await?;
+    let vectors = keys(
+        writes,
+        |w| &w.message_vectors_deleted,
+        |m| {
+            vec![
+                Cell::I32(m.generation),
+                Cell::Bytes(Some(m.message_key.as_bytes())),
+                Cell::Text(Some(&m.event.event_id)),
+                Cell::Bytes(Some(m.event.content_hash.as_bytes())),
+            ]
+        },
+    );
+    delete(client, "message_vectors", &[FACT[0], ("message_key", Kind::Bytes), EVENT[0], EVENT[1]], vectors).await?;
     let facts = || keys(writes, |w| &w.facts_deleted, |f| vec![Cell::I32(f.0), Cell::Uuid(Some(f.1.0))]);
     delete(client, "facts", &FACT, facts()).await?;
     delete(client, "fact_stats", &FACT, facts()).await?;
@@ -180,6 +193,7 @@ pub(super) async fn all(
     put(client, mode, rows(writes, |w| &w.messages), Vec::new()).await?;
     put(client, mode, rows(writes, |w| &w.outcomes.insert), rows(writes, |w| &w.outcomes.update)).await?;
     put(client, mode, rows(writes, |w| &w.mentions), Vec::new()).await?;
+    put(client, mode, rows(writes, |w| &w.message_vectors), Vec::new()).await?;
     put(client, mode, rows(writes, |w| &w.facts.insert), rows(writes, |w| &w.facts.update)).await?;
     put(client, mode, rows(writes, |w| &w.stats.insert), rows(writes, |w| &w.stats.update)).await?;
     put(client, mode, rows(writes, |w| &w.validity), Vec::new()).await?;

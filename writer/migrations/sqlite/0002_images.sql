@@ -1,0 +1,21 @@
+-- What recall's images are made from besides words: vectors, see docs/decisions/0008.
+
+-- A mention's vector is that of its fact's text: int8 values, each worth vector_scale. Vectors of unlike models are never compared.
+ALTER TABLE mentions ADD COLUMN vector_model text;
+ALTER TABLE mentions ADD COLUMN vector_scale real;
+ALTER TABLE mentions ADD COLUMN vector blob;
+
+-- The vector of a message's first words, by a winning outcome.
+CREATE TABLE message_vectors (
+    tenant text NOT NULL,
+    entity_key blob NOT NULL,
+    generation integer NOT NULL,
+    message_key blob NOT NULL,
+    event_id text NOT NULL,
+    content_hash blob NOT NULL,
+    message_index integer NOT NULL,
+    vector_model text NOT NULL,
+    vector_scale real NOT NULL,
+    vector blob NOT NULL,
+    PRIMARY KEY (tenant, entity_key, generation, message_key, event_id, content_hash)
+) WITHOUT ROWID;
