@@ -109,6 +109,18 @@ impl Languages {
         Self(self.0 | other.0)
     }
 
+    /// As a number, a bit for each.
+    #[must_use]
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// From such a number; bits without a language are ignored.
+    #[must_use]
+    pub fn of_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
     /// In the order of their numbers.
     pub fn iter(self) -> impl Iterator<Item = Language> {
         Language::ALL.into_iter().filter(move |language| self.0 & (1 << *language as u32) != 0)
