@@ -7,13 +7,16 @@
 //! Pure, and given the time: [`text`] (words), [`bm25`], [`rank_facts`], [`rank_messages`], [`islands`], [`budget`], [`image`],
 //! [`answer`]. [`service`] is the shell that reads the store and owns the [`cache`].
 
+pub mod analyse;
 pub mod answer;
+pub mod asks;
 pub mod bm25;
 pub mod budget;
 pub mod cache;
 pub mod image;
 pub mod islands;
 pub mod language;
+pub mod packed;
 pub mod query;
 pub mod rank_facts;
 pub mod rank_messages;

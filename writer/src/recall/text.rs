@@ -16,8 +16,12 @@ use icu_segmenter::options::WordBreakInvariantOptions;
 
 use super::language::{self, Languages};
 
-/// A term by its hash. Terms are compared within one process only.
+/// A term by its hash.
 pub type Term = u64;
+
+/// Changes with whatever decides which terms a text has, since packed chunks keep them: this module, `language`, `asks`, and the
+/// versions of the segmenter and the stemmers. A test holds it to their work.
+pub const VERSION: u16 = 1;
 
 /// Words of a query that are looked for; the rest of a longer query is left aside.
 pub const MAX_QUERY_WORDS: usize = 512;
@@ -126,12 +130,17 @@ pub fn term(word: &str) -> Term {
 /// A document as it is indexed.
 #[must_use]
 pub fn document(text: &str) -> DocumentTerms {
-    let words = words(text);
-    let language = language::guess(&words);
+    document_of(&words(text))
+}
+
+/// A document of these folded words.
+#[must_use]
+pub fn document_of(words: &[String]) -> DocumentTerms {
+    let language = language::guess(words);
     let mut languages = Languages::default();
     let mut terms: Vec<Term> = Vec::with_capacity(words.len() * 2);
     let mut of_word: Vec<Term> = Vec::with_capacity(8);
-    for word in &words {
+    for word in words {
         of_word.clear();
         of_word.push(term(word));
         let stemmed_in = language::of_word(word, language);

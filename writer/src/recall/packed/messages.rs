@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use memori_schemas::{ContentFormat, MessageKey, Role};
 
-use super::layout::{self, Arena, ArenaWriter, Column, NONE, Put, u32_of};
+use super::layout::{self, Arena, ArenaWriter, Column, NONE, Put};
 use super::tables::{
     AllVectors, Names, NamesWriter, SessionRef, Sessions, SessionsWriter, Vectors, Words, place, write_vectors, write_words,
 };
@@ -77,8 +77,7 @@ pub fn encode_messages(messages: &[MessageInput<'_>]) -> Vec<u8> {
         records.extend_from_slice(&[role, format, flags(&message.analysed), u8::from(message.created_at_us.is_some())]);
     }
     let [terms, starts, entries] = write_words(messages.iter().map(|message| message.analysed.terms.as_slice()));
-    let [groups, numbers, scales, values] =
-        write_vectors(messages.iter().map(|message| message.vectors.as_slice()), &mut arena);
+    let [groups, numbers, scales, values] = write_vectors(messages.iter().map(|message| message.vectors.as_slice()), &mut arena);
     let sections = [
         arena.bytes,
         records,

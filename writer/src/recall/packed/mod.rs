@@ -9,6 +9,8 @@ mod layout;
 mod messages;
 mod pack;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use memori_schemas::{ContentFormat, FactId, FactKind, MessageKey, Role};
 
@@ -17,8 +19,8 @@ use super::text::Term;
 
 pub use facts::{FactChunk, FactView, SourceView, encode_facts};
 pub use messages::{MessageChunk, MessageView, encode_messages};
-pub use pack::{pack_facts, pack_messages, pack_unnamed, unpack_unnamed};
 pub(super) use pack::{fact_inputs, message_inputs};
+pub use pack::{pack_facts, pack_messages, pack_unnamed, unpack_unnamed};
 pub use tables::SessionRef;
 pub(super) use tables::Vectors;
 

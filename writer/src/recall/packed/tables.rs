@@ -202,7 +202,7 @@ pub(super) fn write_words<'a>(items: impl Iterator<Item = &'a [(Term, u16)]>) ->
 
 /// The vectors of one model in a chunk, those of one dimension side by side.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Vectors {
+pub(in crate::recall) struct Vectors {
     dimensions: usize,
     items: Column,
     scales: Column,
@@ -274,28 +274,25 @@ impl AllVectors {
 }
 
 impl Vectors {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::recall) fn len(&self) -> usize {
         self.items.0.len() / 2
     }
 
     /// Which item the vector at a place belongs to.
     #[inline]
-    pub(super) fn item(&self, slot: usize) -> usize {
+    pub(in crate::recall) fn item(&self, slot: usize) -> usize {
         usize::from(self.items.u16(slot * 2))
     }
 
     /// Scale and values; each byte is an `i8`.
     #[inline]
-    pub(super) fn get(&self, slot: usize) -> (f32, &[u8]) {
+    pub(in crate::recall) fn get(&self, slot: usize) -> (f32, &[u8]) {
         (self.scales.f32(slot * 4), &self.values[slot * self.dimensions..(slot + 1) * self.dimensions])
     }
 }
 
 /// The vectors of items in their order, as four sections. Grouped by model and dimensions; an item's second of a group is left out.
-pub(super) fn write_vectors<'a>(
-    items: impl Iterator<Item = &'a [VectorInput<'a>]>,
-    arena: &mut ArenaWriter,
-) -> [Vec<u8>; 4] {
+pub(super) fn write_vectors<'a>(items: impl Iterator<Item = &'a [VectorInput<'a>]>, arena: &mut ArenaWriter) -> [Vec<u8>; 4] {
     let mut groups: std::collections::BTreeMap<(&str, usize), Vec<(u16, f32, &[u8])>> = std::collections::BTreeMap::new();
     for (number, vectors) in items.enumerate() {
         let number = u16::try_from(number).expect("a chunk has at most 65,535 items");

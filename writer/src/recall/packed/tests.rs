@@ -1,0 +1,202 @@
+use memori_schemas::{ContentFormat, FactId, FactKind, MessageKey, Role};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::reads::rows::UnnamedRow;
+use crate::recall::islands::Unnamed;
+
+/// What inputs borrow from.
+#[derive(Clone, Debug)]
+struct Owned {
+    id: u128,
+    texts: Vec<String>,
+    times: [i64; 3],
+    sources: Vec<(u8, String, bool)>,
+    intervals: Vec<(i64, Option<i64>)>,
+    terms: std::collections::BTreeMap<u64, u16>,
+    flags: (bool, bool),
+    choice: usize,
+    vectors: Vec<(bool, f32, Vec<u8>)>,
+}
+
+fn owned() -> impl Strategy<Value = Owned> {
+    (
+        (any::<u128>(), prop::collection::vec("\\PC{0,8}|[a-z]{60,70}", 8), any::<[i64; 3]>()),
+        prop::collection::vec((any::<u8>(), "[a-c]{1,3}", any::<bool>()), 0..4),
+        prop::collection::vec((any::<i64>(), any::<Option<i64>>()), 1..3),
+        prop::collection::btree_map(0..50_u64, 1..9_u16, 0..12),
+        any::<(bool, bool)>(),
+        any::<usize>(),
+        prop::collection::vec((any::<bool>(), 0.0..1.0_f32, prop::collection::vec(any::<u8>(), 1..4)), 0..2),
+    )
+        .prop_map(|((id, texts, times), sources, intervals, terms, flags, choice, vectors)| Owned {
+            id,
+            texts,
+            times,
+            sources,
+            intervals,
+            terms,
+            flags,
+            choice,
+            vectors,
+        })
+}
+
+impl Owned {
+    fn optional(&self, n: usize) -> Option<&str> {
+        Some(self.texts[n].as_str()).filter(|text| !text.is_empty())
+    }
+
+    fn analysed(&self) -> Analysed {
+        Analysed {
+            terms: self.terms.iter().map(|(term, count)| (*term, *count)).collect(),
+            words: u32::try_from(self.choice % 100).unwrap(),
+            languages: Languages::of_bits(u32::try_from(self.choice % 7).unwrap()),
+            question: self.flags.0,
+            dated: self.flags.1,
+        }
+    }
+
+    fn vectors(&self) -> Vec<VectorInput<'_>> {
+        let model = |first: bool| if first { "model-a@1" } else { "model-b@1" };
+        self.vectors.iter().map(|(first, scale, values)| VectorInput { model: model(*first), scale: *scale, values }).collect()
+    }
+
+    fn session<'a>(key: u8, text: &'a str, named: bool) -> SessionRef<'a> {
+        if named { SessionRef::Named(text) } else { SessionRef::Unnamed(text, [key; 16]) }
+    }
+
+    fn fact(&self) -> FactInput<'_> {
+        FactInput {
+            fact_id: FactId(Uuid::from_u128(self.id)),
+            kind: FactKind::ALL[self.choice % FactKind::ALL.len()],
+            content: &self.texts[0],
+            subject: self.optional(1),
+            predicate: self.optional(2),
+            object: self.optional(3),
+            confidence: 0.75,
+            process_id: self.optional(4),
+            extractor: &self.texts[5],
+            occurred_at_us: self.times[0],
+            rep_event_id: &self.texts[6],
+            rep_message_index: 3,
+            mentions: self.times[1],
+            first_mentioned_at_us: self.times[2],
+            last_mentioned_at_us: self.times[0],
+            intervals: self.intervals.iter().map(|(from_us, to_us)| Interval { from_us: *from_us, to_us: *to_us }).collect(),
+            sources: self
+                .sources
+                .iter()
+                .map(|(key, text, named)| SourceInput {
+                    message_key: MessageKey([*key; 16]),
+                    message_id: if *named { text } else { &self.texts[7] },
+                    event_id: &text[..1],
+                    session: Self::session(*key, text, *named),
+                    process_id: self.optional(4),
+                    occurred_at_us: self.times[1],
+                })
+                .collect(),
+            analysed: self.analysed(),
+            vectors: self.vectors(),
+        }
+    }
+
+    fn message(&self) -> MessageInput<'_> {
+        MessageInput {
+            message_key: MessageKey(self.id.to_be_bytes()),
+            message_id: &self.texts[0],
+            event_id: &self.texts[1],
+            content_hash: [self.flags.0.into(); 16],
+            message_index: self.times[0],
+            session: Self::session(1, &self.texts[2], self.flags.1),
+            process_id: self.optional(3),
+            role: Role::ALL[self.choice % Role::ALL.len()],
+            name: self.optional(4),
+            content: &self.texts[5],
+            content_format: if self.flags.0 { ContentFormat::Text } else { ContentFormat::Parts },
+            created_at_us: self.flags.0.then_some(self.times[1]),
+            occurred_at_us: self.times[2],
+            analysed: self.analysed(),
+            vectors: self.vectors(),
+        }
+    }
+}
+
+fn naive_hits(items: &[Owned], term: u64) -> Vec<(u16, u16)> {
+    (0..).zip(items).filter_map(|(n, item)| item.terms.get(&term).map(|count| (n, *count))).collect()
+}
+
+proptest! {
+    #[test]
+    fn chunks_give_back_what_went_in(items in prop::collection::vec(owned(), 0..12)) {
+        let facts: Vec<FactInput<'_>> = items.iter().map(Owned::fact).collect();
+        let bytes = encode_facts(&facts);
+        prop_assert_eq!(&bytes, &encode_facts(&facts));
+        let chunk = FactChunk::decode(bytes).unwrap();
+        prop_assert_eq!(&chunk.inputs(), &facts);
+        let messages: Vec<MessageInput<'_>> = items.iter().map(Owned::message).collect();
+        let said = MessageChunk::decode(encode_messages(&messages)).unwrap();
+        prop_assert_eq!(&said.inputs(), &messages);
+        for term in 0..50 {
+            prop_assert_eq!(chunk.hits(term).collect::<Vec<_>>(), naive_hits(&items, term));
+            prop_assert_eq!(said.hits(term).collect::<Vec<_>>(), naive_hits(&items, term));
+        }
+        for (model, dimensions) in [("model-a@1", 1), ("model-a@1", 3), ("model-b@1", 2)] {
+            let naive: Vec<(usize, f32, &[u8])> = facts.iter().enumerate().filter_map(|(n, fact)| {
+                let one = fact.vectors.iter().find(|v| v.model == model && v.values.len() == dimensions)?;
+                Some((n, one.scale, one.values))
+            }).collect();
+            let ours: Vec<(usize, f32, &[u8])> = chunk.vectors(model, dimensions).map(|group| {
+                (0..group.len()).map(|slot| { let (scale, values) = group.get(slot); (group.item(slot), scale, values) }).collect()
+            }).unwrap_or_default();
+            prop_assert_eq!(ours, naive);
+        }
+    }
+
+    /// A wrong byte anywhere is an error; with the checksum put right it is an error or a chunk that can be read through.
+    #[test]
+    fn hostile_bytes_do_not_panic(
+        items in prop::collection::vec(owned(), 1..5),
+        at in any::<prop::sample::Index>(),
+        byte in 1..=255_u8,
+        cut in any::<Option<prop::sample::Index>>(),
+    ) {
+        let facts: Vec<FactInput<'_>> = items.iter().map(Owned::fact).collect();
+        let messages: Vec<MessageInput<'_>> = items.iter().map(Owned::message).collect();
+        for mut bytes in [encode_facts(&facts), encode_messages(&messages)] {
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+                prop_assert!(FactChunk::decode(bytes.clone()).is_err() && MessageChunk::decode(bytes.clone()).is_err());
+            }
+            if bytes.is_empty() {
+                continue;
+            }
+            let at = at.index(bytes.len());
+            bytes[at] ^= byte;
+            prop_assert!(FactChunk::decode(bytes.clone()).is_err() && MessageChunk::decode(bytes.clone()).is_err());
+            if bytes.len() > 8 {
+                let sum = crc32fast::hash(&bytes[8..]);
+                bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+                if let Ok(chunk) = FactChunk::decode(bytes.clone()) {
+                    let _ = format!("{:?}", chunk.inputs());
+                }
+                if let Ok(chunk) = MessageChunk::decode(bytes) {
+                    let _ = format!("{:?}", chunk.inputs());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unnamed_events_come_back(rows in prop::collection::vec(("\\PC{0,6}", any::<Option<bool>>(), any::<i64>(), any::<u8>()), 0..9)) {
+        let rows: Vec<UnnamedRow> = rows.into_iter().map(|(event_id, process, occurred_at_us, hash)| UnnamedRow {
+            event: Unnamed { process_id: process.map(|p| p.to_string()), occurred_at_us, event_id },
+            content_hash: memori_schemas::ContentHash([hash; 32]),
+        }).collect();
+        let bytes = pack_unnamed(&rows);
+        let back = unpack_unnamed(bytes.clone()).unwrap();
+        prop_assert_eq!(format!("{:?}", back), format!("{:?}", rows));
+        prop_assert!(unpack_unnamed(bytes[..bytes.len() - 1].to_vec()).is_err());
+    }
+}
