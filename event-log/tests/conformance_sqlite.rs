@@ -23,7 +23,7 @@ impl Sqlite {
             lease_ttl: Duration::from_secs(2),
             heartbeat: Duration::from_millis(100),
             poll_interval: Duration::from_millis(50),
-            exclusive: false,
+            ..SqlLogConfig::default()
         };
         let database = SqliteDatabase::open(&self.path).await.expect("opens");
         SqlLog::open(database, config).await.expect("migrates")

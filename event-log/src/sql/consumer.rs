@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::dialect::{Dialect, Member};
 use super::membership::{self, Command, MembershipEvent};
-use super::{SqlLogConfig, missing, uncancelled};
+use super::{SqlLogConfig, member_prefix, missing, uncancelled};
 use crate::seam::{Consumer, ConsumerEvent, Fence, LogError, LogRecord, Start};
 use crate::topic::{Topic, TopicPartition};
 
@@ -58,7 +58,7 @@ impl SqlConsumer {
         let (sender, events) = mpsc::unbounded_channel();
         let member = Member {
             group: group.to_owned(),
-            id: Uuid::new_v4().to_string(),
+            id: format!("{}{}", config.instance.as_deref().map(member_prefix).unwrap_or_default(), Uuid::new_v4()),
             topics: topics.to_vec(),
             partitions,
             lease_ttl_ms: i64::try_from(config.lease_ttl.as_millis()).unwrap_or(i64::MAX),

@@ -51,8 +51,8 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     /// Makes or upgrades the tables; safe beside other processes that do the same.
     async fn migrate(&self) -> Result<(), LogError>;
 
-    /// Frees every lease and forgets every member.
-    async fn forget_members(&self) -> Result<(), LogError>;
+    /// Forgets the members of an instance, or all, and frees their leases.
+    async fn forget_members(&self, instance: Option<&str>) -> Result<(), LogError>;
 
     async fn create_topics(&self, partitions: i32) -> Result<(), LogError>;
 

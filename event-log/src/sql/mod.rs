@@ -12,6 +12,7 @@ mod consumer;
 pub(crate) mod dialect;
 mod headers;
 mod membership;
+pub mod postgres;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,9 @@ pub struct SqlLogConfig {
     /// The caller holds the database for itself, by a lock of its own: members that are recorded in it are dead, and their leases
     /// are free at once. The times above then grow, because nobody else is to be noticed.
     pub exclusive: bool,
+    /// A name that nobody else has while the log is open, because the caller holds a lock of its own on whatever bears the name:
+    /// members that are recorded under it are dead, and their leases are free at once.
+    pub instance: Option<String>,
 }
 
 impl Default for SqlLogConfig {
@@ -55,6 +59,7 @@ impl Default for SqlLogConfig {
             heartbeat: Duration::from_millis(500),
             poll_interval: Duration::from_millis(200),
             exclusive: false,
+            instance: None,
         }
     }
 }
@@ -75,13 +80,25 @@ impl SqlLog {
         Self::with_dialect(Arc::new(sqlite::SqliteDialect::new(database)), config).await
     }
 
+    /// Opens the log in a Postgres database, `postgres://user:password@host:port/database?sslmode=…`, making its tables in the schema
+    /// `memori`. Call it inside a runtime: it starts the appending task and those that wake.
+    ///
+    /// # Errors
+    /// [`LogError::Transient`] where the server is away; [`LogError::Fatal`] where the URL, the rights, the server's version or the
+    /// log's own do not do, with what to change.
+    pub async fn open_postgres(url: &str, config: SqlLogConfig) -> Result<Self, LogError> {
+        Self::with_dialect(Arc::new(postgres::PostgresDialect::new(url)?), config).await
+    }
+
     async fn with_dialect(dialect: Arc<dyn Dialect>, mut config: SqlLogConfig) -> Result<Self, LogError> {
         dialect.migrate().await?;
         if config.exclusive {
-            dialect.forget_members().await?;
+            dialect.forget_members(None).await?;
             config.poll_interval = config.poll_interval.max(EXCLUSIVE_INTERVAL);
             config.heartbeat = config.heartbeat.max(EXCLUSIVE_INTERVAL);
             config.lease_ttl = config.lease_ttl.max(EXCLUSIVE_LEASE_TTL);
+        } else if let Some(instance) = &config.instance {
+            dialect.forget_members(Some(&member_prefix(instance))).await?;
         }
         let appender = Arc::new(Appender::start(Arc::clone(&dialect)));
         Ok(Self { dialect, appender, config })
@@ -140,6 +157,11 @@ impl Log for SqlLog {
         }
         self.dialect.read(&span, offset, max_records, usize::MAX).await
     }
+}
+
+/// What the ids of an instance's members begin with.
+fn member_prefix(instance: &str) -> String {
+    format!("{instance}/")
 }
 
 fn missing(partition: TopicPartition) -> LogError {

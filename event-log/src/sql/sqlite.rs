@@ -91,10 +91,15 @@ impl Dialect for SqliteDialect {
         tx.commit().await.map_err(log_error)
     }
 
-    async fn forget_members(&self) -> Result<(), LogError> {
+    async fn forget_members(&self, instance: Option<&str>) -> Result<(), LogError> {
+        let prefix = instance.unwrap_or_default();
         let mut tx = self.begin().await?;
-        sqlx::query("DELETE FROM log_members").execute(&mut *tx).await.map_err(log_error)?;
-        sqlx::query("UPDATE log_leases SET owner = NULL, expires_at_ms = 0").execute(&mut *tx).await.map_err(log_error)?;
+        for sql in [
+            "DELETE FROM log_members WHERE substr(member, 1, length(?1)) = ?1",
+            "UPDATE log_leases SET owner = NULL, expires_at_ms = 0 WHERE substr(owner, 1, length(?1)) = ?1",
+        ] {
+            sqlx::query(sql).bind(prefix).execute(&mut *tx).await.map_err(log_error)?;
+        }
         tx.commit().await.map_err(log_error)
     }
 

@@ -1,0 +1,66 @@
+//! The schemas in a user's own database: made where they are missing and may be made, else the refusal says what to run.
+//!
+//! Promises: no right is asked for that is not needed. The right to create schemas is used only for one that is missing; with
+//! schemas that are there already, the right to make tables in them is enough.
+
+use sqlx::PgConnection;
+
+use super::connection::log_error;
+use crate::seam::LogError;
+
+/// The oldest server that is tested.
+pub const LEAST_SERVER_VERSION: u32 = 15;
+/// Held to a transaction's end by whoever makes schemas or tables.
+const MIGRATION_LOCK: i64 = 7_303_014_480_372;
+
+/// Inside a transaction: waits for its turn among all that migrate, refuses servers that are too old, and makes the schemas that
+/// are missing.
+///
+/// # Errors
+/// [`LogError::Fatal`] with what to run as the database's owner; [`LogError::Transient`] where the server is away.
+pub async fn prepare(transaction: &mut PgConnection, schemas: &[&str]) -> Result<(), LogError> {
+    let (version, shown): (i32, String) =
+        sqlx::query_as("SELECT current_setting('server_version_num')::int4, current_setting('server_version')")
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(log_error)?;
+    if u32::try_from(version / 10_000).unwrap_or(0) < LEAST_SERVER_VERSION {
+        return Err(LogError::Fatal(format!(
+            "the server is Postgres {shown}; the least that is supported is {LEAST_SERVER_VERSION}: upgrade it, or use another"
+        )));
+    }
+    sqlx::raw_sql("SET LOCAL lock_timeout = '30s'").execute(&mut *transaction).await.map_err(log_error)?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *transaction).await.map_err(log_error)?;
+    for schema in schemas {
+        make(transaction, schema).await?;
+    }
+    Ok(())
+}
+
+async fn make(transaction: &mut PgConnection, schema: &str) -> Result<(), LogError> {
+    let (there, may_fill, may_make, role, database): (bool, bool, bool, String, String) = sqlx::query_as(
+        "SELECT n.oid IS NOT NULL, coalesce(has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE'), false), \
+           has_database_privilege(current_database(), 'CREATE'), quote_ident(current_user), quote_ident(current_database()) \
+         FROM (SELECT $1::text AS name) AS wanted LEFT JOIN pg_namespace n ON n.nspname = wanted.name",
+    )
+    .bind(schema)
+    .fetch_one(&mut *transaction)
+    .await
+    .map_err(log_error)?;
+    match (there, may_fill, may_make) {
+        (true, true, _) => Ok(()),
+        (true, false, _) => Err(LogError::Fatal(format!(
+            "the role {role} may not make tables in the schema {schema} of the database {database}: as the schema's owner run \
+             `GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}`, or give the schema away with `ALTER SCHEMA {schema} OWNER TO {role}`"
+        ))),
+        (false, _, true) => sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}")))
+            .execute(&mut *transaction)
+            .await
+            .map(drop)
+            .map_err(log_error),
+        (false, _, false) => Err(LogError::Fatal(format!(
+            "the database {database} has no schema {schema}, and the role {role} may not make it: as the database's owner run \
+             `GRANT CREATE ON DATABASE {database} TO {role}`, or make it once with `CREATE SCHEMA {schema} AUTHORIZATION {role}`"
+        ))),
+    }
+}
