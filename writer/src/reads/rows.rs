@@ -54,8 +54,6 @@ pub struct MessageRows {
     pub generation: i32,
     /// In no particular order.
     pub messages: Vec<MessageRow>,
-    /// In no particular order.
-    pub vectors: Vec<MessageVectorRow>,
     /// Events without a session.
     pub unnamed: Vec<UnnamedRow>,
 }
@@ -96,32 +94,6 @@ pub struct MentionRow {
     pub session_id: Option<String>,
     pub process_id: Option<String>,
     pub occurred_at_us: i64,
-    /// What this mention's words look like to a model.
-    pub vector: Option<VectorRow>,
-}
-
-/// A vector as it stands on the log.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VectorRow {
-    /// The model's id and version.
-    pub model: String,
-    /// What a step of the values is worth.
-    pub scale: f32,
-    /// int8 values as bytes.
-    pub values: Vec<u8>,
-}
-
-/// The vector of a message's first words.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MessageVectorRow {
-    /// The message.
-    pub message_key: MessageKey,
-    /// The event that brought it.
-    pub event_id: String,
-    /// Which content of it.
-    pub content_hash: ContentHash,
-    /// The vector.
-    pub vector: VectorRow,
 }
 
 /// When a fact holds.

@@ -220,7 +220,6 @@ fn mention_row(row: &mut Row) -> Result<MentionRow, ReadError> {
         session_id: row.opt_text()?,
         process_id: row.opt_text()?,
         occurred_at_us: row.int()?,
-        vector: None,
     })
 }
 
@@ -366,7 +365,6 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
             epoch: head.epoch,
             generation,
             messages: all(messages, message_row)?,
-            vectors: Vec::new(),
             unnamed: all(unnamed, unnamed_row)?,
         })
     }

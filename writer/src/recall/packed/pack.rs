@@ -1,6 +1,6 @@
 //! Rows of the tables as chunks.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use memori_schemas::{ContentHash, FactId, MessageKey};
@@ -15,16 +15,16 @@ use crate::reads::rows::{FactRow, FactRows, MentionRow, MessageRow, MessageRows,
 use crate::recall::analyse;
 use crate::recall::islands::Unnamed;
 
-/// All facts of complete rows as chunks, in the order of what words them.
+/// All facts of complete rows as chunks, in the order of what words them; the rows' vectors are those of `model`.
 #[must_use]
-pub fn pack_facts(rows: &FactRows) -> Vec<Vec<u8>> {
-    fact_inputs(rows, |_| None).chunks(CHUNK_ITEMS).map(encode_facts).collect()
+pub fn pack_facts(rows: &FactRows, model: Option<&str>) -> Vec<Vec<u8>> {
+    fact_inputs(rows, model, |_| None).chunks(CHUNK_ITEMS).map(encode_facts).collect()
 }
 
-/// All messages of complete rows as chunks, in conversation order.
+/// All messages of complete rows as chunks, in conversation order; the rows' vectors are those of `model`.
 #[must_use]
-pub fn pack_messages(rows: &MessageRows) -> Vec<Vec<u8>> {
-    message_inputs(rows, |_| None).chunks(CHUNK_ITEMS).map(encode_messages).collect()
+pub fn pack_messages(rows: &MessageRows, model: Option<&str>) -> Vec<Vec<u8>> {
+    message_inputs(rows, model, |_| None).chunks(CHUNK_ITEMS).map(encode_messages).collect()
 }
 
 fn half(hash: &ContentHash) -> [u8; 16] {
@@ -37,12 +37,17 @@ fn session<'a>(named: Option<&'a String>, event_id: &'a str, hash: &ContentHash)
     named.map_or_else(|| SessionRef::Unnamed(event_id, half(hash)), |session| SessionRef::Named(session))
 }
 
-fn vector(row: &VectorRow) -> VectorInput<'_> {
-    VectorInput { model: &row.model, scale: row.scale, values: &row.values }
+fn vectors<'a>(row: Option<&'a VectorRow>, model: Option<&'a str>) -> Vec<VectorInput<'a>> {
+    let with_model = model.zip(row);
+    with_model.map(|(model, row)| VectorInput { model, scale: row.scale, values: &row.values }).into_iter().collect()
 }
 
 /// What rows say of facts, in the order of what words them; `known` may have taken a fact apart before.
-pub(in crate::recall) fn fact_inputs(rows: &FactRows, known: impl Fn(&FactRow) -> Option<Analysed>) -> Vec<FactInput<'_>> {
+pub(in crate::recall) fn fact_inputs<'a>(
+    rows: &'a FactRows,
+    model: Option<&'a str>,
+    known: impl Fn(&FactRow) -> Option<Analysed>,
+) -> Vec<FactInput<'a>> {
     let mut mentions: HashMap<FactId, Vec<&MentionRow>> = HashMap::with_capacity(rows.facts.len());
     for mention in &rows.mentions {
         mentions.entry(mention.fact_id).or_default().push(mention);
@@ -57,12 +62,6 @@ pub(in crate::recall) fn fact_inputs(rows: &FactRows, known: impl Fn(&FactRow) -
         .map(|row| {
             let mut own = mentions.remove(&row.fact_id).unwrap_or_default();
             own.sort_unstable_by(|a, b| order_of_mentions(a).cmp(&order_of_mentions(b)));
-            let mut vectors: Vec<VectorInput<'_>> = Vec::new();
-            for row in own.iter().filter_map(|mention| mention.vector.as_ref()) {
-                if vectors.iter().all(|one| one.model != row.model) {
-                    vectors.push(vector(row));
-                }
-            }
             let mut seen = HashSet::new();
             own.retain(|mention| seen.insert(mention.message_key));
             let mut holds = intervals.remove(&row.fact_id).unwrap_or_default();
@@ -89,7 +88,7 @@ pub(in crate::recall) fn fact_inputs(rows: &FactRows, known: impl Fn(&FactRow) -
                 intervals: holds,
                 sources: own.into_iter().map(SourceInput::of).collect(),
                 analysed: known(row).unwrap_or_else(|| analyse::text(&row.body, row.rep_occurred_at_us)),
-                vectors,
+                vectors: vectors(row.vector.as_ref(), model),
             }
         })
         .collect();
@@ -120,24 +119,23 @@ pub(in crate::recall) fn order_of_facts<'a>(fact: &FactInput<'a>) -> (i64, &'a s
 }
 
 /// What rows say of messages, each once, in conversation order; `known` may have taken a message apart before.
-pub(in crate::recall) fn message_inputs(
-    rows: &MessageRows,
+pub(in crate::recall) fn message_inputs<'a>(
+    rows: &'a MessageRows,
+    model: Option<&'a str>,
     known: impl Fn(&MessageRow) -> Option<Analysed>,
-) -> Vec<MessageInput<'_>> {
-    let mut vectors: HashMap<MessageKey, BTreeMap<&str, (&str, &ContentHash, VectorInput<'_>)>> = HashMap::new();
-    for row in &rows.vectors {
-        let mine = (row.event_id.as_str(), &row.content_hash);
-        let of_message = vectors.entry(row.message_key).or_default();
-        let first = of_message.get(row.vector.model.as_str()).is_none_or(|(event, hash, _)| mine < (*event, *hash));
-        if first {
-            of_message.insert(&row.vector.model, (mine.0, mine.1, vector(&row.vector)));
-        }
-    }
+) -> Vec<MessageInput<'a>> {
     let mut order: Vec<&MessageRow> = rows.messages.iter().collect();
     let key = |m: &MessageRow| (m.occurred_at_us, m.message_index);
     order.sort_unstable_by(|a, b| {
         (key(a).0, &a.event_id, key(a).1, &a.content_hash).cmp(&(key(b).0, &b.event_id, key(b).1, &b.content_hash))
     });
+    // The same words have the same vector, whichever event brought it.
+    let mut with_vector: HashMap<MessageKey, &VectorRow> = HashMap::new();
+    for message in &order {
+        if let Some(vector) = &message.vector {
+            with_vector.entry(message.message_key).or_insert(vector);
+        }
+    }
     let mut seen = HashSet::with_capacity(order.len());
     order.retain(|message| seen.insert(message.message_key));
     order
@@ -158,7 +156,7 @@ pub(in crate::recall) fn message_inputs(
             occurred_at_us: row.occurred_at_us,
             analysed: known(row)
                 .unwrap_or_else(|| analyse::text(&analyse::spoken(&row.content, row.content_format), row.occurred_at_us)),
-            vectors: vectors.remove(&row.message_key).map(|all| all.into_values().map(|v| v.2).collect()).unwrap_or_default(),
+            vectors: vectors(with_vector.get(&row.message_key).copied(), model),
         })
         .collect()
 }
