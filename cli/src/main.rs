@@ -41,6 +41,8 @@ enum Command {
     /// API keys.
     #[command(subcommand)]
     Key(commands::key::Key),
+    /// Measure how well recall finds, on a file of conversations and questions.
+    Quality(commands::quality::Flags),
     /// Check configuration, log and store, and say what to do.
     Doctor(commands::doctor::Flags),
 }
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Recall(flags) => commands::recall::run(flags).await,
         Command::Event(flags) => commands::event::run(flags).await,
         Command::Key(key) => commands::key::run(key),
+        Command::Quality(flags) => commands::quality::run(settings, flags).await,
         Command::Doctor(flags) => commands::doctor::run(settings, flags).await,
     })
 }
