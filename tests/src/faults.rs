@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use memori_writer::plan::{DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, Needs, Upserts};
-use memori_writer::store::{Dump, InsertMode, OffsetKey, OffsetMove, Store, StoreError, StoreTransaction};
+use memori_writer::plan::{DeadLetterKey, DeadLetterRow, EntityRef, EntityView, Needs, Upserts};
+use memori_writer::store::{
+    Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -76,7 +78,7 @@ impl StoreTransaction for FaultyTransaction {
         self.inner.lock_offsets(keys).await
     }
 
-    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<Option<String>>, StoreError> {
+    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<LockedEntity>, StoreError> {
         self.inner.lock_entities(entities).await
     }
 
@@ -96,7 +98,7 @@ impl StoreTransaction for FaultyTransaction {
         self.inner.read_letters(keys).await
     }
 
-    async fn write(&mut self, writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
+    async fn write(&mut self, writes: &[PlannedEntity<'_>], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
         self.may_fail("the write")?;
         self.inner.write(writes, unowned).await?;
         self.may_fail("the written")

@@ -7,6 +7,7 @@ pub mod distributed;
 pub mod drive;
 pub mod embedded;
 pub mod faults;
+pub mod flushes;
 pub mod keys;
 pub mod model;
 pub mod phrases;

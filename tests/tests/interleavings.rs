@@ -9,17 +9,15 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use memori_event_log::sqlite::SqliteDatabase;
 use memori_event_log::topic::Topic;
-use memori_schemas::{Lane, LogRecordBody, ids};
 use memori_tests::faults::FaultyStore;
-use memori_tests::scenario::{self, Partition, TENANT};
+use memori_tests::flushes::{self, Run};
+use memori_tests::scenario::{self, Partition};
 use memori_tests::servers::Servers;
 use memori_tests::storm::tell;
-use memori_writer::plan::intake::{self, Place};
-use memori_writer::plan::{EntityBatch, EntityRef};
 use memori_writer::postgres::PostgresTarget;
 use memori_writer::store::postgres::PostgresStore;
 use memori_writer::store::sqlite::SqliteStore;
-use memori_writer::store::{self, Dump, FlushInput, OffsetKey, OffsetMove, Store, StoreError};
+use memori_writer::store::{self, Dump, Store, StoreError};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -34,62 +32,10 @@ fn seeds(small: u64, large: u64) -> Vec<u64> {
     }
 }
 
-/// A run of records of one topic.
-struct Run<'p> {
-    topic: Topic,
-    from: usize,
-    records: &'p [LogRecordBody],
-}
-
-/// What one flush of these runs says.
-fn input(runs: &[Run<'_>]) -> FlushInput {
-    let mut input = FlushInput::default();
-    for run in runs {
-        let topic_id: Arc<str> = Arc::from(format!("id-of-{}", run.topic));
-        for (n, body) in run.records.iter().enumerate() {
-            let offset = i64::try_from(run.from + n).expect("few records");
-            let place = Place { lane: run.topic.lane().unwrap_or(Lane::Live), topic_id: topic_id.clone(), partition: 0, offset };
-            take(&mut input.entities, body, &place);
-        }
-        let end = |n: usize| i64::try_from(n).expect("few records");
-        let key = OffsetKey { cluster_id: Arc::from("cluster"), topic_id, partition: 0 };
-        input.moves.push(OffsetMove { key, from: end(run.from), next: end(run.from + run.records.len()) });
-    }
-    input
-}
-
-fn take(entities: &mut BTreeMap<EntityRef, EntityBatch>, body: &LogRecordBody, place: &Place) {
-    let mut batch = |entity_id: &str, put: &mut dyn FnMut(&EntityRef, &mut EntityBatch)| {
-        let owner = EntityRef { tenant: TENANT.to_owned(), key: ids::entity_key(TENANT, entity_id) };
-        let batch = entities.entry(owner.clone()).or_default();
-        batch.entity_id = entity_id.to_owned();
-        put(&owner, batch);
-    };
-    match body {
-        LogRecordBody::Conversation(event) => batch(&event.entity_id, &mut |_, batch| {
-            batch.copies.push(intake::event_copy(event, place).expect("a storable event"));
-        }),
-        LogRecordBody::Facts(record) => batch(&record.entity_id, &mut |owner, batch| {
-            batch.extractions.push(intake::extraction(owner, record, place).expect("a storable extraction"));
-        }),
-        LogRecordBody::DeadLetter(letter) => {
-            let entity_id = letter.entity_id.as_deref().expect("the scenario's letters have owners");
-            batch(entity_id, &mut |_, batch| batch.burials.push(intake::burial(letter, place)));
-        }
-        LogRecordBody::EraseEntity(control) => batch(&control.entity_id, &mut |_, batch| {
-            batch.erasures.push(intake::erasure(control, 7).expect("a storable erasure"));
-        }),
-        LogRecordBody::ForgetFact(control) => batch(&control.entity_id, &mut |_, batch| {
-            batch.forgets.push(intake::forget(control, 7).expect("a storable forget"));
-        }),
-        LogRecordBody::Flush(_) => {}
-    }
-}
-
 /// Everything in one flush: no order at all.
 async fn at_once(store: &dyn Store, partition: &Partition) -> anyhow::Result<Dump> {
     let runs: Vec<Run<'_>> = partition.iter().map(|(topic, records)| Run { topic: *topic, from: 0, records }).collect();
-    store::flush(store, &input(&runs)).await?;
+    store::flush(store, &flushes::input(&runs)).await?;
     Ok(store.dump().await?)
 }
 
@@ -131,21 +77,8 @@ async fn write(store: &dyn Store, partition: &Partition, topics: &[Topic], seed:
         if runs.is_empty() {
             continue;
         }
-        let mut input = input(&runs);
-        // What one of them cannot do now, it can do later; what it may have done, it does not do twice.
-        let mut tries = 0;
-        loop {
-            match store::flush(store, &input).await {
-                Ok(_) => break,
-                Err(StoreError::Retry(_)) if tries < 50 => tries += 1,
-                Err(StoreError::CommitUnknown(_)) if tries < 50 => {
-                    input.unsure = true;
-                    tries += 1;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        input.unsure = false;
+        let input = flushes::input(&runs);
+        flushes::flush(store, input.clone()).await?;
         if rng.random_bool(0.3) {
             // A batch that was written and is handed over again, by a writer that did not hear of it.
             let zombie = store::flush(store, &input).await;

@@ -22,3 +22,37 @@ CREATE TABLE memori.message_vectors (
     PRIMARY KEY (tenant, entity_key, generation, message_key, event_id, content_hash)
 );
 ALTER TABLE memori.message_vectors ALTER COLUMN vector SET STORAGE EXTERNAL;
+
+-- Images, see docs/decisions/0008. None of this is base: it says what to read anew, and what was packed so that it is read faster.
+
+-- rebased_version: images older than this are read whole; entity_changes tells of every later version that changed something.
+-- packed_version: the version that the packs show; null where there are none.
+ALTER TABLE memori.entities
+    ADD COLUMN rebased_version bigint NOT NULL DEFAULT 0,
+    ADD COLUMN packed_version bigint;
+UPDATE memori.entities SET rebased_version = version;
+
+-- What a flush changed of an entity. facts: ids, 16 bytes each, one after the other; messages: keys, likewise.
+CREATE TABLE memori.entity_changes (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    version bigint NOT NULL,
+    facts bytea NOT NULL,
+    messages bytea NOT NULL,
+    PRIMARY KEY (tenant, entity_key, version)
+);
+
+-- All of an entity as of entities.packed_version, in a few large values. kind: 1 facts, 2 messages. model: empty where the packs
+-- hold no vectors. bytes are in the format of recall/packed.rs, and are never compressed, so that they are read as they lie.
+CREATE TABLE memori.packs (
+    tenant text NOT NULL,
+    entity_key bytea NOT NULL,
+    generation integer NOT NULL,
+    kind smallint NOT NULL,
+    chunk integer NOT NULL,
+    version bigint NOT NULL,
+    model text NOT NULL,
+    bytes bytea NOT NULL,
+    PRIMARY KEY (tenant, entity_key, generation, kind, chunk)
+);
+ALTER TABLE memori.packs ALTER COLUMN bytes SET STORAGE EXTERNAL;

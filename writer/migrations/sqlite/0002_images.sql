@@ -19,3 +19,35 @@ CREATE TABLE message_vectors (
     vector blob NOT NULL,
     PRIMARY KEY (tenant, entity_key, generation, message_key, event_id, content_hash)
 ) WITHOUT ROWID;
+
+-- Images, see docs/decisions/0008. None of this is base: it says what to read anew, and what was packed so that it is read faster.
+
+-- rebased_version: images older than this are read whole; entity_changes tells of every later version that changed something.
+-- packed_version: the version that the packs show; null where there are none.
+ALTER TABLE entities ADD COLUMN rebased_version integer NOT NULL DEFAULT 0;
+ALTER TABLE entities ADD COLUMN packed_version integer;
+UPDATE entities SET rebased_version = version;
+
+-- What a flush changed of an entity. facts: ids, 16 bytes each, one after the other; messages: keys, likewise.
+CREATE TABLE entity_changes (
+    tenant text NOT NULL,
+    entity_key blob NOT NULL,
+    version integer NOT NULL,
+    facts blob NOT NULL,
+    messages blob NOT NULL,
+    PRIMARY KEY (tenant, entity_key, version)
+) WITHOUT ROWID;
+
+-- All of an entity as of entities.packed_version, in a few large values. kind: 1 facts, 2 messages. model: empty where the packs
+-- hold no vectors. bytes are in the format of recall/packed.rs.
+CREATE TABLE packs (
+    tenant text NOT NULL,
+    entity_key blob NOT NULL,
+    generation integer NOT NULL,
+    kind integer NOT NULL,
+    chunk integer NOT NULL,
+    version integer NOT NULL,
+    model text NOT NULL,
+    bytes blob NOT NULL,
+    PRIMARY KEY (tenant, entity_key, generation, kind, chunk)
+);

@@ -5,6 +5,7 @@
 //! rounds: [`EntityBatch::first_needs`], then what [`plan`] answers with; the first costs as much as the batch is large, the
 //! second happens only for removals and for facts of single-valued slots.
 
+mod changes;
 mod dead;
 mod derive;
 mod entity;
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use memori_schemas::MessageKey;
 
+pub use changes::{ChangesRow, ImageChange};
 pub use entity::plan;
 pub use rows::{
     DeadCover, DeadLetterKey, DeadLetterRow, EntityRef, ErasureRow, EventRef, EventRow, FactKey, FactRow, ForgetRow, Marks,

@@ -1,7 +1,8 @@
 //! The two databases behind one small seam: statements with parameters in, rows of plain values out.
 //!
 //! A statement is written once. `@name` is a table of the view, `@@name` one of the truth; `{any $n}` is membership in a list of
-//! texts; what else differs is named in [`Dialect::expand`].
+//! texts; `{part of fact_id}` and `{part of message_key}` keep what changed, where not everything is wanted ([`Part`]); what else
+//! differs is named in [`Dialect::expand`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,9 +21,9 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// A template as this database reads it.
+    /// A template as this database reads it; a part's version is the parameter after the first `params`.
     #[must_use]
-    pub fn expand(self, template: &str) -> String {
+    pub fn expand(self, template: &str, part: Part, params: usize) -> String {
         let (view, control, epoch, process, bytewise) = match self {
             Self::Sqlite => ("", "", "0", "json_extract(m.surface, '$.process_id')", ""),
             Self::Postgres => (
@@ -34,6 +35,10 @@ impl Dialect {
             ),
         };
         let mut sql = template
+            .replace("{part of fact_id}", &self.changed(part, "fact_id", "facts", params))
+            .replace("{part of f.fact_id}", &self.changed(part, "f.fact_id", "facts", params))
+            .replace("{part of message_key}", &self.changed(part, "message_key", "messages", params))
+            .replace("{part of m.message_key}", &self.changed(part, "m.message_key", "messages", params))
             .replace("{epoch}", epoch)
             .replace("{process of m}", process)
             .replace(" {bytewise}", bytewise)
@@ -50,13 +55,63 @@ impl Dialect {
         }
         sql
     }
+
+    /// The condition that keeps rows whose `column` was named by a later flush; names are 16 bytes each in `names`.
+    fn changed(self, part: Part, column: &str, names: &str, params: usize) -> String {
+        let later = match part {
+            Part::Whole => return String::new(),
+            Part::Since(_) => format!("c.version > ${}", params + 1),
+            Part::SincePack => {
+                "c.version > (SELECT packed_version FROM @entities WHERE tenant = $1 AND entity_key = $2)".to_owned()
+            }
+        };
+        let of_entity = format!("FROM @entity_changes c WHERE c.tenant = $1 AND c.entity_key = $2 AND {later}");
+        match self {
+            Self::Sqlite => format!(
+                " AND {column} IN (WITH RECURSIVE names(all_of, place) AS (\
+                 SELECT c.{names}, 1 {of_entity} AND c.{names} <> x'' \
+                 UNION ALL SELECT all_of, place + 16 FROM names WHERE place + 16 <= length(all_of)) \
+                 SELECT substr(all_of, place, 16) FROM names)"
+            ),
+            Self::Postgres => {
+                let name = "substr(p.all_of, place, 16)";
+                let name = if names == "facts" { format!("encode({name}, 'hex')::uuid") } else { name.to_owned() };
+                format!(
+                    " AND {column} = ANY(ARRAY(SELECT DISTINCT {name} FROM (SELECT c.{names} AS all_of {of_entity}) p, \
+                     generate_series(1, octet_length(p.all_of), 16) place))"
+                )
+            }
+        }
+    }
+}
+
+/// Which of the rows that a template is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    Whole,
+    /// What a flush after this version names.
+    Since(i64),
+    /// What a flush after the packs' version names; nothing where there are no packs.
+    SincePack,
+}
+
+impl Part {
+    /// Parts of one number have one statement.
+    fn number(self) -> u8 {
+        match self {
+            Self::Whole => 0,
+            Self::Since(_) => 1,
+            Self::SincePack => 2,
+        }
+    }
 }
 
 /// Expanded statements, each made once.
 #[derive(Debug)]
 pub struct Statements {
     dialect: Dialect,
-    expanded: RwLock<HashMap<&'static str, Arc<str>>>,
+    expanded: RwLock<HashMap<(&'static str, u8), Arc<str>>>,
 }
 
 impl Statements {
@@ -66,14 +121,16 @@ impl Statements {
         Self { dialect, expanded: RwLock::default() }
     }
 
-    /// The statement of a template.
+    /// The SQL of a statement; one template always has as many parameters.
     #[must_use]
-    pub fn of(&self, template: &'static str) -> Arc<str> {
-        if let Some(known) = self.expanded.read().unwrap_or_else(PoisonError::into_inner).get(template) {
+    pub fn of(&self, statement: &Statement) -> Arc<str> {
+        let key = (statement.template, statement.part.number());
+        if let Some(known) = self.expanded.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return known.clone();
         }
-        let expanded: Arc<str> = self.dialect.expand(template).into();
-        self.expanded.write().unwrap_or_else(PoisonError::into_inner).insert(template, expanded.clone());
+        let own = statement.params.len() - usize::from(matches!(statement.part, Part::Since(_)));
+        let expanded: Arc<str> = self.dialect.expand(statement.template, statement.part, own).into();
+        self.expanded.write().unwrap_or_else(PoisonError::into_inner).insert(key, expanded.clone());
         expanded
     }
 }
@@ -93,8 +150,27 @@ pub enum Param {
 pub struct Statement {
     /// See the module.
     pub template: &'static str,
-    /// In order.
+    /// In order; the last is the version of [`Part::Since`].
     pub params: Vec<Param>,
+    /// Which rows.
+    pub part: Part,
+}
+
+impl Statement {
+    /// Of all rows.
+    #[must_use]
+    pub fn whole(template: &'static str, params: Vec<Param>) -> Self {
+        Self { template, params, part: Part::Whole }
+    }
+
+    /// Of a part of the rows.
+    #[must_use]
+    pub fn part(template: &'static str, mut params: Vec<Param>, part: Part) -> Self {
+        if let Part::Since(version) = part {
+            params.push(Param::Int(version));
+        }
+        Self { template, params, part }
+    }
 }
 
 /// A value of a row. Booleans are integers, UUIDs their 16 bytes.
@@ -233,11 +309,11 @@ mod tests {
     fn templates_become_either_dialect() {
         let template = "SELECT {epoch} FROM @facts f JOIN @@active_generations g WHERE event_id {any $2} AND x = $3";
         assert_eq!(
-            Dialect::Sqlite.expand(template),
+            Dialect::Sqlite.expand(template, Part::Whole, 3),
             "SELECT 0 FROM facts f JOIN active_generations g WHERE event_id IN (SELECT value FROM json_each($2)) AND x = $3"
         );
         assert_eq!(
-            Dialect::Postgres.expand(template),
+            Dialect::Postgres.expand(template, Part::Whole, 3),
             "SELECT coalesce(pg_relation_filenode('memori.entities'), 0)::bigint FROM memori.facts f \
              JOIN memori_control.active_generations g WHERE event_id = ANY($2) AND x = $3"
         );

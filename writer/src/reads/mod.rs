@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use memori_schemas::{EntityKey, FactId};
 
 use self::rows::{
-    ControlId, EntityRow, EntityVersion, ErasureReceipt, EventStatus, FactPlace, FactRows, ForgetTarget, KnownEvent, LineageRow,
-    MessageRows,
+    Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventStatus, FactPlace, FactRows, ForgetTarget, KnownEvent,
+    LineageRow, MessageRows, Shown,
 };
 
 pub use self::postgres::PostgresReads;
@@ -65,6 +65,27 @@ pub trait ReadStore: Send + Sync + 'static {
         generation: i32,
         model: Option<&str>,
     ) -> Result<MessageRows, ReadError>;
+
+    /// What of [`ReadStore::fact_rows`] has changed since an image of the same generation and model was made, in one round trip.
+    async fn fact_changes_since(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+        shown: Shown,
+    ) -> Result<Changes<FactRows>, ReadError>;
+
+    /// What of [`ReadStore::message_rows`] has changed since an image of the same generation and model was made, in one round
+    /// trip.
+    async fn message_changes_since(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+        shown: Shown,
+    ) -> Result<Changes<MessageRows>, ReadError>;
 
     /// Where events stand; only those that are known, in the order of their ids.
     async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError>;

@@ -34,7 +34,7 @@ impl PostgresReads {
 #[async_trait]
 impl Database for PostgresDb {
     async fn query(&self, statement: Statement) -> Result<Vec<Row>, ReadError> {
-        let sql = self.statements.of(statement.template);
+        let sql = self.statements.of(&statement);
         let client = self.pool.get().await?;
         let prepared = client.prepare_cached(&sql).await?;
         let params: Vec<&(dyn ToSql + Sync)> = statement.params.iter().map(|param| param as _).collect();
@@ -53,7 +53,7 @@ impl PostgresDb {
         let client = self.pool.get().await?;
         let mut prepared = Vec::with_capacity(statements.len());
         for statement in &statements {
-            prepared.push(client.prepare_cached(&self.statements.of(statement.template)).await?);
+            prepared.push(client.prepare_cached(&self.statements.of(statement)).await?);
         }
         let params: Vec<Vec<&(dyn ToSql + Sync)>> =
             statements.iter().map(|statement| statement.params.iter().map(|param| param as _).collect()).collect();

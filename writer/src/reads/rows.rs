@@ -13,6 +13,39 @@ pub struct EntityVersion {
     pub epoch: i64,
     /// The generation that recall reads.
     pub generation: i32,
+    /// Images older than this are read whole.
+    pub rebased_version: i64,
+    /// The version that the packs show, where there are packs.
+    pub packed_version: Option<i64>,
+}
+
+impl EntityVersion {
+    /// Whether the changes since tell everything that an image lacks.
+    #[must_use]
+    pub fn tells_since(&self, shown: Shown) -> bool {
+        self.version.is_some_and(|version| shown.version <= version)
+            && self.epoch == shown.epoch
+            && self.rebased_version <= shown.version
+    }
+}
+
+/// What an image shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The entity's version.
+    pub version: i64,
+    /// As in [`EntityVersion`].
+    pub epoch: i64,
+}
+
+/// What an image lacks.
+#[derive(Clone, Debug)]
+pub enum Changes<R> {
+    /// Everything of each fact or message that changed, in place of what the image has of it, and the events without a session
+    /// that came: they are added. Nothing is to be removed.
+    Since(R),
+    /// Only all of the rows tell.
+    Reload,
 }
 
 /// An embedding: int8 values (two's complement), each worth `scale`. Of which model is known to whoever asked for it.

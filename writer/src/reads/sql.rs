@@ -8,10 +8,10 @@ use memori_schemas::{
 };
 use uuid::Uuid;
 
-use super::db::{Database, Param, Row, Statement};
+use super::db::{Database, Param, Part, Row, Statement};
 use super::rows::{
-    ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRow, FactRows, ForgetTarget,
-    IntervalRow, KnownEvent, LineageRow, MentionRow, MessageRow, MessageRows, UnnamedRow, VectorRow,
+    Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRow, FactRows,
+    ForgetTarget, IntervalRow, KnownEvent, LineageRow, MentionRow, MessageRow, MessageRows, Shown, UnnamedRow, VectorRow,
 };
 use super::{ReadError, ReadStore};
 use crate::recall::islands::Unnamed;
@@ -19,18 +19,19 @@ use crate::recall::islands::Unnamed;
 /// The generation of a tenant without a row of its own.
 const FIRST_GENERATION: i64 = 1;
 
-const VERSION: &str = "SELECT (SELECT version FROM @entities WHERE tenant = $1 AND entity_key = $2), {epoch}, \
-    coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1)";
+const VERSION: &str = "SELECT e.version, {epoch}, coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1), \
+    e.rebased_version, e.packed_version FROM (SELECT 1) one LEFT JOIN @entities e ON e.tenant = $1 AND e.entity_key = $2";
 
 const FACTS: &str = "SELECT f.fact_id, f.kind, f.body, f.subject, f.predicate, f.object, f.confidence, f.process_id, f.extractor, \
     f.rep_occurred_at_us, f.rep_event_id, f.rep_message_index, \
     coalesce(s.mentions, 0), coalesce(s.first_mentioned_at_us, f.rep_occurred_at_us), coalesce(s.last_mentioned_at_us, f.rep_occurred_at_us) \
     FROM @facts f LEFT JOIN @fact_stats s \
     ON s.tenant = f.tenant AND s.entity_key = f.entity_key AND s.generation = f.generation AND s.fact_id = f.fact_id \
-    WHERE f.tenant = $1 AND f.entity_key = $2 AND f.generation = $3";
+    WHERE f.tenant = $1 AND f.entity_key = $2 AND f.generation = $3{part of f.fact_id}";
 
 const MENTIONS: &str = "SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.session_id, \
-    {process of m}, m.occurred_at_us, NULL, NULL FROM @mentions m WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3";
+    {process of m}, m.occurred_at_us, NULL, NULL FROM @mentions m \
+    WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3{part of fact_id}";
 
 /// As [`MENTIONS`]; the smallest mention of each fact that has a vector of the model brings it.
 const MENTIONS_WITH_VECTORS: &str = "SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, \
@@ -40,23 +41,28 @@ const MENTIONS_WITH_VECTORS: &str = "SELECT m.fact_id, m.message_key, m.event_id
     {process of m} AS process_id, m.occurred_at_us, m.vector_scale, m.vector, \
     CASE WHEN m.vector_model = $4 THEN row_number() OVER (PARTITION BY m.fact_id, m.vector_model \
     ORDER BY m.occurred_at_us, m.event_id {bytewise}, m.message_index, m.content_hash, m.message_key) END AS place \
-    FROM @mentions m WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3) m";
+    FROM @mentions m WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3{part of fact_id}) m";
 
-const VALIDITY: &str =
-    "SELECT fact_id, valid_from_us, valid_to_us FROM @validity WHERE tenant = $1 AND entity_key = $2 AND generation = $3";
+const VALIDITY: &str = "SELECT fact_id, valid_from_us, valid_to_us FROM @validity \
+    WHERE tenant = $1 AND entity_key = $2 AND generation = $3{part of fact_id}";
 
 const UNNAMED: &str = "SELECT process_id, occurred_at_us, event_id, content_hash FROM @events \
     WHERE tenant = $1 AND entity_key = $2 AND session_id IS NULL AND NOT erased";
 
+/// As [`UNNAMED`], by the messages that changed: whatever event is new has some.
+const UNNAMED_OF_MESSAGES: &str = "SELECT DISTINCT process_id, occurred_at_us, event_id, content_hash FROM @messages \
+    WHERE tenant = $1 AND entity_key = $2 AND session_id IS NULL{part of message_key}";
+
 const MESSAGES: &str = "SELECT message_key, event_id, content_hash, message_index, message_id, role, name, content, content_format, \
-    created_at_us, process_id, session_id, occurred_at_us, NULL, NULL FROM @messages WHERE tenant = $1 AND entity_key = $2";
+    created_at_us, process_id, session_id, occurred_at_us, NULL, NULL FROM @messages \
+    WHERE tenant = $1 AND entity_key = $2{part of message_key}";
 
 const MESSAGES_WITH_VECTORS: &str = "SELECT m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.role, m.name, \
     m.content, m.content_format, m.created_at_us, m.process_id, m.session_id, m.occurred_at_us, v.vector_scale, v.vector \
     FROM @messages m LEFT JOIN @message_vectors v ON v.tenant = m.tenant AND v.entity_key = m.entity_key AND v.generation = $3 \
     AND v.message_key = m.message_key AND v.event_id = m.event_id AND v.content_hash = m.content_hash \
     AND v.message_index = m.message_index AND v.vector_model = $4 \
-    WHERE m.tenant = $1 AND m.entity_key = $2";
+    WHERE m.tenant = $1 AND m.entity_key = $2{part of m.message_key}";
 
 const STATUS: &str = "SELECT e.event_id, e.entity_key, e.content_hash, e.erased, e.accepted_at_us, \
     o.kind, o.ended_at_us, o.dead_letter_class, o.dead_letter_reason \
@@ -126,8 +132,84 @@ impl<D: Database> SqlReads<D> {
         &self.0
     }
 
+    /// Facts with what recall shows of them, at one instant.
+    async fn facts(&self, of: &Of<'_>, part: Part) -> Result<(EntityVersion, FactRows), ReadError> {
+        let mentions = match of.model {
+            None => Statement::part(MENTIONS, of.of_generation(), part),
+            Some(_) => Statement::part(MENTIONS_WITH_VECTORS, of.of_model(), part),
+        };
+        let statements = vec![
+            Statement::whole(VERSION, of.of_entity()),
+            Statement::part(FACTS, of.of_generation(), part),
+            mentions,
+            Statement::part(VALIDITY, of.of_generation(), part),
+            of.unnamed(part),
+        ];
+        let [head, facts, mentions, validity, unnamed] = exactly(self.0.snapshot(statements).await?)?;
+        let head = version(head)?;
+        let mut facts = all(facts, fact_row)?;
+        let rows = FactRows {
+            version: head.version,
+            epoch: head.epoch,
+            generation: of.generation,
+            mentions: mentions_and_vectors(mentions, &mut facts)?,
+            facts,
+            validity: all(validity, interval_row)?,
+            unnamed: all(unnamed, unnamed_row)?,
+        };
+        Ok((head, rows))
+    }
+
+    /// Messages, at one instant.
+    async fn messages(&self, of: &Of<'_>, part: Part) -> Result<(EntityVersion, MessageRows), ReadError> {
+        let messages = match of.model {
+            None => Statement::part(MESSAGES, of.of_entity(), part),
+            Some(_) => Statement::part(MESSAGES_WITH_VECTORS, of.of_model(), part),
+        };
+        let statements = vec![Statement::whole(VERSION, of.of_entity()), messages, of.unnamed(part)];
+        let [head, messages, unnamed] = exactly(self.0.snapshot(statements).await?)?;
+        let head = version(head)?;
+        let rows = MessageRows {
+            version: head.version,
+            epoch: head.epoch,
+            generation: of.generation,
+            messages: all(messages, message_row)?,
+            unnamed: all(unnamed, unnamed_row)?,
+        };
+        Ok((head, rows))
+    }
+
     async fn one(&self, template: &'static str, params: Vec<Param>) -> Result<Option<Row>, ReadError> {
-        Ok(self.0.query(Statement { template, params }).await?.into_iter().next())
+        Ok(self.0.query(Statement::whole(template, params)).await?.into_iter().next())
+    }
+}
+
+/// Whose rows an image is made from, of which generation, with vectors of which model.
+struct Of<'a> {
+    tenant: &'a str,
+    entity_key: &'a EntityKey,
+    generation: i32,
+    model: Option<&'a str>,
+}
+
+impl Of<'_> {
+    fn of_entity(&self) -> Vec<Param> {
+        vec![text(self.tenant), key(self.entity_key)]
+    }
+
+    fn of_generation(&self) -> Vec<Param> {
+        vec![text(self.tenant), key(self.entity_key), Param::Int(self.generation.into())]
+    }
+
+    fn of_model(&self) -> Vec<Param> {
+        let mut params = self.of_generation();
+        params.push(text(self.model.unwrap_or_default()));
+        params
+    }
+
+    fn unnamed(&self, part: Part) -> Statement {
+        let template = if part == Part::Whole { UNNAMED } else { UNNAMED_OF_MESSAGES };
+        Statement::part(template, self.of_entity(), part)
     }
 }
 
@@ -162,6 +244,8 @@ fn version(rows: Vec<Row>) -> Result<EntityVersion, ReadError> {
         version: row.opt_int()?,
         epoch: row.int()?,
         generation: generation_of(row.opt_int()?.unwrap_or(FIRST_GENERATION))?,
+        rebased_version: row.opt_int()?.unwrap_or(0),
+        packed_version: row.opt_int()?,
     })
 }
 
@@ -301,7 +385,7 @@ fn lineage_row(row: &mut Row) -> Result<LineageRow, ReadError> {
 #[async_trait]
 impl<D: Database + 'static> ReadStore for SqlReads<D> {
     async fn entity_version(&self, tenant: &str, entity_key: &EntityKey) -> Result<EntityVersion, ReadError> {
-        version(self.0.query(Statement { template: VERSION, params: vec![text(tenant), key(entity_key)] }).await?)
+        version(self.0.query(Statement::whole(VERSION, vec![text(tenant), key(entity_key)])).await?)
     }
 
     async fn fact_rows(
@@ -311,31 +395,8 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         generation: i32,
         model: Option<&str>,
     ) -> Result<FactRows, ReadError> {
-        let of_entity = || vec![text(tenant), key(entity_key)];
-        let of_generation = || vec![text(tenant), key(entity_key), Param::Int(generation.into())];
-        let mentions = match model {
-            None => Statement { template: MENTIONS, params: of_generation() },
-            Some(model) => Statement { template: MENTIONS_WITH_VECTORS, params: [of_generation(), vec![text(model)]].concat() },
-        };
-        let statements = vec![
-            Statement { template: VERSION, params: of_entity() },
-            Statement { template: FACTS, params: of_generation() },
-            mentions,
-            Statement { template: VALIDITY, params: of_generation() },
-            Statement { template: UNNAMED, params: of_entity() },
-        ];
-        let [head, facts, mentions, validity, unnamed] = exactly(self.0.snapshot(statements).await?)?;
-        let head = version(head)?;
-        let mut facts = all(facts, fact_row)?;
-        Ok(FactRows {
-            version: head.version,
-            epoch: head.epoch,
-            generation,
-            mentions: mentions_and_vectors(mentions, &mut facts)?,
-            facts,
-            validity: all(validity, interval_row)?,
-            unnamed: all(unnamed, unnamed_row)?,
-        })
+        let of = Of { tenant, entity_key, generation, model };
+        Ok(self.facts(&of, Part::Whole).await?.1)
     }
 
     async fn message_rows(
@@ -345,33 +406,39 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         generation: i32,
         model: Option<&str>,
     ) -> Result<MessageRows, ReadError> {
-        let of_entity = || vec![text(tenant), key(entity_key)];
-        let messages = match model {
-            None => Statement { template: MESSAGES, params: of_entity() },
-            Some(model) => Statement {
-                template: MESSAGES_WITH_VECTORS,
-                params: [of_entity(), vec![Param::Int(generation.into()), text(model)]].concat(),
-            },
-        };
-        let statements = vec![
-            Statement { template: VERSION, params: of_entity() },
-            messages,
-            Statement { template: UNNAMED, params: of_entity() },
-        ];
-        let [head, messages, unnamed] = exactly(self.0.snapshot(statements).await?)?;
-        let head = version(head)?;
-        Ok(MessageRows {
-            version: head.version,
-            epoch: head.epoch,
-            generation,
-            messages: all(messages, message_row)?,
-            unnamed: all(unnamed, unnamed_row)?,
-        })
+        let of = Of { tenant, entity_key, generation, model };
+        Ok(self.messages(&of, Part::Whole).await?.1)
+    }
+
+    async fn fact_changes_since(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+        shown: Shown,
+    ) -> Result<Changes<FactRows>, ReadError> {
+        let of = Of { tenant, entity_key, generation, model };
+        let (head, rows) = self.facts(&of, Part::Since(shown.version)).await?;
+        Ok(if head.tells_since(shown) { Changes::Since(rows) } else { Changes::Reload })
+    }
+
+    async fn message_changes_since(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+        shown: Shown,
+    ) -> Result<Changes<MessageRows>, ReadError> {
+        let of = Of { tenant, entity_key, generation, model };
+        let (head, rows) = self.messages(&of, Part::Since(shown.version)).await?;
+        Ok(if head.tells_since(shown) { Changes::Since(rows) } else { Changes::Reload })
     }
 
     async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError> {
         let params = vec![text(tenant), Param::Texts(event_ids.to_vec())];
-        let mut events = all(self.0.query(Statement { template: STATUS, params }).await?, status_row)?;
+        let mut events = all(self.0.query(Statement::whole(STATUS, params)).await?, status_row)?;
         // Ordered so that of several contents of one id the one to show comes first.
         events.dedup_by(|later, first| later.event_id == first.event_id);
         Ok(events)
@@ -388,10 +455,7 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         let keys: Vec<EntityKey> = by_entity.keys().copied().collect();
         let statements = by_entity
             .into_iter()
-            .map(|(entity_key, ids)| Statement {
-                template: FACT_COUNTS,
-                params: vec![text(tenant), key(&entity_key), Param::Texts(ids)],
-            })
+            .map(|(entity_key, ids)| Statement::whole(FACT_COUNTS, vec![text(tenant), key(&entity_key), Param::Texts(ids)]))
             .collect();
         let mut counts = HashMap::new();
         for (entity_key, rows) in keys.into_iter().zip(self.0.snapshot(statements).await?) {
@@ -406,7 +470,7 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
 
     async fn known_events(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<KnownEvent>, ReadError> {
         let params = vec![text(tenant), Param::Texts(event_ids.to_vec())];
-        all(self.0.query(Statement { template: KNOWN, params }).await?, |row| {
+        all(self.0.query(Statement::whole(KNOWN, params)).await?, |row| {
             Ok(KnownEvent {
                 event_id: row.text()?,
                 entity_key: row.hash(EntityKey::from_slice)?,
@@ -421,7 +485,7 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         // Every key is longer than nothing at all, so the empty one stands before the first.
         let after = Param::Bytes(after.map(|key| key.0.to_vec()).unwrap_or_default());
         let limit = Param::Int(i64::try_from(limit).unwrap_or(i64::MAX));
-        all(self.0.query(Statement { template: ENTITIES, params: vec![text(tenant), after, limit] }).await?, |row| {
+        all(self.0.query(Statement::whole(ENTITIES, vec![text(tenant), after, limit])).await?, |row| {
             Ok(EntityRow { entity_key: row.hash(EntityKey::from_slice)?, entity_id: row.text()? })
         })
     }
@@ -439,16 +503,16 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
 
     async fn lineage(&self, tenant: &str, place: &FactPlace, fact_id: FactId) -> Result<Vec<LineageRow>, ReadError> {
         let params = vec![text(tenant), key(&place.entity_key), Param::Int(place.generation.into()), fact(fact_id)];
-        all(self.0.query(Statement { template: LINEAGE, params }).await?, lineage_row)
+        all(self.0.query(Statement::whole(LINEAGE, params)).await?, lineage_row)
     }
 
     async fn forget_target(&self, tenant: &str, place: &FactPlace, fact_id: FactId) -> Result<Option<ForgetTarget>, ReadError> {
         let statements = vec![
-            Statement { template: ENTITY_ID, params: vec![text(tenant), key(&place.entity_key)] },
-            Statement {
-                template: FORGET,
-                params: vec![text(tenant), key(&place.entity_key), Param::Int(place.generation.into()), fact(fact_id)],
-            },
+            Statement::whole(ENTITY_ID, vec![text(tenant), key(&place.entity_key)]),
+            Statement::whole(
+                FORGET,
+                vec![text(tenant), key(&place.entity_key), Param::Int(place.generation.into()), fact(fact_id)],
+            ),
         ];
         let [entity, mentions] = exactly(self.0.snapshot(statements).await?)?;
         let entity_id = match entity.into_iter().next() {

@@ -32,7 +32,7 @@ impl SqliteReads {
 #[async_trait]
 impl Database for SqliteDb {
     async fn query(&self, statement: Statement) -> Result<Vec<Row>, ReadError> {
-        let sql = self.statements.of(statement.template);
+        let sql = self.statements.of(&statement);
         let mut connection = self.pool.acquire().await?;
         rows(&mut connection, &sql, statement.params).await
     }
@@ -51,7 +51,7 @@ impl SqliteDb {
         let mut results = Vec::with_capacity(statements.len());
         let mut failed = None;
         for statement in statements {
-            let sql = self.statements.of(statement.template);
+            let sql = self.statements.of(&statement);
             match rows(&mut connection, &sql, statement.params).await {
                 Ok(found) => results.push(found),
                 Err(error) => {

@@ -231,6 +231,20 @@ impl Field for BTreeSet<MessageKey> {
     }
 }
 
+/// Ids one after the other.
+impl Field for BTreeSet<FactId> {
+    const KINDS: &'static [Kind] = &[Kind::Bytes];
+
+    fn put<'a>(&'a self, out: &mut Vec<Cell<'a>>) {
+        out.push(Cell::OwnedBytes(self.iter().flat_map(|fact| *fact.0.as_bytes()).collect()));
+    }
+
+    fn get<F: Fields>(r: &mut Reader<'_, F>) -> Result<Self, StoreError> {
+        let id = |bytes: &[u8]| fixed(Uuid::from_slice(bytes).ok()).map(FactId);
+        some(r.bytes()?)?.chunks(16).map(id).collect()
+    }
+}
+
 fn lane_code(lane: Lane) -> i16 {
     i16::from(lane == Lane::Backfill)
 }

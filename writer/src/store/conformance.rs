@@ -11,9 +11,12 @@ use memori_schemas::{
 };
 use serde_json::Value;
 
-use super::{Dump, FlushInput, FlushReport, InsertMode, OffsetKey, OffsetMove, Store, StoreError, StoreTransaction, flush};
+use super::{
+    Dump, FlushInput, FlushReport, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError,
+    StoreTransaction, flush,
+};
 use crate::plan::intake::{self, Place};
-use crate::plan::{DeadLetterKey, DeadLetterRow, EntityBatch, EntityRef, EntityView, EntityWrites, Needs, Upserts};
+use crate::plan::{DeadLetterKey, DeadLetterRow, EntityBatch, EntityRef, EntityView, Needs, Upserts};
 
 const TENANT: &str = "acme";
 
@@ -584,7 +587,7 @@ impl StoreTransaction for FaultyTransaction {
         self.inner.lock_offsets(keys).await
     }
 
-    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<Option<String>>, StoreError> {
+    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<LockedEntity>, StoreError> {
         self.inner.lock_entities(entities).await
     }
 
@@ -604,7 +607,7 @@ impl StoreTransaction for FaultyTransaction {
         self.inner.read_letters(keys).await
     }
 
-    async fn write(&mut self, writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
+    async fn write(&mut self, writes: &[PlannedEntity<'_>], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
         self.inner.write(writes, unowned).await?;
         if self.conflict { Err(StoreError::Conflict("as arranged".to_owned())) } else { Ok(()) }
     }

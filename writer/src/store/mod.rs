@@ -18,7 +18,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::plan::{
-    self, DeadLetterKey, DeadLetterRow, EntityBatch, EntityRef, EntityView, EntityWrites, Needs, OutcomeKind, Upserts,
+    self, DeadLetterKey, DeadLetterRow, EntityBatch, EntityRef, EntityView, EntityWrites, ImageChange, Needs, OutcomeKind,
+    Upserts,
 };
 
 pub use dump::Dump;
@@ -102,6 +103,26 @@ pub enum InsertMode {
     Upsert,
 }
 
+/// An entity's row, as a flush has locked it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockedEntity {
+    /// Null once nothing but erased events is left.
+    pub entity_id: Option<String>,
+    /// Which this flush makes.
+    pub version: i64,
+}
+
+/// What a flush writes of one entity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedEntity<'a> {
+    /// Whose rows.
+    pub entity: &'a EntityRef,
+    /// The rows.
+    pub writes: EntityWrites,
+    /// What that means for images.
+    pub images: ImageChange,
+}
+
 /// A store of the view.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -134,8 +155,8 @@ pub trait StoreTransaction: Send {
     async fn lock_offsets(&mut self, keys: &[OffsetKey]) -> Result<Vec<i64>, StoreError>;
 
     /// Locks the entities' rows in the given order (sorted by key), making those that are missing and counting their versions
-    /// up, and answers each one's `entity_id`.
-    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<Option<String>>, StoreError>;
+    /// up, and answers them.
+    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<LockedEntity>, StoreError>;
 
     /// Reads what is asked for into the views, each a statement after the locks. `first` reads erasures and forgets too.
     async fn read(
@@ -152,7 +173,7 @@ pub trait StoreTransaction: Send {
     ) -> Result<BTreeMap<DeadLetterKey, DeadLetterRow>, StoreError>;
 
     /// Writes, deletions first.
-    async fn write(&mut self, writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError>;
+    async fn write(&mut self, writes: &[PlannedEntity<'_>], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError>;
 
     /// Moves the offsets.
     async fn move_offsets(&mut self, moves: &[OffsetMove]) -> Result<(), StoreError>;
@@ -208,19 +229,22 @@ async fn run(transaction: &mut dyn StoreTransaction, input: &FlushInput) -> Resu
 
     let entities: Vec<&EntityRef> = input.entities.keys().collect();
     let mut views: BTreeMap<EntityRef, EntityView> = BTreeMap::new();
+    let mut versions: BTreeMap<&EntityRef, i64> = BTreeMap::new();
     if !entities.is_empty() {
-        let entity_ids = transaction.lock_entities(&entities).await?;
-        for (entity, entity_id) in entities.iter().zip(entity_ids) {
-            views.insert((*entity).clone(), EntityView { entity_id, ..EntityView::default() });
+        let locked = transaction.lock_entities(&entities).await?;
+        for (entity, locked) in entities.iter().zip(locked) {
+            versions.insert(entity, locked.version);
+            views.insert((*entity).clone(), EntityView { entity_id: locked.entity_id, ..EntityView::default() });
         }
         let needs = input.entities.iter().map(|(entity, batch)| (entity, batch.first_needs())).collect();
         transaction.read(&needs, true, &mut views).await?;
     }
-    let mut writes: Vec<(&EntityRef, EntityWrites)> = Vec::with_capacity(input.entities.len());
+    let planned = |entity, writes: EntityWrites| PlannedEntity { entity, images: writes.image_change(versions[entity]), writes };
+    let mut writes: Vec<PlannedEntity<'_>> = Vec::with_capacity(input.entities.len());
     let mut more: BTreeMap<&EntityRef, Needs> = BTreeMap::new();
     for (entity, batch) in &input.entities {
         match plan::plan(batch, &views[entity]) {
-            Ok(planned) => writes.push((entity, planned)),
+            Ok(rows) => writes.push(planned(entity, rows)),
             Err(needs) => {
                 more.insert(entity, needs);
             }
@@ -229,9 +253,9 @@ async fn run(transaction: &mut dyn StoreTransaction, input: &FlushInput) -> Resu
     if !more.is_empty() {
         transaction.read(&more, false, &mut views).await?;
         for entity in more.keys() {
-            let planned = plan::plan(&input.entities[*entity], &views[*entity])
+            let rows = plan::plan(&input.entities[*entity], &views[*entity])
                 .map_err(|needs| StoreError::Broken(format!("the plan asks for a third round of reads: {needs:?}")))?;
-            writes.push((entity, planned));
+            writes.push(planned(entity, rows));
         }
     }
     let unowned = if input.unowned.is_empty() {
@@ -247,7 +271,7 @@ async fn run(transaction: &mut dyn StoreTransaction, input: &FlushInput) -> Resu
 }
 
 fn report(
-    writes: &[(&EntityRef, EntityWrites)],
+    writes: &[PlannedEntity<'_>],
     unowned: &Upserts<DeadLetterRow>,
     views: &BTreeMap<EntityRef, EntityView>,
 ) -> FlushReport {
@@ -255,7 +279,7 @@ fn report(
         upserts.insert.len() + upserts.update.len()
     }
     let mut report = FlushReport { rows: size(unowned), ..FlushReport::default() };
-    for (entity, w) in writes {
+    for PlannedEntity { entity, writes: w, .. } in writes {
         report.rows += size(&w.events) + w.messages.len() + size(&w.outcomes) + w.mentions.len() + size(&w.facts);
         report.rows += w.message_vectors.len()
             + size(&w.stats)

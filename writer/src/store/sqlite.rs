@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use super::cells::{Cell, Fields, Reader};
 use super::tables::{Row, StoredMessageVector, Table};
-use super::{Dump, InsertMode, OffsetKey, OffsetMove, Store, StoreError, StoreTransaction};
+use super::{Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction};
 use crate::plan::{
-    DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow,
-    MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, StoredFact, Upserts, ValidityRow,
+    DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, ImageChange,
+    MentionRow, MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, StoredFact, Upserts, ValidityRow,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -26,9 +26,11 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const MIGRATIONS_TABLE: &str = "store_migrations";
 
 /// All but `active_generations`, which is truth.
-const VIEW_TABLES: [&str; 13] = [
+const VIEW_TABLES: [&str; 15] = [
     "log_offsets",
     "entities",
+    "entity_changes",
+    "packs",
     "events",
     "messages",
     "outcomes",
@@ -425,6 +427,25 @@ impl SqliteTransaction {
     }
 }
 
+impl SqliteTransaction {
+    async fn write_image_change(&mut self, entity: &EntityRef, change: &ImageChange) -> Result<(), StoreError> {
+        match change {
+            ImageChange::Nothing => {}
+            ImageChange::Named(row) => self.upsert(Some(entity), std::slice::from_ref(row), &[]).await?,
+            ImageChange::Rebased => {
+                for sql in [
+                    "DELETE FROM entity_changes WHERE tenant = ? AND entity_key = ?",
+                    "DELETE FROM packs WHERE tenant = ? AND entity_key = ?",
+                    "UPDATE entities SET rebased_version = version, packed_version = NULL WHERE tenant = ? AND entity_key = ?",
+                ] {
+                    execute(&mut self.transaction, sql, owner_cells(entity)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl StoreTransaction for SqliteTransaction {
     async fn lock_offsets(&mut self, keys: &[OffsetKey]) -> Result<Vec<i64>, StoreError> {
@@ -435,14 +456,14 @@ impl StoreTransaction for SqliteTransaction {
         Ok(out)
     }
 
-    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<Option<String>>, StoreError> {
+    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<LockedEntity>, StoreError> {
         let sql = "INSERT INTO entities (tenant, entity_key, entity_id, version) VALUES (?, ?, NULL, 1) \
-            ON CONFLICT (tenant, entity_key) DO UPDATE SET version = version + 1 RETURNING entity_id";
+            ON CONFLICT (tenant, entity_key) DO UPDATE SET version = version + 1 RETURNING entity_id, version";
         let mut out = Vec::with_capacity(entities.len());
         for entity in entities {
             let query = owner_cells(entity).into_iter().fold(sqlx::query(sql), bind);
             let row = query.fetch_one(&mut *self.transaction).await.map_err(failed)?;
-            out.push(row.text(0)?);
+            out.push(LockedEntity { entity_id: row.text(0)?, version: row.try_get(1).map_err(failed)? });
         }
         Ok(out)
     }
@@ -472,9 +493,10 @@ impl StoreTransaction for SqliteTransaction {
         Ok(out)
     }
 
-    async fn write(&mut self, writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
-        for (entity, w) in writes {
-            self.write_entity(entity, w).await?;
+    async fn write(&mut self, writes: &[PlannedEntity<'_>], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
+        for PlannedEntity { entity, writes, images } in writes {
+            self.write_entity(entity, writes).await?;
+            self.write_image_change(entity, images).await?;
         }
         self.upsert(None, &unowned.insert, &unowned.update).await
     }

@@ -9,8 +9,8 @@ use super::StoreError;
 use super::cells::{Cell, Field, Fields, Kind, Reader, put_owner};
 use crate::plan::rows::OutcomeKind;
 use crate::plan::{
-    DeadCover, DeadLetterKey, DeadLetterRow, EntityRef, ErasureRow, EventRef, EventRow, FactRow, ForgetRow, Marks, MentionKey,
-    MentionRow, MessageRow, MessageVectorKey, MessageVectorRow, OutcomeRow, StatsRow, Surface, ValidityRow,
+    ChangesRow, DeadCover, DeadLetterKey, DeadLetterRow, EntityRef, ErasureRow, EventRef, EventRow, FactRow, ForgetRow, Marks,
+    MentionKey, MentionRow, MessageRow, MessageVectorKey, MessageVectorRow, OutcomeRow, StatsRow, Surface, ValidityRow,
 };
 
 /// A table: the first two columns are always tenant and entity_key.
@@ -251,6 +251,14 @@ tables! {
         original_key: Option<Vec<u8>> => "original_key";
         original_payload: Option<Vec<u8>> => "original_payload";
         failed_at_us: i64 => "failed_at_us";
+    }
+}
+
+tables! {
+    ChangesRow in "entity_changes" key("tenant", "entity_key", "version") {
+        version: i64 => "version";
+        facts: BTreeSet<FactId> => "facts";
+        messages: BTreeSet<MessageKey> => "messages";
     }
 }
 

@@ -19,10 +19,10 @@ use tokio_postgres::error::SqlState;
 
 use super::cells::Reader;
 use super::tables::Row;
-use super::{Dump, InsertMode, OffsetKey, OffsetMove, Store, StoreError, StoreTransaction};
+use super::{Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction};
 use crate::plan::{
-    DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow,
-    MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
+    DeadLetterKey, DeadLetterRow, EntityRef, EntityView, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow, MessageRow,
+    MessageVectorRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
 };
 use columns::Arrays;
 
@@ -217,16 +217,20 @@ impl StoreTransaction for PostgresTransaction {
         Ok(keys.iter().map(|key| held.get(key).copied().unwrap_or(0)).collect())
     }
 
-    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<Option<String>>, StoreError> {
+    async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<LockedEntity>, StoreError> {
         let sql = "INSERT INTO memori.entities AS e (tenant, entity_key, entity_id, version) \
             SELECT t, k, NULL, 1 FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS q(t, k, i) ORDER BY i \
-            ON CONFLICT (tenant, entity_key) DO UPDATE SET version = e.version + 1 RETURNING e.tenant, e.entity_key, e.entity_id";
+            ON CONFLICT (tenant, entity_key) DO UPDATE SET version = e.version + 1 \
+            RETURNING e.tenant, e.entity_key, e.entity_id, e.version";
         let rows = read::query(self.client(), sql, &read::owners(entities.iter().copied())).await?;
-        let mut ids: BTreeMap<EntityRef, Option<String>> = BTreeMap::new();
+        let mut locked: BTreeMap<EntityRef, LockedEntity> = BTreeMap::new();
         for row in rows {
-            ids.insert(Reader::new(&row).owner()?, row.try_get(2).map_err(failed)?);
+            let entity = LockedEntity { entity_id: row.try_get(2).map_err(failed)?, version: row.try_get(3).map_err(failed)? };
+            locked.insert(Reader::new(&row).owner()?, entity);
         }
-        Ok(entities.iter().map(|entity| ids.get(*entity).cloned().flatten()).collect())
+        let mut take = |entity: &&EntityRef| locked.remove(*entity);
+        let all: Option<Vec<LockedEntity>> = entities.iter().map(|entity| take(entity)).collect();
+        all.ok_or_else(|| StoreError::Broken("an entity's row was locked and not answered".to_owned()))
     }
 
     async fn read(
@@ -248,7 +252,7 @@ impl StoreTransaction for PostgresTransaction {
         read::letters(self.client(), keys.iter().copied()).await
     }
 
-    async fn write(&mut self, writes: &[(&EntityRef, EntityWrites)], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
+    async fn write(&mut self, writes: &[PlannedEntity<'_>], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
         write::all(self.client(), self.mode, writes, unowned).await
     }
 

@@ -8,10 +8,10 @@ use tokio_postgres::binary_copy::BinaryCopyInWriter;
 
 use super::columns::Arrays;
 use super::failed;
-use crate::plan::{DeadLetterRow, EntityRef, EntityWrites, Upserts};
+use crate::plan::{ChangesRow, DeadLetterRow, EntityRef, EntityWrites, ImageChange, Upserts};
 use crate::store::cells::{Cell, Kind};
 use crate::store::tables::Row;
-use crate::store::{InsertMode, StoreError};
+use crate::store::{InsertMode, PlannedEntity, StoreError};
 
 pub(super) async fn execute(client: &Client, sql: &str, arrays: &Arrays) -> Result<(), StoreError> {
     let statement = client.prepare_cached(sql).await.map_err(failed)?;
@@ -19,7 +19,7 @@ pub(super) async fn execute(client: &Client, sql: &str, arrays: &Arrays) -> Resu
 }
 
 type Rows<'a, R> = Vec<(Option<&'a EntityRef>, &'a R)>;
-type Writes<'a> = [(&'a EntityRef, EntityWrites)];
+type Writes<'a> = [PlannedEntity<'a>];
 
 /// Straight into the indexed table; a key that is there fails the transaction.
 async fn copy<R: Row>(client: &Client, rows: &Rows<'_, R>) -> Result<(), StoreError> {
@@ -100,9 +100,9 @@ fn keys<'a, K: 'a>(
     cells: impl Fn(&'a K) -> Vec<Cell<'a>>,
 ) -> Vec<Vec<Cell<'a>>> {
     let mut out = Vec::new();
-    for (entity, w) in writes {
-        for key in of(w) {
-            let mut row = owner(entity);
+    for planned in writes {
+        for key in of(&planned.writes) {
+            let mut row = owner(planned.entity);
             row.extend(cells(key));
             out.push(row);
         }
@@ -111,7 +111,7 @@ fn keys<'a, K: 'a>(
 }
 
 fn rows<'a, R>(writes: &'a Writes<'_>, of: impl Fn(&'a EntityWrites) -> &'a Vec<R>) -> Rows<'a, R> {
-    writes.iter().flat_map(|(entity, w)| of(w).iter().map(move |row| (Some(*entity), row))).collect()
+    writes.iter().flat_map(|p| of(&p.writes).iter().map(move |row| (Some(p.entity), row))).collect()
 }
 
 const EVENT: [(&str, Kind); 2] = [("event_id", Kind::Text), ("content_hash", Kind::Bytes)];
@@ -167,6 +167,26 @@ async fn deletions(client: &Client, writes: &Writes<'_>) -> Result<(), StoreErro
     delete(client, "validity", &FACT, intervals).await
 }
 
+/// What images have to read: named, or, where something went, everything; then what was packed of it goes, too.
+async fn image_changes(client: &Client, mode: InsertMode, writes: &Writes<'_>) -> Result<(), StoreError> {
+    let rebased: Vec<Vec<Cell<'_>>> =
+        writes.iter().filter(|p| p.images == ImageChange::Rebased).map(|p| owner(p.entity)).collect();
+    if !rebased.is_empty() {
+        delete(client, "entity_changes", &[], rebased.clone()).await?;
+        delete(client, "packs", &[], rebased.clone()).await?;
+        let sql = "UPDATE memori.entities r SET rebased_version = r.version, packed_version = NULL \
+            FROM unnest($1::text[], $2::bytea[]) AS q(t, k) WHERE r.tenant = q.t AND r.entity_key = q.k";
+        execute(client, sql, &Arrays::of_rows(&[Kind::Text, Kind::Bytes], rebased)).await?;
+    }
+    let mut changed: Rows<'_, ChangesRow> = Vec::with_capacity(writes.len());
+    for planned in writes {
+        if let ImageChange::Named(row) = &planned.images {
+            changed.push((Some(planned.entity), row));
+        }
+    }
+    put(client, mode, changed, Vec::new()).await
+}
+
 /// Everything but the offsets.
 pub(super) async fn all(
     client: &Client,
@@ -176,9 +196,9 @@ pub(super) async fn all(
 ) -> Result<(), StoreError> {
     let renamed: Vec<Vec<Cell<'_>>> = writes
         .iter()
-        .filter_map(|(entity, w)| {
-            let id = w.entity_id.as_ref()?;
-            let mut row = owner(entity);
+        .filter_map(|planned| {
+            let id = planned.writes.entity_id.as_ref()?;
+            let mut row = owner(planned.entity);
             row.push(Cell::Text(id.as_deref()));
             Some(row)
         })
@@ -203,5 +223,6 @@ pub(super) async fn all(
     new_letters.extend(unowned.insert.iter().map(|row| (None, row)));
     let mut letters = rows(writes, |w| &w.dead_letters.update);
     letters.extend(unowned.update.iter().map(|row| (None, row)));
-    put(client, mode, new_letters, letters).await
+    put(client, mode, new_letters, letters).await?;
+    image_changes(client, mode, writes).await
 }
