@@ -117,7 +117,7 @@ macro_rules! plain {
 
             fn get<F: Fields>(r: &mut Reader<'_, F>) -> Result<Self, StoreError> {
                 let at = r.next();
-                Ok(r.0.$read(at)?.into_field()?)
+                r.0.$read(at)?.into_field()
             }
         }
     )*};
