@@ -4,8 +4,8 @@
 //! total); no item is tokenised twice, neither per query nor, while it does not change, per version of its entity; what is
 //! cached is compared with the entity's version on each use, so that an answer is never older than the last commit.
 //!
-//! Pure, and given the time: [`text`] (words), [`bm25`], [`rank_facts`], [`rank_messages`], [`islands`], [`budget`], [`image`],
-//! [`answer`]. [`service`] is the shell that reads the store and owns the [`cache`].
+//! Pure, and given the time: [`text`] (words), [`bm25`], [`rank_facts`], [`rank_messages`], [`islands`], [`budget`], [`digests`],
+//! [`image`], [`answer`]. [`service`] is the shell that reads the store and owns the [`cache`].
 
 pub mod analyse;
 pub mod answer;
@@ -13,6 +13,7 @@ pub mod asks;
 pub mod bm25;
 pub mod budget;
 pub mod cache;
+pub mod digests;
 pub mod image;
 pub mod islands;
 pub mod language;
