@@ -6,7 +6,7 @@ labels to ids. `memori quality` checks the result. With --check nothing is writt
 
     @entity tuning|held_out NAME LANGUAGE      @conversation NAME          @session 2025-03-04T18:30
     u[label]: text                             a message of role user; the label names it in questions
-    a[label]: text ++cooking*2                 the assistant's, followed by two paragraphs of that pool
+    a[label]: text ++cooking*2                 the assistant's, followed by at least two paragraphs of that pool
     Tom[label]: text                           a message of role user with a name
     u: text ~label                             a label at the end of the line is one, too
     ? CATEGORY | text | labels, or @1 for the first session | answers ; apart | lang=de as_of=2025-05-01T00:00:00Z
@@ -22,6 +22,8 @@ HERE = pathlib.Path(__file__).parent
 MESSAGE = re.compile(r"^([^\s:\[\]]+)(?:\[(\w+)\])?: (.+)$")
 LABEL = re.compile(r"\s~(\w+)$")
 POOL = re.compile(r"\s\+\+(\w+)(?:\*(\d))?$")
+# A reply that takes paragraphs is about so many times as long as what it replies to, with so many paragraphs at most.
+TIMES, LONGEST = 7, 4
 
 
 def fail(place, text):
@@ -47,9 +49,8 @@ class Entity:
 
     def session(self, time):
         self.sessions += 1
+        self.in_session = set()
         start = datetime.datetime.fromisoformat(time)
-        if self.last and start <= self.last:
-            self.last = max(self.last, start)
         self.last = max(self.last, start) if self.last else start
         session = {"session_id": f"{self.name}-s{self.sessions:02}", "started_at": start.isoformat() + "Z", "messages": []}
         self.conversations[-1]["sessions"].append(session)
@@ -66,11 +67,17 @@ class Entity:
         if wanted:
             text = text[: wanted.start()]
             pool = texts.get((self.language, wanted.group(1))) or fail(place, f"no pool {wanted.group(1)} in {self.language}")
-            for _ in range(int(wanted.group(2) or 1)):
-                # Entities begin at different paragraphs, and never use one twice.
-                number = self.used[wanted.group(1)] = self.used.get(wanted.group(1), -1) + 1
-                if number < len(pool):
-                    text += ("\n\n" if len(text) > 150 else " ") + pool[(number + sum(map(ord, self.name))) % len(pool)]
+            said = len(self.conversations[-1]["sessions"][-1]["messages"][-1]["content"])
+            for n in range(LONGEST):
+                if n >= int(wanted.group(2) or 1) and len(text) >= TIMES * said:
+                    break
+                # Entities begin at different paragraphs; none comes twice in one session.
+                number = self.used[wanted.group(1)] = self.used.get(wanted.group(1), sum(map(ord, self.name))) + 1
+                paragraph = pool[number % len(pool)]
+                if paragraph in self.in_session:
+                    break
+                self.in_session.add(paragraph)
+                text += ("\n\n" if len(text) > 150 else " ") + paragraph
         session = self.conversations[-1]["sessions"][-1]
         message = {"message_id": f"{session['session_id']}-m{len(session['messages']) + 1:02}"}
         message["role"] = "assistant" if who == "a" else "user"
