@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact, Role};
+use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact};
 
 use crate::builtin;
+use crate::llm::may_support;
 
 /// Events with more content than this are parsed off the runtime's threads, in bytes.
 const INLINE_BYTES: usize = 16 * 1024;
@@ -30,6 +31,10 @@ pub enum RetryReason {
     RateLimited,
     /// The provider is down.
     Unavailable,
+    /// The provider refuses us: key, model or address are wrong.
+    Misconfigured,
+    /// The account's quota is used up.
+    OutOfQuota,
 }
 
 impl RetryReason {
@@ -40,6 +45,17 @@ impl RetryReason {
             Self::Timeout => "timeout",
             Self::RateLimited => "rate_limited",
             Self::Unavailable => "unavailable",
+            Self::Misconfigured => "misconfigured",
+            Self::OutOfQuota => "out_of_quota",
+        }
+    }
+
+    /// Whether the event itself may be the reason. Where an operator must act it never is, and no event is given up for it.
+    #[must_use]
+    pub fn is_of_the_event(self) -> bool {
+        match self {
+            Self::Timeout | Self::RateLimited | Self::Unavailable => true,
+            Self::Misconfigured | Self::OutOfQuota => false,
         }
     }
 }
@@ -72,6 +88,19 @@ pub enum ExtractError {
 pub trait Extractor: Send + Sync + 'static {
     /// What `event` states.
     async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError>;
+
+    /// Whether it works for anybody: asked before an event is given up that was tried for as long as is allowed.
+    ///
+    /// # Errors
+    /// Why not; then the event waits on.
+    async fn works(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What an operator must mend so that it works, if anything; it waits meanwhile.
+    fn complaint(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The `builtin` extractor behind the seam. A panic in it costs the event, not the process.
@@ -101,7 +130,8 @@ fn panicked(whose: &str) -> ExtractError {
     ExtractError::Permanent { class: DeadLetterClass::InvalidOutput, message: format!("a panic in the extractor: {whose}") }
 }
 
-/// Refuses what no extractor may say: facts without evidence, evidence outside the event, evidence that no person gave.
+/// Refuses what no extractor may say: facts without evidence, evidence outside the event, and about a person evidence that no person
+/// gave. What a process is like (an attribute), its own messages may show.
 ///
 /// # Errors
 /// What is wrong, in words without content.
@@ -123,7 +153,7 @@ pub fn check(facts: &[Fact], event: &ConversationEvent) -> Result<(), String> {
             else {
                 return Err(format!("fact {at} names evidence outside its event"));
             };
-            if message.role != Role::User {
+            if !may_support(fact.kind, message.role) {
                 return Err(format!("fact {at} names a message that no user wrote"));
             }
         }

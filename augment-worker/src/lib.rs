@@ -1,11 +1,12 @@
 //! Extraction: conversation events in, fact events out.
 //!
 //! [`worker::run`] is the whole process behind a log, an extractor and a shutdown token: the embedded process and
-//! `memori-augment-worker` both call it. [`builtin`] is the extractor that needs nothing.
+//! `memori-augment-worker` both call it. [`builtin`] is the extractor that needs nothing, [`llm`] the one that asks a model.
 
 pub mod builtin;
 pub mod extractor;
 mod in_flight;
+pub mod llm;
 pub mod metrics;
 mod outcome;
 mod policy;
@@ -15,6 +16,7 @@ pub mod worker;
 
 pub use extractor::{Builtin, ExtractError, Extraction, Extractor, RetryReason};
 pub use in_flight::InFlight;
+pub use llm::{HttpKnownFacts, KnownFact, KnownFacts, KnownFactsError, Llm};
 pub use policy::RetryPolicy;
 pub use worker::{WorkerConfig, run};
 
@@ -22,15 +24,27 @@ use std::sync::Arc;
 
 use memori_service::{ProcessError, Settings};
 
-/// The extractor that the settings name.
+/// The extractor that the settings name, in the shape where the writer is a process of its own.
 ///
 /// # Errors
-/// [`ProcessError::Usage`] where this build has none of that kind.
+/// [`ProcessError::Usage`] where the settings for it are missing or wrong.
 pub fn extractor_of(settings: &Settings) -> Result<Arc<dyn Extractor>, ProcessError> {
+    if settings.extractor.kind == "builtin" || settings.extractor.known_facts_tokens == 0 {
+        return extractor_with(settings, None);
+    }
+    let writer = HttpKnownFacts::new(&settings.ingest.writer_url, settings.auth.internal_token.as_ref());
+    let writer = writer.map_err(|e| ProcessError::Usage(format!("ingest.writer_url: {e}")))?;
+    extractor_with(settings, Some(Arc::new(writer)))
+}
+
+/// The extractor that the settings name, with whoever knows what is known.
+///
+/// # Errors
+/// As [`extractor_of`].
+pub fn extractor_with(settings: &Settings, known: Option<Arc<dyn KnownFacts>>) -> Result<Arc<dyn Extractor>, ProcessError> {
     match settings.extractor.kind.as_str() {
         "builtin" => Ok(Arc::new(Builtin)),
-        other => Err(ProcessError::Usage(format!(
-            "extractor.kind is `{other}`; this build has `builtin`: set MEMORI__EXTRACTOR__KIND=builtin"
-        ))),
+        "llm" => Ok(Arc::new(Llm::new(settings, known).map_err(ProcessError::Usage)?)),
+        other => Err(ProcessError::Usage(format!("extractor.kind is `{other}`; it must be builtin or llm"))),
     }
 }

@@ -43,7 +43,8 @@ pub const HALTED: &str = "memori_worker_halted_partitions";
 pub const LOG_FAILURES: &str = "memori_worker_log_failures_total";
 
 /// The reasons of [`RETRIES`].
-const RETRY_REASONS: [&str; 5] = ["timeout", "rate_limited", "unavailable", "append_unconfirmed", "fenced"];
+const RETRY_REASONS: [&str; 8] =
+    ["timeout", "rate_limited", "unavailable", "misconfigured", "out_of_quota", "extractor_down", "append_unconfirmed", "fenced"];
 
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub fn describe() {
@@ -81,6 +82,7 @@ pub fn describe() {
     gauge!(HALTED).set(0.0);
     gauge!(IN_FLIGHT).set(0.0);
     gauge!(PAUSED).set(0.0);
+    crate::llm::metrics::describe();
 }
 
 pub(crate) fn extracted(lane: Lane, kinds: &BTreeMap<FactKind, u64>) {

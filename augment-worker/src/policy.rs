@@ -1,7 +1,9 @@
 //! What a record is, and whether a failed one is tried again: decisions without I/O and without a clock.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use memori_event_log::TopicPartition;
 use memori_event_log::backoff::Backoff;
 use memori_schemas::framing::{self, FramingError};
 use memori_schemas::{ConversationEvent, DeadLetterClass, LogRecordBody, ids};
@@ -62,11 +64,53 @@ impl RetryPolicy {
         if failed_attempts >= self.max_attempts {
             return None;
         }
+        let wait = self.pause(failed_attempts, retry_after, chance);
+        (elapsed.saturating_add(wait) <= self.max_elapsed).then_some(wait)
+    }
+
+    /// The wait after `failed_attempts` where nothing bounds their number.
+    #[must_use]
+    pub fn pause(&self, failed_attempts: u32, retry_after: Option<Duration>, chance: f64) -> Duration {
         let doubled = self.first.saturating_mul(1_u32.checked_shl(failed_attempts.saturating_sub(1)).unwrap_or(u32::MAX));
         // Full jitter: members that failed together come back apart.
         let jittered = doubled.min(self.longest).mul_f64(chance.clamp(0.0, 1.0));
-        let wait = jittered.max(retry_after.unwrap_or_default()).max(Duration::from_millis(1));
-        (elapsed.saturating_add(wait) <= self.max_elapsed).then_some(wait)
+        jittered.max(retry_after.unwrap_or_default()).max(Duration::from_millis(1))
+    }
+}
+
+/// Events that failed while the extractor worked for nobody: what they failed until then does not count against them. As many as are
+/// held at a time; one that is forgotten beyond that only asks sooner whether the extractor works.
+#[derive(Debug)]
+pub(crate) struct Forgiven {
+    most: usize,
+    events: BTreeMap<(TopicPartition, i64), (u32, i64)>,
+}
+
+impl Forgiven {
+    /// For at most so many events.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most: most.max(1), events: BTreeMap::new() }
+    }
+
+    /// Of `attempts` since `first_tried_at_ms` those that count, and since when.
+    pub(crate) fn charged(&self, event: (TopicPartition, i64), attempts: u32, first_tried_at_ms: i64) -> (u32, i64) {
+        match self.events.get(&event) {
+            Some((forgiven, at_ms)) => (attempts.saturating_sub(*forgiven), first_tried_at_ms.max(*at_ms)),
+            None => (attempts, first_tried_at_ms),
+        }
+    }
+
+    /// All that it failed until now does not count.
+    pub(crate) fn forgive(&mut self, event: (TopicPartition, i64), attempts: u32, now_ms: i64) {
+        if self.events.len() >= self.most && !self.events.contains_key(&event) {
+            self.events.pop_first();
+        }
+        self.events.insert(event, (attempts, now_ms));
+    }
+
+    /// It is finished.
+    pub(crate) fn forget(&mut self, event: (TopicPartition, i64)) {
+        self.events.remove(&event);
     }
 }
 
@@ -79,10 +123,11 @@ pub(crate) fn append_backoff() -> Backoff {
 mod tests {
     use std::time::Duration;
 
+    use memori_event_log::{Topic, TopicPartition};
     use memori_schemas::{DeadLetterClass, Flush, LogRecordBody, Micros, framing, ids};
     use proptest::prelude::*;
 
-    use super::{Incoming, RetryPolicy, incoming};
+    use super::{Forgiven, Incoming, RetryPolicy, incoming};
 
     const POLICY: RetryPolicy = RetryPolicy {
         max_attempts: 4,
@@ -132,5 +177,22 @@ mod tests {
         let mut foreign = flush(None);
         foreign[3] ^= 0xff;
         assert_eq!(class(&foreign), DeadLetterClass::UnknownRecord);
+    }
+
+    #[test]
+    fn what_failed_while_nobody_was_served_does_not_count() {
+        let at = |offset| (TopicPartition { topic: Topic::ConversationsLive, partition: 0 }, offset);
+        let mut forgiven = Forgiven::new(2);
+        assert_eq!(forgiven.charged(at(1), 8, 100), (8, 100));
+        forgiven.forgive(at(1), 8, 900);
+        assert_eq!(forgiven.charged(at(1), 9, 100), (1, 900));
+        forgiven.forgive(at(1), 16, 1_900);
+        assert_eq!(forgiven.charged(at(1), 17, 100), (1, 1_900));
+        assert_eq!(forgiven.charged(at(2), 8, 100), (8, 100));
+        forgiven.forgive(at(2), 8, 900);
+        forgiven.forgive(at(3), 8, 900);
+        assert_eq!(forgiven.charged(at(1), 17, 100), (17, 100), "bounded");
+        forgiven.forget(at(3));
+        assert_eq!(forgiven.charged(at(3), 9, 100), (9, 100));
     }
 }

@@ -48,6 +48,8 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     };
     let Some(log) = scaffold.unless_stopped(starting).await? else { return Ok(()) };
     let config = WorkerConfig::from_settings(&settings);
+    let asked = Arc::clone(&extractor);
+    scaffold.health.degraded_while("extractor", move || asked.complaint());
     let working = tokio::spawn(worker::run(Arc::clone(&log), config, extractor, InFlight::new(), scaffold.shutdown.token()));
     scaffold.ready(None);
     let ended = match working.await {

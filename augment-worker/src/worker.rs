@@ -2,10 +2,10 @@
 //!
 //! At-least-once: an event counts as done once the record that covers it is durable. Order per entity is the driver's. A log that
 //! is away is waited for, for as long as it takes; an extractor that fails is tried again within bounds, then the event is
-//! dead-lettered.
+//! dead-lettered, unless the extractor works for nobody: that is waited for, too.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,11 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::extractor::{ExtractError, Extraction, Extractor, check};
+use crate::extractor::{ExtractError, Extraction, Extractor, RetryReason, check};
 use crate::in_flight::InFlight;
 use crate::metrics::{self, Metrics};
 use crate::outcome::{self, GivenUp, Source};
-use crate::policy::{self, Incoming, RetryPolicy};
+use crate::policy::{self, Forgiven, Incoming, RetryPolicy};
 
 /// How long a record whose lease has passed on waits for the driver to drop it.
 const FENCED_WAIT: Duration = Duration::from_secs(1);
@@ -93,6 +93,7 @@ pub async fn run(
         extractor,
         generation: config.generation,
         retry: config.retry,
+        forgiven: Mutex::new(Forgiven::new(config.budget_events)),
         in_flight,
         stop: shutdown.clone(),
     };
@@ -114,6 +115,7 @@ struct Handler {
     extractor: Arc<dyn Extractor>,
     generation: i32,
     retry: RetryPolicy,
+    forgiven: Mutex<Forgiven>,
     in_flight: InFlight,
     stop: CancellationToken,
 }
@@ -129,7 +131,11 @@ impl RecordHandler for Handler {
             let parent = work.record.header(trace_context::TRACEPARENT)?;
             std::str::from_utf8(parent).ok().map(ToOwned::to_owned)
         });
-        self.augment(&work, onward.as_deref()).instrument(span).await
+        let verdict = self.augment(&work, onward.as_deref()).instrument(span).await;
+        if !matches!(verdict, Verdict::RetryAfter(_)) {
+            self.forgiven(|forgiven| forgiven.forget((work.record.source, work.record.offset)));
+        }
+        verdict
     }
 }
 
@@ -197,17 +203,53 @@ impl Handler {
         let (class, reason) = match error {
             ExtractError::Permanent { class, message } => (class, message),
             ExtractError::Transient { reason, message, retry_after } => {
-                let elapsed_ms = (Micros::now().0 / 1_000).saturating_sub(work.first_tried_at_ms);
-                let elapsed = Duration::from_millis(u64::try_from(elapsed_ms).unwrap_or(0));
-                if let Some(wait) = self.retry.wait(attempts, elapsed, retry_after, rand::random()) {
+                let chance = rand::random();
+                if let Some(wait) = self.wait(work, attempts, reason, retry_after, chance) {
                     metrics::retried(reason.as_str());
                     tracing::info!(attempts, wait_ms = wait.as_millis(), error = %message, "the extractor failed; trying again");
+                    return Verdict::RetryAfter(wait);
+                }
+                // Is it this event, or everybody? No event is given up because the extractor is away.
+                if let Err(why) = self.extractor.works().await {
+                    let now_ms = now_ms();
+                    self.forgiven(|forgiven| forgiven.forgive((work.record.source, work.record.offset), attempts, now_ms));
+                    let wait = self.retry.pause(attempts, retry_after, chance);
+                    metrics::retried("extractor_down");
+                    tracing::warn!(attempts, wait_ms = wait.as_millis(), error = %why, "the extractor works for nobody; waiting");
                     return Verdict::RetryAfter(wait);
                 }
                 (DeadLetterClass::Expired, format!("given up after {attempts} attempts: {message}"))
             }
         };
         self.give_up(source, work, GivenUp { class, reason, attempts, event: Some(event) }).await
+    }
+
+    /// The wait before the next attempt; none where the bounds are reached.
+    fn wait(
+        &self,
+        work: &Work,
+        attempts: u32,
+        reason: RetryReason,
+        retry_after: Option<Duration>,
+        chance: f64,
+    ) -> Option<Duration> {
+        if !reason.is_of_the_event() {
+            return Some(self.retry.pause(attempts, retry_after, chance));
+        }
+        let event = (work.record.source, work.record.offset);
+        let (mut charged, since_ms) = self.forgiven(|forgiven| forgiven.charged(event, attempts, work.first_tried_at_ms));
+        if reason == RetryReason::RateLimited {
+            // Whom a limit hits is chance, so only time counts.
+            charged = charged.min(self.retry.max_attempts.saturating_sub(1));
+        }
+        let elapsed = Duration::from_millis(u64::try_from(now_ms().saturating_sub(since_ms)).unwrap_or(0));
+        self.retry.wait(charged, elapsed, retry_after, chance)?;
+        let wait = self.retry.pause(attempts, retry_after, chance);
+        Some(wait.min(self.retry.max_elapsed.saturating_sub(elapsed)).max(Duration::from_millis(1)))
+    }
+
+    fn forgiven<T>(&self, f: impl FnOnce(&mut Forgiven) -> T) -> T {
+        f(&mut self.forgiven.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn give_up(&self, source: Source<'_>, work: &Work, given_up: GivenUp<'_>) -> Verdict {
@@ -255,6 +297,10 @@ impl Handler {
             }
         }
     }
+}
+
+fn now_ms() -> i64 {
+    Micros::now().0 / 1_000
 }
 
 enum Appended {

@@ -1,13 +1,13 @@
 //! Everything in one process: the same rooms as on a platform, over one SQLite file.
 
 pub(crate) mod folder;
+mod known;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use memori_augment_worker::{InFlight, WorkerConfig, extractor_of};
+use memori_augment_worker::{InFlight, WorkerConfig, extractor_with};
 use memori_event_log::sql::{SqlLog, SqlLogConfig};
 use memori_event_log::sqlite::SqliteDatabase;
 use memori_event_log::{Log, LogError};
@@ -85,6 +85,10 @@ impl Embedded {
 
         let commits = Commits::new();
         let writer = writer_api(&settings, &database, commits.clone());
+        let known = Arc::new(known::Known(writer.recall().clone()));
+        let extractor = extractor_with(&settings, Some(known))?;
+        let asked = Arc::clone(&extractor);
+        health.degraded_while("extractor", move || asked.complaint());
         let sink_stop = CancellationToken::new();
         let share = drain_share(&settings);
         let sink_config = SinkConfig { drain_deadline: share, ..SinkConfig::from_settings(&settings.writer, &settings.shutdown) };
@@ -94,7 +98,7 @@ impl Embedded {
         let worker = tokio::spawn(memori_augment_worker::run(
             log.clone(),
             WorkerConfig { drain_deadline: share, ..WorkerConfig::from_settings(&settings) },
-            extractor_of(&settings)?,
+            extractor,
             in_flight.clone(),
             worker_stop.clone(),
         ));
@@ -102,7 +106,7 @@ impl Embedded {
         let api_stop = CancellationToken::new();
         let state = IngestState::start(IngestParts {
             log,
-            backend: WriterBackend::InProcess(writer),
+            backend: WriterBackend::InProcess(memori_writer::api::router(writer)),
             keys,
             extracting: Some(Arc::new(Extracting(in_flight))),
             config: IngestConfig {
@@ -199,14 +203,14 @@ impl Embedded {
     }
 }
 
-fn writer_api(settings: &Settings, database: &SqliteDatabase, commits: Commits) -> Router {
+fn writer_api(settings: &Settings, database: &SqliteDatabase, commits: Commits) -> ApiState {
     let reads = SqliteReads::new(database.reads().clone());
     let config = ApiConfig {
         recall: RecallConfig { cache_bytes: settings.writer.recall_cache_bytes, ..RecallConfig::default() },
         topic_prefix: settings.kafka.topic_prefix.clone(),
         ..ApiConfig::default()
     };
-    memori_writer::api::router(ApiState::new(Arc::new(reads), commits, config))
+    ApiState::new(Arc::new(reads), commits, config)
 }
 
 /// Settings that ask for what this version does not have are refused, not ignored.

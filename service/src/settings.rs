@@ -206,16 +206,34 @@ section!(
     Extractor {
         /// `builtin` or `llm`.
         kind: String = "builtin".to_owned(),
-        /// For `llm`.
+        /// For `llm`: what stands before `/chat/completions`, such as `https://api.openai.com/v1`.
         base_url: Option<String> = None,
-        /// For `llm`.
+        /// For `llm`; absent: none is sent.
         api_key: Option<Secret> = None,
+        /// For `llm`: the header that carries the key; in `authorization` it stands behind `Bearer`.
+        api_key_header: String = "authorization".to_owned(),
         /// For `llm`.
         model: Option<String> = None,
         /// Calls in flight, at most.
         max_concurrency: usize = 50,
         /// Of one call, in milliseconds.
         timeout_ms: u64 = 60_000,
+        /// For `llm`: `auto` (found out), `json_schema`, `json_object` or `text`.
+        structured_output: String = "auto".to_owned(),
+        /// For `llm`: tokens of one answer, at most.
+        max_output_tokens: u32 = 4_096,
+        /// For `llm`: conversations whose prompt has more estimated tokens are dead-lettered without a call; absent: the server decides.
+        max_prompt_tokens: Option<u64> = None,
+        /// For `llm`: 0 to 2.
+        temperature: f64 = 0.0,
+        /// For `llm`: price of a million tokens that are read, in any currency.
+        price_in_per_million: f64 = 0.0,
+        /// For `llm`: price of a million tokens that are written.
+        price_out_per_million: f64 = 0.0,
+        /// For `llm`: estimated tokens of what is known already that are shown to the model; 0: none.
+        known_facts_tokens: usize = 1_000,
+        /// For `llm`: how long that is waited for, in milliseconds.
+        known_facts_timeout_ms: u64 = 300,
     }
 );
 

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 
 use memori_schemas::{ConversationEvent, Evidence, ExtractorInfo, Fact, FactId, FactKind, Micros, Role};
 
+pub(crate) use self::clean::without_context;
 use self::english::{Mentioned, Setting};
 
 /// The extractor's version: a change of what it yields is a change of this.

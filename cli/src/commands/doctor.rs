@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use memori_augment_worker::llm::doctor::{Diagnosis, diagnose};
 use memori_service::{ProcessError, Settings};
 use serde::Serialize;
 use serde_json::json;
@@ -107,14 +108,18 @@ fn keys(settings: &Settings) -> Vec<Finding> {
     vec![finding]
 }
 
+/// For `llm` by one cheap call.
+async fn extractor(settings: &Settings) -> Finding {
+    if settings.extractor.kind == "builtin" {
+        return Finding::ok("extractor", "builtin: rules, no network, no key");
+    }
+    let Diagnosis { works, found, do_this } = diagnose(settings).await;
+    let verdict = if works { Verdict::Ok } else { Verdict::Failed };
+    Finding { check: "extractor", verdict, found, do_this }
+}
+
 fn models(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    findings.push(match settings.extractor.kind.as_str() {
-        "builtin" => Finding::ok("extractor", "builtin: rules, no network, no key"),
-        other => {
-            Finding::failed("extractor", format!("{other} is not part of this version"), "set MEMORI__EXTRACTOR__KIND=builtin")
-        }
-    });
     findings.push(match settings.embedding.kind.as_str() {
         "none" => Finding::ok("embedding", "none: recall is lexical"),
         "builtin" => Finding::note(

@@ -1,0 +1,159 @@
+//! What the `llm` extractor counts. Labels are bounded: purposes, results and reasons from fixed lists.
+
+#![allow(clippy::disallowed_macros, reason = "this is the metrics module")]
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use super::convert::Ignored;
+use super::refused::Refusal;
+use super::tokens::Tokens;
+
+/// Calls to the model, by purpose and result.
+pub const CALLS: &str = "memori_llm_calls_total";
+/// Seconds of one call, by purpose.
+pub const CALL_SECONDS: &str = "memori_llm_call_seconds";
+/// Tokens, by direction and by who counted them.
+pub const TOKENS: &str = "memori_llm_tokens_total";
+/// What they cost, in millionths of the configured currency.
+pub const COST: &str = "memori_llm_cost_micros_total";
+/// Answers that could not be used and were asked for again, by outcome.
+pub const REPAIRS: &str = "memori_llm_repairs_total";
+/// Items of answers that are not kept, by reason.
+pub const REFUSED: &str = "memori_llm_facts_refused_total";
+/// What items said that was not taken over, by what it was.
+pub const IGNORED: &str = "memori_llm_fields_ignored_total";
+/// Requests that were made again in a form that the server understands.
+pub const STEPPED_DOWN: &str = "memori_llm_stepped_down_total";
+/// What came of asking for known facts, by outcome.
+pub const KNOWN: &str = "memori_llm_known_facts_total";
+/// Whether the endpoint can be used (1): key, model, address and quota are in order.
+pub const USABLE: &str = "memori_llm_endpoint_usable";
+
+/// Why a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Extract,
+    Repair,
+    Probe,
+}
+
+impl Purpose {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Extract => "extract",
+            Self::Repair => "repair",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// What came of asking for known facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KnownOutcome {
+    Used,
+    Empty,
+    Timeout,
+    Failed,
+}
+
+impl KnownOutcome {
+    const ALL: [Self; 4] = [Self::Used, Self::Empty, Self::Timeout, Self::Failed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Used => "used",
+            Self::Empty => "empty",
+            Self::Timeout => "timeout",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How a repair ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repaired {
+    Mended,
+    Failed,
+    /// The provider failed meanwhile; all of it is done again.
+    Interrupted,
+}
+
+impl Repaired {
+    const ALL: [Self; 3] = [Self::Mended, Self::Failed, Self::Interrupted];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Mended => "mended",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
+pub(crate) fn describe() {
+    describe_counter!(CALLS, "calls to the model");
+    describe_histogram!(CALL_SECONDS, Unit::Seconds, "duration of one call to the model");
+    describe_counter!(TOKENS, "tokens read and written by the model");
+    describe_counter!(COST, "cost of calls in millionths of the configured currency");
+    describe_counter!(REPAIRS, "answers that could not be used and were asked for again");
+    describe_counter!(REFUSED, "items of answers that are not kept");
+    describe_counter!(IGNORED, "what items of answers said that was not taken over");
+    describe_counter!(STEPPED_DOWN, "requests made again in a form that the server understands");
+    describe_counter!(KNOWN, "requests for known facts");
+    describe_gauge!(USABLE, "1 while key, model, address and quota of the endpoint are in order");
+    for outcome in Repaired::ALL {
+        counter!(REPAIRS, "outcome" => outcome.as_str()).increment(0);
+    }
+    for reason in Refusal::ALL {
+        counter!(REFUSED, "reason" => reason.as_str()).increment(0);
+    }
+    for field in Ignored::ALL {
+        counter!(IGNORED, "field" => field.as_str()).increment(0);
+    }
+    for outcome in KnownOutcome::ALL {
+        counter!(KNOWN, "outcome" => outcome.as_str()).increment(0);
+    }
+    counter!(COST).increment(0);
+    counter!(STEPPED_DOWN).increment(0);
+    gauge!(USABLE).set(1.0);
+}
+
+/// `result` is a name of `CallError` or `answered`.
+pub(crate) fn called(purpose: Purpose, result: &'static str, took: Duration) {
+    counter!(CALLS, "purpose" => purpose.as_str(), "result" => result).increment(1);
+    histogram!(CALL_SECONDS, "purpose" => purpose.as_str()).record(took.as_secs_f64());
+}
+
+pub(crate) fn spent(tokens: Tokens, is_counted: bool, cost_micros: i64) {
+    let source = if is_counted { "usage" } else { "estimated" };
+    counter!(TOKENS, "direction" => "in", "source" => source).increment(tokens.read);
+    counter!(TOKENS, "direction" => "out", "source" => source).increment(tokens.written);
+    counter!(COST).increment(u64::try_from(cost_micros).unwrap_or(0));
+}
+
+pub(crate) fn repaired(outcome: Repaired) {
+    counter!(REPAIRS, "outcome" => outcome.as_str()).increment(1);
+}
+
+pub(crate) fn refused(reason: Refusal) {
+    counter!(REFUSED, "reason" => reason.as_str()).increment(1);
+}
+
+pub(crate) fn ignored(field: Ignored) {
+    counter!(IGNORED, "field" => field.as_str()).increment(1);
+}
+
+pub(crate) fn stepped_down() {
+    counter!(STEPPED_DOWN).increment(1);
+}
+
+pub(crate) fn known_facts(outcome: KnownOutcome) {
+    counter!(KNOWN, "outcome" => outcome.as_str()).increment(1);
+}
+
+pub(crate) fn usable(usable: bool) {
+    gauge!(USABLE).set(f64::from(u8::from(usable)));
+}

@@ -1,0 +1,237 @@
+//! The `llm` extractor: any endpoint that speaks `chat/completions`.
+//!
+//! Promises: what it yields rests on messages that the model was shown, and one about a person on a person's; whose memory it is never
+//! depends on what a model says; an answer that cannot be used is repaired once and then given up; an endpoint that does not work for
+//! anybody costs no event. Nothing that was said, and no key, is logged.
+//!
+//! Pure: [`prompt`], [`parse`] (words to JSON), [`answer`] (JSON to items), [`convert`] (items to facts), [`repair`], [`classify`],
+//! [`dialect`], [`tokens`]. Shells: [`client`], [`known`].
+
+mod answer;
+mod assets;
+mod classify;
+mod client;
+mod config;
+mod convert;
+mod dialect;
+pub mod doctor;
+pub mod known;
+pub mod metrics;
+mod parse;
+mod prompt;
+mod refused;
+mod repair;
+mod reply;
+mod retry_after;
+mod standing;
+mod tokens;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact};
+use memori_service::settings::Settings;
+
+pub use self::known::{HttpKnownFacts, KnownFact, KnownFacts, KnownFactsError};
+
+use self::classify::CallError;
+use self::client::{Answered, Client, advice};
+use self::config::LlmConfig;
+use self::metrics::{Purpose, Repaired};
+use self::prompt::Prompt;
+use self::reply::{Finish, Reply};
+use self::tokens::Tokens;
+use crate::extractor::{ExtractError, Extraction, Extractor, RetryReason};
+
+pub(crate) use self::convert::may_support;
+
+/// The extractor's name in the lineage.
+const NAME: &str = "llm";
+/// Bytes of a model's name.
+const MAX_MODEL_BYTES: usize = 128;
+
+/// The `llm` extractor behind the seam.
+pub struct Llm {
+    client: Client,
+    known: Option<Arc<dyn KnownFacts>>,
+}
+
+impl Llm {
+    /// As the operator configured it, with whoever knows what is known.
+    ///
+    /// # Errors
+    /// What to change, in words.
+    pub fn new(settings: &Settings, known: Option<Arc<dyn KnownFacts>>) -> Result<Self, String> {
+        Ok(Self { client: Client::new(LlmConfig::of(settings)?)?, known })
+    }
+
+    /// What `events` state: events of one entity, process and session, in order. One call, or a few.
+    async fn extract_all(&self, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
+        let (Some(first), Some(prompt)) = (events.first(), Prompt::of(events)) else {
+            // Where no user speaks there is nothing to learn about one.
+            return Ok(self.extraction(Vec::new(), Tokens::default(), None));
+        };
+        let config = self.client.config();
+        let known = known::ask(
+            self.known.as_ref(),
+            &first.tenant,
+            &first.entity_id,
+            prompt.query(),
+            config.known_facts_tokens,
+            config.known_facts_timeout,
+        );
+        let known = known.await;
+        let asked = match self.client.complete(Purpose::Extract, |dialect| prompt.render(&known, dialect)).await {
+            // What is known only helps; the conversation must fit.
+            Err(CallError::TooLarge(_)) if !known.is_empty() => {
+                self.client.complete(Purpose::Extract, |dialect| prompt.render(&[], dialect)).await
+            }
+            asked => asked,
+        };
+        let answered = match asked {
+            Ok(answered) => answered,
+            Err(error) => return Err(self.given_up(error).await),
+        };
+        let (tokens, model) = (answered.tokens, answered.reply.model.clone());
+        match assess(&answered.reply, events, &prompt) {
+            Ok(facts) => Ok(self.extraction(facts, tokens, model)),
+            Err(Unusable::Refused(message)) => Err(refused(message)),
+            Err(Unusable::Invalid(errors)) => self.repair(answered, &errors, events, &prompt).await,
+        }
+    }
+
+    async fn repair(
+        &self,
+        answered: Answered,
+        errors: &[String],
+        events: &[Arc<ConversationEvent>],
+        prompt: &Prompt,
+    ) -> Result<Extraction, ExtractError> {
+        let Answered { reply, tokens, sent } = answered;
+        let asking = self.client.complete(Purpose::Repair, |_| repair::messages(sent.clone(), &reply.text, errors));
+        let mended = match asking.await {
+            Ok(mended) => mended,
+            // The repair's own prompt is longer by the bad answer; without it the event may still be good, but not with this model.
+            Err(CallError::TooLarge(_) | CallError::Unsupported { .. }) => {
+                metrics::repaired(Repaired::Failed);
+                return Err(invalid(errors));
+            }
+            Err(error) => {
+                metrics::repaired(Repaired::Interrupted);
+                return Err(self.given_up(error).await);
+            }
+        };
+        let outcome = assess(&mended.reply, events, prompt);
+        metrics::repaired(if outcome.is_ok() { Repaired::Mended } else { Repaired::Failed });
+        match outcome {
+            Ok(facts) => Ok(self.extraction(facts, tokens.plus(mended.tokens), mended.reply.model)),
+            Err(Unusable::Refused(message)) => Err(refused(message)),
+            Err(Unusable::Invalid(errors)) => Err(invalid(&errors)),
+        }
+    }
+
+    fn extraction(&self, facts: Vec<Fact>, tokens: Tokens, answered_by: Option<String>) -> Extraction {
+        let config = self.client.config();
+        let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        Extraction {
+            facts,
+            extractor: ExtractorInfo {
+                name: NAME.into(),
+                version: assets::VERSION.into(),
+                model: Some(model_name(&config.model, answered_by)),
+                prompt_hash: Some(assets::PROMPT_HASH.clone()),
+                tokens_in: count(tokens.read),
+                tokens_out: count(tokens.written),
+                cost_micros: config.prices.micros(tokens),
+            },
+        }
+    }
+
+    /// What a call without an answer means for the event.
+    async fn given_up(&self, error: CallError) -> ExtractError {
+        match error {
+            CallError::Transient { reason, message, retry_after } => ExtractError::Transient { reason, message, retry_after },
+            CallError::TooLarge(message) => ExtractError::Permanent { class: DeadLetterClass::TooLarge, message },
+            CallError::Refused(message) => refused(message),
+            // Refused in every form: is it this conversation, or every request?
+            CallError::Unsupported { message, .. } => match self.client.works().await {
+                Ok(()) => refused(message),
+                Err(why) => ExtractError::Transient {
+                    reason: RetryReason::Misconfigured,
+                    message: format!("{why}: {}", advice(RetryReason::Misconfigured)),
+                    retry_after: None,
+                },
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Extractor for Llm {
+    async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError> {
+        self.extract_all(std::slice::from_ref(event)).await
+    }
+
+    async fn works(&self) -> Result<(), String> {
+        self.client.works().await
+    }
+
+    fn complaint(&self) -> Option<String> {
+        self.client.complaint()
+    }
+}
+
+/// Why an answer yields no facts.
+#[derive(Debug, PartialEq, Eq)]
+enum Unusable {
+    Refused(String),
+    /// What is wrong, a line each, without content.
+    Invalid(Vec<String>),
+}
+
+/// The facts of an answer. Items that cannot be kept are dropped and counted, unless nothing else is there.
+fn assess(reply: &Reply, events: &[Arc<ConversationEvent>], prompt: &Prompt) -> Result<Vec<Fact>, Unusable> {
+    if reply.is_refusal || reply.finish == Finish::Filtered {
+        return Err(Unusable::Refused("the provider's rules forbid an answer to this conversation".to_owned()));
+    }
+    let invalid = |error: &str| Err(Unusable::Invalid(vec![error.to_owned()]));
+    if reply.text.trim().is_empty() {
+        return invalid(match reply.finish {
+            Finish::Length => "the answer was cut off before it began",
+            Finish::ToolCalls => "there are no tools to call",
+            Finish::Stop | Finish::Filtered => "the answer is empty",
+        });
+    }
+    let value = match parse::json_in(&reply.text, answer::looks_like_one) {
+        Ok(value) => value,
+        Err(error) => return invalid(&error.to_string()),
+    };
+    let read = answer::read(value);
+    let converted = convert::facts(read.items, events, &prompt.shown);
+    let refused: Vec<_> = read.refused.into_iter().chain(converted.refused).collect();
+    refused.iter().for_each(|(_, refusal)| metrics::refused(*refusal));
+    converted.ignored.iter().for_each(|field| metrics::ignored(*field));
+    if converted.facts.is_empty() && !refused.is_empty() {
+        return Err(Unusable::Invalid(repair::errors_of(&refused)));
+    }
+    Ok(converted.facts)
+}
+
+fn refused(message: String) -> ExtractError {
+    ExtractError::Permanent { class: DeadLetterClass::Refused, message }
+}
+
+fn invalid(errors: &[String]) -> ExtractError {
+    let message = format!("the model's answer and its repair cannot be used: {}", errors.join("; "));
+    ExtractError::Permanent { class: DeadLetterClass::InvalidOutput, message }
+}
+
+/// The model that was asked, more exactly where the provider says which of its versions answered.
+fn model_name(asked: &str, answered_by: Option<String>) -> String {
+    let exact =
+        answered_by.filter(|name| name.len() <= MAX_MODEL_BYTES && name.starts_with(asked) && !name.contains(char::is_control));
+    exact.unwrap_or_else(|| asked.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! How the endpoint stands: whether it answered lately, and what is wrong with it where an operator must act. Given the time.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What is wrong is said again this often.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+struct State {
+    answered_at: Option<Instant>,
+    complaint: Option<String>,
+    said_at: Option<Instant>,
+}
+
+/// Shared by all calls to one endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Standing(Mutex<State>);
+
+impl Standing {
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A call was answered. Whether something had been wrong until then.
+    pub(crate) fn answered(&self, now: Instant) -> bool {
+        self.with(|state| {
+            state.answered_at = Some(now);
+            state.said_at = None;
+            state.complaint.take().is_some()
+        })
+    }
+
+    /// Something is wrong that only an operator can mend. Whether it is time to say so.
+    pub(crate) fn complain(&self, now: Instant, what: &str) -> bool {
+        self.with(|state| {
+            let is_due = state.said_at.is_none_or(|at| now.duration_since(at) >= SAY_AGAIN);
+            if is_due {
+                state.said_at = Some(now);
+            }
+            state.complaint = Some(what.to_owned());
+            is_due
+        })
+    }
+
+    /// What is wrong now.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        self.with(|state| state.complaint.clone())
+    }
+
+    /// Whether a call was answered within the last `span`.
+    pub(crate) fn answered_within(&self, now: Instant, span: Duration) -> bool {
+        self.with(|state| state.answered_at.is_some_and(|at| now.duration_since(at) <= span))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::Standing;
+
+    #[test]
+    fn what_is_wrong_is_said_once_a_minute_until_it_works() {
+        let (standing, start) = (Standing::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(standing.complain(at(0), "key"));
+        assert!(!standing.complain(at(59), "key"));
+        assert!(standing.complain(at(61), "quota"));
+        assert_eq!(standing.complaint().as_deref(), Some("quota"));
+        assert!(standing.answered(at(62)));
+        assert!(!standing.answered(at(63)));
+        assert_eq!(standing.complaint(), None);
+        assert!(standing.answered_within(at(70), Duration::from_secs(10)));
+        assert!(!standing.answered_within(at(74), Duration::from_secs(10)));
+        assert!(standing.complain(at(75), "key"), "a new trouble is said at once");
+    }
+}

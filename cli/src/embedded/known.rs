@@ -1,0 +1,33 @@
+//! What is known of an entity, for the extractor: recall in this process.
+
+use async_trait::async_trait;
+use memori_augment_worker::llm::known::{KNOWN_FACTS, KNOWN_INSTRUCTIONS};
+use memori_augment_worker::{KnownFact, KnownFacts, KnownFactsError};
+use memori_schemas::{FactKind, Micros};
+use memori_writer::recall::{Recall, RecallQuery, RecalledFact};
+
+/// Recall as the extractor asks it.
+pub(super) struct Known(pub(super) Recall);
+
+#[async_trait]
+impl KnownFacts for Known {
+    async fn known(
+        &self,
+        tenant: &str,
+        entity_id: &str,
+        query: &str,
+        token_budget: usize,
+    ) -> Result<Vec<KnownFact>, KnownFactsError> {
+        let query = RecallQuery {
+            limit: KNOWN_FACTS,
+            instruction_limit: KNOWN_INSTRUCTIONS,
+            token_budget: Some(token_budget),
+            ..RecallQuery::new(entity_id, query)
+        };
+        let recalled = self.0.recall(tenant, &query, "worker").await.map_err(|e| KnownFactsError(e.to_string()))?;
+        let known = |fact: RecalledFact| {
+            Some(KnownFact { kind: FactKind::parse(fact.kind)?, text: fact.content, since: Some(Micros(fact.valid_from.0)) })
+        };
+        Ok(recalled.instructions.into_iter().chain(recalled.facts).filter_map(known).collect())
+    }
+}
