@@ -1,30 +1,28 @@
-//! Everything in one process: the same rooms as on a platform, over one SQLite file.
+//! Everything in one process: the same rooms as on a platform, over one SQLite file or one Postgres database.
 
 pub(crate) mod folder;
 mod known;
+mod storage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use memori_augment_worker::{InFlight, WorkerConfig, extractor_with};
-use memori_event_log::sql::{SqlLog, SqlLogConfig};
-use memori_event_log::sqlite::SqliteDatabase;
-use memori_event_log::{Log, LogError};
-use memori_ingest::{ExtractingProbe, IngestConfig, IngestParts, IngestState, Lookup, WriterBackend};
+use memori_event_log::LogError;
+use memori_ingest::{ExtractingProbe, IngestConfig, IngestParts, IngestState, WriterBackend};
 use memori_service::auth::KeyRing;
 use memori_service::{Health, ProcessError, Settings, Shutdown, admin, metrics_endpoint};
 use memori_writer::api::{ApiConfig, ApiState};
 use memori_writer::notify::Commits;
-use memori_writer::reads::SqliteReads;
+use memori_writer::reads::ReadStore;
 use memori_writer::recall::service::RecallConfig;
 use memori_writer::run::{SinkConfig, run_sink};
-use memori_writer::store::Store;
-use memori_writer::store::sqlite::SqliteStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use folder::DataFolder;
+use storage::Storage;
 
 /// What each of requests, worker and sink may take of the shutdown's deadline: they end one after the other, and a part is left
 /// for closing files.
@@ -42,7 +40,7 @@ struct Room {
 /// The running system.
 pub(crate) struct Embedded {
     folder: DataFolder,
-    database: SqliteDatabase,
+    storage: Storage,
     address: SocketAddr,
     health: Health,
     shutdown: Shutdown,
@@ -54,8 +52,8 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    /// Brings everything up; when this returns, events are taken.
-    pub(crate) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Self, ProcessError> {
+    /// Brings everything up; when this returns, events are taken. `None` where it was asked to stop before its database answered.
+    pub(crate) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Option<Self>, ProcessError> {
         refuse_what_is_not_here(&settings)?;
         let metrics = metrics_endpoint::install();
         memori_ingest::metrics::describe();
@@ -68,23 +66,13 @@ impl Embedded {
             .map_err(|e| ProcessError::Usage(e.to_string()))?;
         let (listener, address) = admin::bind("ingest.listen (--listen)", settings.ingest.listen).await?;
 
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            ProcessError::Failed(format!("{what} in {}: {error}; `memori doctor` looks closer", folder.path().display()))
-        };
-        let database = SqliteDatabase::open(&folder.database()).await.map_err(|e| failed("cannot open the database", &e))?;
-        // The folder's lock keeps other processes out, so leases that are recorded there are a dead process's.
-        let log_config = SqlLogConfig { exclusive: true, ..SqlLogConfig::default() };
-        let log = SqlLog::open(database.clone(), log_config).await.map_err(|e| failed("cannot open the log", &e))?;
-        let log: Arc<dyn Log> = Arc::new(log);
-        if log.identity().await.is_err() {
-            log.create_topics(settings.embedded.partitions).await.map_err(|e| failed("cannot make the topics", &e))?;
-        }
-        let store = SqliteStore::new(database.clone());
-        store.migrate().await.map_err(|e| failed("cannot migrate the store", &e))?;
-        let store: Arc<dyn Store> = Arc::new(store);
-
         let commits = Commits::new();
-        let writer = writer_api(&settings, &database, commits.clone());
+        let storage = tokio::select! {
+            opened = Storage::open(&settings, &folder, &commits) => opened?,
+            // A database that is away is waited for; nothing runs yet that would have to be drained.
+            () = shutdown.requested() => return Ok(None),
+        };
+        let writer = writer_api(&settings, storage.reads.clone(), commits.clone());
         let known = Arc::new(known::Known(writer.recall().clone()));
         let extractor = extractor_with(&settings, Some(known))?;
         let asked = Arc::clone(&extractor);
@@ -92,11 +80,11 @@ impl Embedded {
         let sink_stop = CancellationToken::new();
         let share = drain_share(&settings);
         let sink_config = SinkConfig { drain_deadline: share, ..SinkConfig::from_settings(&settings.writer, &settings.shutdown) };
-        let sink = tokio::spawn(run_sink(log.clone(), store, commits, sink_config, sink_stop.clone()));
+        let sink = tokio::spawn(run_sink(storage.log.clone(), storage.store.clone(), commits, sink_config, sink_stop.clone()));
         let in_flight = InFlight::new();
         let worker_stop = CancellationToken::new();
         let worker = tokio::spawn(memori_augment_worker::run(
-            log.clone(),
+            storage.log.clone(),
             WorkerConfig { drain_deadline: share, ..WorkerConfig::from_settings(&settings) },
             extractor,
             in_flight.clone(),
@@ -104,32 +92,37 @@ impl Embedded {
         ));
 
         let api_stop = CancellationToken::new();
-        let state = IngestState::start(IngestParts {
-            log,
+        let config = IngestConfig {
+            max_requests: settings.ingest.max_requests,
+            max_body_bytes_in_flight: settings.ingest.max_body_bytes_in_flight,
+            recent_events: settings.ingest.recent_events,
+            draining: api_stop.clone(),
+            ..IngestConfig::default()
+        };
+        let (config, spool) = storage.door(&settings, &folder, config);
+        let parts = IngestParts {
+            log: storage.log.clone(),
             backend: WriterBackend::InProcess(memori_writer::api::router(writer)),
             keys,
             extracting: Some(Arc::new(Extracting(in_flight))),
-            config: IngestConfig {
-                max_requests: settings.ingest.max_requests,
-                max_body_bytes_in_flight: settings.ingest.max_body_bytes_in_flight,
-                log_timeout: None,
-                recent_events: settings.ingest.recent_events,
-                lookup: Lookup::Exact,
-                draining: api_stop.clone(),
-                ..IngestConfig::default()
-            },
-        })
-        .await
-        .map_err(|e| failed("cannot open the front door", &e))?;
+            config,
+        };
+        let state = IngestState::start_with_spool(parts, spool).await.map_err(|error| {
+            ProcessError::Failed(format!(
+                "cannot open the front door on {}: {error}; `memori doctor` looks closer",
+                folder.path().display()
+            ))
+        })?;
+        health.degraded_while("log", state.degraded());
         // The admin routes beside the API; what neither knows is answered by the API.
         let app = admin::router(health.clone(), metrics).fallback_service(memori_ingest::app(state));
         let api = tokio::spawn(admin::serve(listener, app, api_stop.clone()));
         folder.publish_address(address)?;
         health.started();
         tracing::info!(%address, folder = %folder.path().display(), "up");
-        Ok(Self {
+        Ok(Some(Self {
             folder,
-            database,
+            storage,
             address,
             health,
             shutdown,
@@ -138,7 +131,7 @@ impl Embedded {
             api,
             worker: Room { name: "worker", stop: worker_stop, task: worker },
             sink: Room { name: "sink", stop: sink_stop, task: sink },
-        })
+        }))
     }
 
     /// Where it listens.
@@ -177,7 +170,7 @@ impl Embedded {
     /// Stops in the data's order: no more requests, then the worker, then the sink, then the files.
     pub(crate) async fn stop(self) -> Result<(), ProcessError> {
         self.health.draining();
-        let Self { folder, database, shutdown, drain_share, api_stop, api, worker, sink, .. } = self;
+        let Self { folder, storage, shutdown, drain_share, api_stop, api, worker, sink, .. } = self;
         let in_time = shutdown
             .within_deadline(async move {
                 folder.withdraw_address();
@@ -195,7 +188,7 @@ impl Embedded {
                         Err(error) => tracing::error!(room = room.name, %error, "did not end well"),
                     }
                 }
-                database.close().await;
+                storage.close().await;
                 drop(folder);
             })
             .await;
@@ -203,14 +196,13 @@ impl Embedded {
     }
 }
 
-fn writer_api(settings: &Settings, database: &SqliteDatabase, commits: Commits) -> ApiState {
-    let reads = SqliteReads::new(database.reads().clone());
+fn writer_api(settings: &Settings, reads: Arc<dyn ReadStore>, commits: Commits) -> ApiState {
     let config = ApiConfig {
         recall: RecallConfig { cache_bytes: settings.writer.recall_cache_bytes, ..RecallConfig::default() },
         topic_prefix: settings.kafka.topic_prefix.clone(),
         ..ApiConfig::default()
     };
-    ApiState::new(Arc::new(reads), commits, config)
+    ApiState::new(reads, commits, config)
 }
 
 /// Settings that ask for what this version does not have are refused, not ignored.

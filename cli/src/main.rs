@@ -23,7 +23,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run everything in one process, on one folder.
+    /// Run everything in one process, on one folder or on your own Postgres database.
     Up(commands::up::Flags),
     /// Show what it does, on a few bundled conversations in a temporary folder.
     Demo(commands::demo::Flags),

@@ -240,8 +240,10 @@ section!(
 section!(
     /// The embedded mode.
     Embedded {
-        /// The folder that holds everything; absent: `memori-stream` in the user's data folder.
+        /// The folder that holds everything, or all but the database; absent: `memori-stream` in the user's data folder.
         data_dir: Option<PathBuf> = None,
+        /// `postgres://…`: log and store live in this database; absent: in a SQLite file in the folder.
+        database_url: Option<Secret> = None,
         /// Partitions of its log, when it is made.
         partitions: i32 = 4,
     }

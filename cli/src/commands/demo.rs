@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use memori_service::{ProcessError, Settings, Shutdown};
+use memori_service::{ProcessError, Secret, Settings, Shutdown};
 use serde_json::{Value, json};
 
 use super::recall::render;
@@ -25,19 +25,27 @@ const QUESTIONS: [(&str, &str); 6] = [
 ];
 
 #[derive(clap::Args)]
-pub(crate) struct Flags {}
+pub(crate) struct Flags {
+    /// Show it on this Postgres database instead; what is shown stays there, under the tenant `default`.
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+}
 
-pub(crate) async fn run(mut settings: Settings, _flags: Flags) -> Result<(), ProcessError> {
+pub(crate) async fn run(mut settings: Settings, flags: Flags) -> Result<(), ProcessError> {
     let folder = tempfile::tempdir().map_err(|e| ProcessError::Failed(format!("no temporary folder: {e}")))?;
     settings.embedded.data_dir = Some(folder.path().to_owned());
+    // Never one that is only configured: a demo leaves its conversations behind.
+    settings.embedded.database_url = flags.database.map(Secret::new);
+    let needs = if settings.embedded.database_url.is_some() { "no server but your Postgres" } else { "no server" };
+    settings.ingest.spool_dir = None;
     settings.ingest.listen.set_port(0);
     settings.auth.keys_file = None;
     let shutdown = Shutdown::new(std::time::Duration::from_millis(settings.shutdown.deadline_ms));
     let started = Instant::now();
-    let system = Embedded::start(settings, shutdown.clone()).await?;
+    let Some(system) = Embedded::start(settings, shutdown.clone()).await? else { return Ok(()) };
     let url = format!("http://{}", system.address());
     say(format!(
-        "\n1. The whole system is up in this process after {} ms, at {url}: no server, no key, no model.\n",
+        "\n1. The whole system is up in this process after {} ms, at {url}: {needs}, no key, no model.\n",
         started.elapsed().as_millis()
     ));
     let client = Client::new(&ClientFlags { url, key: None })?;

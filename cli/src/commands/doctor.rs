@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::embedded::folder;
 use crate::output::{say, table};
 
+mod database;
 mod embedded;
 mod platform;
 
@@ -69,7 +70,10 @@ pub(crate) async fn run(settings: Settings, flags: Flags) -> Result<(), ProcessE
         findings.extend(platform::check(&settings).await);
     } else {
         let path = settings.embedded.data_dir.clone().unwrap_or_else(folder::default_path);
-        findings.extend(embedded::check(&path).await);
+        findings.extend(embedded::check(&path, settings.embedded.database_url.is_some()).await);
+        if let Some(url) = &settings.embedded.database_url {
+            findings.extend(database::check(url).await);
+        }
     }
     let failed = findings.iter().filter(|f| f.verdict == Verdict::Failed).count();
     if flags.json {

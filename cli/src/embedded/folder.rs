@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const DATABASE: &str = "memori.db";
 const LOCK: &str = "lock";
 const ADDRESS: &str = "server.json";
+const INSTANCE: &str = "instance";
+const SPOOL: &str = "spool";
 
 /// A folder held exclusively by this process, until dropped (or killed: the system lets go of the lock).
 #[derive(Debug)]
@@ -57,6 +59,24 @@ impl DataFolder {
         self.path.join(DATABASE)
     }
 
+    /// Where events wait while a database elsewhere is away.
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.path.join(SPOOL)
+    }
+
+    /// The folder's name among those that share a database: made once, and ours while the lock is.
+    pub(crate) fn instance(&self) -> Result<String, ProcessError> {
+        let file = self.path.join(INSTANCE);
+        if let Some(name) = std::fs::read_to_string(&file).ok().map(|text| text.trim().to_owned()).filter(|name| !name.is_empty())
+        {
+            return Ok(name);
+        }
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        std::fs::write(&file, format!("{name}\n"))
+            .map_err(|e| ProcessError::Failed(format!("cannot write {}: {e}", file.display())))?;
+        Ok(name)
+    }
+
     /// Tells others where this server listens.
     pub(crate) fn publish_address(&self, address: SocketAddr) -> Result<(), ProcessError> {
         let server = Server { address: format!("http://{address}"), pid: std::process::id() };
@@ -100,7 +120,8 @@ mod tests {
         first.publish_address(SocketAddr::from(([127, 0, 0, 1], 7700))).unwrap();
         let refused = DataFolder::hold(dir.path()).unwrap_err().to_string();
         assert!(refused.contains("http://127.0.0.1:7700"), "{refused}");
+        let name = first.instance().unwrap();
         drop(first);
-        DataFolder::hold(dir.path()).unwrap();
+        assert_eq!(DataFolder::hold(dir.path()).unwrap().instance().unwrap(), name, "a folder keeps its name");
     }
 }

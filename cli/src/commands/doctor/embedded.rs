@@ -8,7 +8,7 @@ use memori_service::ProcessError;
 use super::{Finding, writable};
 use crate::embedded::folder::{self, DataFolder};
 
-pub(crate) async fn check(path: &Path) -> Vec<Finding> {
+pub(crate) async fn check(path: &Path, database_elsewhere: bool) -> Vec<Finding> {
     let shown = path.display();
     if !path.exists() {
         return vec![Finding::note("data folder", format!("{shown} is not there yet"), "nothing to do: `memori up` makes it")];
@@ -25,6 +25,9 @@ pub(crate) async fn check(path: &Path) -> Vec<Finding> {
         Err(_) => return vec![in_use(path).await],
     };
     let mut findings = vec![Finding::ok("data folder", format!("{shown} is writable and free"))];
+    if database_elsewhere {
+        return findings;
+    }
     if held.database().exists() {
         findings.push(database(&held).await);
     } else {

@@ -26,6 +26,15 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL 
     SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL jit = off; \
     SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
 
+/// One connection outside the pools, whose refusal says why.
+pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, LogError> {
+    let options = options.clone().disable_statement_logging();
+    match tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect()).await {
+        Ok(connected) => connected.map_err(log_error),
+        Err(_) => Err(LogError::Transient(format!("the log's database has not answered for {} s", ACQUIRE_TIMEOUT.as_secs()))),
+    }
+}
+
 /// The pools of one database: work, and one connection that listens.
 pub(super) fn pools(options: PgConnectOptions) -> (PgPool, PgPool) {
     let options = options.disable_statement_logging();
@@ -50,7 +59,10 @@ pub(super) fn pools(options: PgConnectOptions) -> (PgPool, PgPool) {
 
 /// What is known of what an error left behind.
 pub(super) fn log_error(error: sqlx::Error) -> LogError {
-    let message = format!("the log's database: {error}");
+    let message = match &error {
+        sqlx::Error::Database(e) => format!("the log's database: {} ({})", e.message(), e.code().unwrap_or_default()),
+        error => format!("the log's database: {error}"),
+    };
     match &error {
         sqlx::Error::Database(e) => {
             let code = e.code().unwrap_or_default();

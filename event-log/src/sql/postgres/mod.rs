@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{PgPool, Row as _};
+use sqlx::{Connection as _, PgPool, Row as _};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -68,6 +68,7 @@ const READ: &str = "SELECT place, appended_at_ms, record_key, headers, payload F
     ) AS measured WHERE before < $4 ORDER BY place";
 
 pub(super) struct PostgresDialect {
+    options: PgConnectOptions,
     pool: PgPool,
     wakes: Wakes,
     /// The partition count of every topic, once it is known: it never changes. 0 before.
@@ -77,11 +78,10 @@ pub(super) struct PostgresDialect {
 impl PostgresDialect {
     /// Understands the URL; connects when it is first used.
     pub(super) fn new(url: &str) -> Result<Self, LogError> {
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|e| LogError::Fatal(format!("the database's url cannot be used: {}", without_url(&e))))?;
-        let (pool, listening) = connection::pools(options.application_name("memori-log"));
+        let options = options(url)?;
+        let (pool, listening) = connection::pools(options.clone());
         let wakes = Wakes::start(pool.clone(), listening);
-        Ok(Self { pool, wakes, partitions: AtomicI32::new(0) })
+        Ok(Self { options, pool, wakes, partitions: AtomicI32::new(0) })
     }
 
     async fn partitions(&self) -> Result<i32, LogError> {
@@ -105,12 +105,14 @@ impl PostgresDialect {
     }
 }
 
-/// An error of the URL's syntax may quote it, password and all.
-fn without_url(error: &sqlx::Error) -> &'static str {
-    match error {
-        sqlx::Error::Configuration(_) => "it must be postgres://user:password@host:port/database?sslmode=…",
-        _ => "it is not understood",
-    }
+fn options(url: &str) -> Result<PgConnectOptions, LogError> {
+    // An error of the URL's syntax may quote it, password and all.
+    let options = PgConnectOptions::from_str(url).map_err(|_| {
+        LogError::Fatal(
+            "the database's url cannot be used: it must be postgres://user:password@host:port/database?sslmode=…".to_owned(),
+        )
+    })?;
+    Ok(options.application_name("memori-log"))
 }
 
 fn source(row: &PgRow) -> Result<TopicPartition, LogError> {
@@ -120,12 +122,13 @@ fn source(row: &PgRow) -> Result<TopicPartition, LogError> {
     Ok(TopicPartition { topic, partition: row.try_get("log_partition").map_err(log_error)? })
 }
 
-async fn migrate(pool: PgPool) -> Result<(), LogError> {
+async fn migrate(options: PgConnectOptions) -> Result<(), LogError> {
     let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
     migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
     // One transaction under a lock of its own: the migrator's would belong to a session.
     migrator.set_locking(false);
-    let mut tx = pool.begin().await.map_err(log_error)?;
+    let mut connection = connection::connect(&options).await?;
+    let mut tx = connection.begin().await.map_err(log_error)?;
     schema::prepare(&mut tx, &[SCHEMA]).await?;
     migrator.run_direct(None, &mut *tx, false).await.map_err(|e| match e {
         MigrateError::VersionMissing(version) => {
@@ -139,13 +142,14 @@ async fn migrate(pool: PgPool) -> Result<(), LogError> {
         .execute(&mut *tx)
         .await
         .map_err(log_error)?;
-    tx.commit().await.map_err(log_error)
+    tx.commit().await.map_err(log_error)?;
+    connection.close().await.map_err(log_error)
 }
 
 #[async_trait]
 impl Dialect for PostgresDialect {
     async fn migrate(&self) -> Result<(), LogError> {
-        uncancelled(migrate(self.pool.clone())).await
+        uncancelled(migrate(self.options.clone())).await
     }
 
     async fn forget_members(&self, instance: Option<&str>) -> Result<(), LogError> {

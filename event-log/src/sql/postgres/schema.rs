@@ -3,9 +3,9 @@
 //! Promises: no right is asked for that is not needed. The right to create schemas is used only for one that is missing; with
 //! schemas that are there already, the right to make tables in them is enough.
 
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
-use super::connection::log_error;
+use super::connection::{connect, log_error};
 use crate::seam::LogError;
 
 /// The oldest server that is tested.
@@ -35,6 +35,21 @@ pub async fn prepare(transaction: &mut PgConnection, schemas: &[&str]) -> Result
         make(transaction, schema).await?;
     }
     Ok(())
+}
+
+/// Looks whether [`prepare`] would do, without leaving anything behind; answers the server's version as it shows it.
+///
+/// # Errors
+/// As [`prepare`].
+pub async fn probe(url: &str, schemas: &[&str]) -> Result<String, LogError> {
+    let mut connection = connect(&super::options(url)?).await?;
+    let mut transaction = connection.begin().await.map_err(log_error)?;
+    prepare(&mut transaction, schemas).await?;
+    let version =
+        sqlx::query_scalar("SELECT current_setting('server_version')").fetch_one(&mut *transaction).await.map_err(log_error)?;
+    transaction.rollback().await.map_err(log_error)?;
+    connection.close().await.map_err(log_error)?;
+    Ok(version)
 }
 
 async fn make(transaction: &mut PgConnection, schema: &str) -> Result<(), LogError> {

@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use deadpool_postgres::{Client, Object, Pool, PoolError};
-use sqlx::ConnectOptions as _;
-use sqlx::migrate::Migrator;
+use memori_event_log::LogError;
+use memori_event_log::sql::postgres as log;
+use sqlx::migrate::{Migration, Migrator};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, SqlSafeStr as _};
 use tokio_postgres::Error as PgError;
 use tokio_postgres::error::SqlState;
 
@@ -29,6 +31,8 @@ use columns::Arrays;
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// Inside the view's schema, so that dropping the view drops the memory of having made it.
 const MIGRATIONS_TABLE: &str = "memori.store_migrations";
+/// The view's, and that of what is not a view.
+pub const SCHEMAS: [&str; 2] = ["memori", "memori_control"];
 
 /// Begins a flush. The planner's guesses about a table that was empty yesterday must not turn key look-ups into scans.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
@@ -84,26 +88,48 @@ fn migration_failed(error: impl std::fmt::Display) -> StoreError {
     StoreError::Broken(format!("migrations: {error}"))
 }
 
+/// In one transaction under a lock that ends with it, so that two at once come one after the other.
+async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let mut transaction = connection.begin().await.map_err(|e| StoreError::Retry(e.to_string()))?;
+    log::schema::prepare(&mut transaction, &SCHEMAS).await.map_err(|e| match e {
+        LogError::Transient(e) => StoreError::Retry(e),
+        e => StoreError::Broken(e.to_string()),
+    })?;
+    let mut migrations: Vec<Migration> = MIGRATIONS.iter().cloned().collect();
+    for migration in &mut migrations {
+        // The schemas are there. Postgres wants the right to make one even of who finds it made.
+        let sql = SCHEMAS.iter().fold(migration.sql.as_str().to_owned(), |sql, schema| {
+            sql.replace(&format!("CREATE SCHEMA IF NOT EXISTS {schema};"), "")
+        });
+        migration.sql = AssertSqlSafe(sql).into_sql_str();
+    }
+    let mut migrator = Migrator::with_migrations(migrations);
+    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    migrator.set_locking(false);
+    migrator.run_direct(None, &mut *transaction, false).await.map_err(migration_failed)?;
+    transaction.commit().await.map_err(migration_failed)
+}
+
 #[async_trait]
 impl Store for PostgresStore {
     async fn migrate(&self) -> Result<(), StoreError> {
         let options: sqlx::postgres::PgConnectOptions = self.admin_url.parse().map_err(migration_failed)?;
         let mut connection = options.connect().await.map_err(|e| StoreError::Retry(e.to_string()))?;
-        let ended = async {
-            // Before the migrator's own table, which lives there. Two at once may meet here: the loser finds it made.
-            let schema = "SELECT pg_advisory_lock(7303014480372); CREATE SCHEMA IF NOT EXISTS memori; SELECT pg_advisory_unlock(7303014480372)";
-            sqlx::raw_sql(schema).execute(&mut connection).await.map_err(migration_failed)?;
-            let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
-            migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
-            migrator.run_direct(None, &mut connection, false).await.map_err(migration_failed)
-        }
-        .await;
-        let _ = sqlx::Connection::close(connection).await;
+        let ended = make_tables(&mut connection).await;
+        let _ = connection.close().await;
         ended
     }
 
     async fn drop_view(&self) -> Result<(), StoreError> {
-        self.client().await?.batch_execute("DROP SCHEMA IF EXISTS memori CASCADE").await.map_err(failed)
+        // Not the schema: the log may stand beside the view, which is rebuilt from it.
+        let sql = format!(
+            "DO $$ DECLARE t name; BEGIN \
+               FOR t IN SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = 'memori' AND c.relkind IN ('r', 'p') AND c.relname <> ALL ('{{{}}}'::name[]) \
+               LOOP EXECUTE format('DROP TABLE memori.%I CASCADE', t); END LOOP; END $$",
+            log::TABLES.join(",")
+        );
+        self.client().await?.batch_execute(&sql).await.map_err(failed)
     }
 
     async fn next_offsets(&self, keys: &[OffsetKey]) -> Result<Vec<Option<i64>>, StoreError> {
