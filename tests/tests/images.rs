@@ -1,5 +1,5 @@
-//! What recall's images are made from: an image that is brought up to date by what changed is the image that is read whole, after
-//! any sequence of flushes, removals and faults included, on both databases.
+//! What recall's images are made from: an image that is brought up to date by what changed is the image that is read whole, and so
+//! is one made of packs and what changed since, after any sequence of flushes, removals and faults included, on both databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,10 +13,12 @@ use memori_tests::flushes::{self, Run};
 use memori_tests::scenario::{self, TENANT};
 use memori_tests::servers::Servers;
 use memori_tests::storm::tell;
+use memori_writer::plan::EntityRef;
 use memori_writer::postgres::PostgresTarget;
-use memori_writer::reads::rows::{Changes, FactRows, MessageRows, Shown};
+use memori_writer::reads::rows::{Changes, FactRows, MessageRows, Packed, Shown};
 use memori_writer::reads::{PostgresReads, ReadStore, SqliteReads};
 use memori_writer::store::Store;
+use memori_writer::store::packs::{NewPacks, PackKind, PackStore, Packing};
 use memori_writer::store::postgres::PostgresStore;
 use memori_writer::store::sqlite::SqliteStore;
 use rand::rngs::StdRng;
@@ -95,15 +97,74 @@ struct Seen {
     brought_up: usize,
     unchanged: usize,
     reloaded: usize,
+    packed: usize,
+    outrun: usize,
+    from_packs: usize,
+    from_packs_and_changes: usize,
+    by_rows: usize,
+}
+
+/// Packs that were made and not yet stored, and what they hold: a chunk's bytes are the place of its rows in a list.
+#[derive(Default)]
+struct Packer {
+    held: Vec<Rows>,
+    waiting: Vec<NewPacks>,
+}
+
+impl Packer {
+    fn make(&mut self, entity: EntityKey, model: Option<&str>, rows: &Rows) {
+        let (Some(facts), Some(messages)) = (rows.facts.version, rows.messages.version) else { return };
+        let chunk = || vec![self.held.len().to_le_bytes().to_vec()];
+        self.waiting.push(NewPacks {
+            entity: EntityRef { tenant: TENANT.to_owned(), key: entity },
+            generation: GENERATION,
+            model: model.unwrap_or_default().to_owned(),
+            version: facts.min(messages),
+            chunks: vec![(PackKind::Facts, chunk()), (PackKind::Messages, chunk()), (PackKind::Unnamed, chunk())],
+        });
+        self.held.push(rows.clone());
+    }
+
+    async fn store(&mut self, store: &dyn PackStore, rng: &mut StdRng, seen: &mut Seen) -> anyhow::Result<()> {
+        for packs in std::mem::take(&mut self.waiting) {
+            // Flushes come in between, for some.
+            if rng.random_bool(0.5) {
+                self.waiting.push(packs);
+                continue;
+            }
+            match store.put_packs(&packs).await? {
+                Packing::Packed => seen.packed += 1,
+                Packing::Outrun => seen.outrun += 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&self, chunks: &[bytes::Bytes]) -> anyhow::Result<&Rows> {
+        let [chunk] = chunks else { anyhow::bail!("{} chunks", chunks.len()) };
+        Ok(&self.held[usize::from_le_bytes(chunk.as_ref().try_into()?)])
+    }
+
+    /// What packs and changes make together.
+    fn assembled(&self, facts: Packed<FactRows>, messages: Packed<MessageRows>) -> anyhow::Result<Rows> {
+        let packed = self.rows(&facts.chunks)?;
+        ensure!(facts.unnamed == facts.chunks && messages.unnamed == facts.chunks && messages.chunks == facts.chunks);
+        let mut rows = Rows { facts: packed.facts.clone(), messages: packed.messages.clone() };
+        (rows.facts.epoch, rows.messages.epoch) = (facts.since.epoch, messages.since.epoch);
+        Ok(rows.brought_up(facts.since, messages.since))
+    }
 }
 
 /// Writes a partition in random batches through a store that fails now and then, and after each flush brings older images of each
 /// entity up to date.
-async fn follow(store: Arc<dyn Store>, reads: &dyn ReadStore, seed: u64, seen: &mut Seen) -> anyhow::Result<()> {
+async fn follow<S: Store + PackStore>(store: S, reads: &dyn ReadStore, seed: u64, seen: &mut Seen) -> anyhow::Result<()> {
     const ENTITIES: usize = 2;
     let partition = scenario::partition(seed, ENTITIES, 8);
     let mut rng = StdRng::seed_from_u64(seed);
+    let store = Arc::new(store);
+    let packs: &dyn PackStore = &*store.clone();
     let store = FaultyStore::new(store, rng.random());
+    let mut packer = Packer::default();
     let of: Vec<(EntityKey, Option<&str>)> = (0..ENTITIES)
         .map(|n| ids::entity_key(TENANT, &format!("user-{n}")))
         .flat_map(|entity| [(entity, None), (entity, Some("one@1")), (entity, Some("two@1"))])
@@ -121,8 +182,23 @@ async fn follow(store: Arc<dyn Store>, reads: &dyn ReadStore, seed: u64, seen: &
             }
         }
         flushes::flush(&store, flushes::input(&runs)).await?;
+        packer.store(packs, &mut rng, seen).await?;
         for ((entity, model), images) in of.iter().zip(&mut images) {
             let whole = Rows::whole(reads, entity, *model).await?;
+            if rng.random_bool(0.2) {
+                packer.make(*entity, *model, &whole);
+            }
+            let facts = reads.packed_facts(TENANT, entity, GENERATION, *model).await?;
+            let messages = reads.packed_messages(TENANT, entity, GENERATION, *model).await?;
+            match (facts, messages) {
+                (Some(facts), Some(messages)) => {
+                    let nothing = facts.since.facts.is_empty() && messages.since.messages.is_empty();
+                    *if nothing { &mut seen.from_packs } else { &mut seen.from_packs_and_changes } += 1;
+                    same(&format!("seed {seed}: from packs"), &whole, &packer.assembled(facts, messages)?)?;
+                }
+                (None, None) => seen.by_rows += 1,
+                (facts, messages) => anyhow::bail!("seed {seed}: facts {facts:?}, messages {messages:?}"),
+            }
             for image in &mut *images {
                 let Some(shown) = image.shown() else { continue };
                 let facts = reads.fact_changes_since(TENANT, entity, GENERATION, *model, shown).await?;
@@ -161,7 +237,9 @@ fn seeds(small: u64, large: u64) -> Vec<u64> {
 
 fn all_ways(seen: &Seen) -> anyhow::Result<()> {
     let few = |count: usize| count < 10;
-    ensure!(!few(seen.brought_up) && !few(seen.unchanged) && !few(seen.reloaded), "the test saw little: {seen:?}");
+    let images = [seen.brought_up, seen.unchanged, seen.reloaded];
+    let packs = [seen.packed, seen.outrun, seen.from_packs, seen.from_packs_and_changes, seen.by_rows];
+    ensure!(!images.into_iter().chain(packs).any(few), "the test saw little: {seen:?}");
     Ok(())
 }
 
@@ -174,7 +252,7 @@ async fn on_sqlite() -> anyhow::Result<()> {
         let store = SqliteStore::new(database.clone());
         store.migrate().await?;
         let reads = SqliteReads::new(database.reads().clone());
-        follow(Arc::new(store), &reads, seed, &mut seen).await.context("on SQLite")?;
+        follow(store, &reads, seed, &mut seen).await.context("on SQLite")?;
     }
     tell(&format!("images on SQLite: {seen:?}"));
     all_ways(&seen)
@@ -190,7 +268,7 @@ async fn on_postgres() -> anyhow::Result<()> {
         let store = PostgresStore::new(pool("images-sink")?, &url);
         store.migrate().await?;
         let reads = PostgresReads::new(pool("images-reads")?);
-        follow(Arc::new(store), &reads, 1_000 + seed, &mut seen).await.context("on Postgres")?;
+        follow(store, &reads, 1_000 + seed, &mut seen).await.context("on Postgres")?;
     }
     tell(&format!("images on Postgres: {seen:?}"));
     all_ways(&seen)

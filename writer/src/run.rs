@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::notify::Commits;
+use crate::packer::PackerHandle;
 use crate::sink::Sink;
 use crate::sink::metrics::SinkObserver;
 use crate::store::Store;
@@ -30,6 +31,8 @@ pub struct SinkConfig {
     pub batch_max_age: Duration,
     /// How long what was gathered may take to be written when the process stops.
     pub drain_deadline: Duration,
+    /// Told of what flushes change.
+    pub packer: Option<PackerHandle>,
 }
 
 impl SinkConfig {
@@ -41,6 +44,7 @@ impl SinkConfig {
             batch_bytes: writer.batch_bytes,
             batch_max_age: Duration::from_millis(writer.batch_max_age_ms),
             drain_deadline: Duration::from_millis(shutdown.deadline_ms / 4 * 3),
+            packer: None,
         }
     }
 }
@@ -70,7 +74,7 @@ pub async fn run_sink(
         budget_bytes: config.batch_bytes.saturating_mul(2),
         drain_deadline: config.drain_deadline,
     };
-    let sink = Sink::new(log.clone(), store, identity, commits, committed);
+    let sink = Sink::new(log.clone(), store, identity, commits, committed).with_packer(config.packer);
     let ended = run_batches(log, batches, Box::new(sink), Arc::new(SinkObserver::default()), shutdown).await;
     announcing.abort();
     ended

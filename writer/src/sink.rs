@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tracing::Instrument as _;
 
 use crate::notify::Commits;
+use crate::packer::PackerHandle;
 use crate::store::{self, FlushReport, OffsetKey, OffsetMove, Store, StoreError};
 use prepare::{Prepared, Refused};
 
@@ -36,6 +37,8 @@ pub struct Sink {
     commits: Commits,
     /// Told after each commit, for whoever tells other writers.
     committed: Arc<Notify>,
+    /// Told of what flushes changed.
+    packer: Option<PackerHandle>,
     /// Per partition number: where its controls ended when others of its topics were assigned.
     controls_until: BTreeMap<i32, i64>,
     /// The last attempt may have been committed.
@@ -61,7 +64,13 @@ impl Sink {
         committed: Arc<Notify>,
     ) -> Self {
         let (controls_until, buried) = (BTreeMap::new(), BTreeSet::new());
-        Self { log, store, identity, commits, committed, controls_until, unsure: false, buried }
+        Self { log, store, identity, commits, committed, packer: None, controls_until, unsure: false, buried }
+    }
+
+    /// Tells a packer of what its flushes change.
+    #[must_use]
+    pub fn with_packer(self, packer: Option<PackerHandle>) -> Self {
+        Self { packer, ..self }
     }
 
     fn offset_key(&self, partition: TopicPartition) -> Result<OffsetKey, SinkError> {
@@ -126,15 +135,18 @@ impl Sink {
         for (topic, class) in passed {
             metrics::passed(topic.as_str(), class.as_str());
         }
-        self.after_commit(&report);
+        self.after_commit(report);
         Ok(())
     }
 
-    fn after_commit(&self, report: &FlushReport) {
-        metrics::committed(report, Micros::now().0);
+    fn after_commit(&self, report: FlushReport) {
+        metrics::committed(&report, Micros::now().0);
         self.commits.bump();
         self.committed.notify_one();
         tracing::debug!(rows = report.rows, applied = report.applied_accepted_at_us.len(), "committed");
+        if let Some(packer) = &self.packer {
+            packer.flushed(report.changed);
+        }
     }
 
     fn failed(&mut self, error: StoreError, batch: &Batch) -> SinkError {

@@ -42,17 +42,18 @@ CREATE TABLE memori.entity_changes (
     PRIMARY KEY (tenant, entity_key, version)
 );
 
--- All of an entity as of entities.packed_version, in a few large values. kind: 1 facts, 2 messages. model: empty where the packs
--- hold no vectors. bytes are in the format of recall/packed.rs, and are never compressed, so that they are read as they lie.
+-- All of an entity as of entities.packed_version, in a few large values. kind: 1 facts, 2 messages, 3 events without a session.
+-- model: empty where the packs hold no vectors. bytes are in the format of recall/packed,
+-- and are never compressed, so that they are read as they lie.
 CREATE TABLE memori.packs (
     tenant text NOT NULL,
     entity_key bytea NOT NULL,
+    version bigint NOT NULL,
     generation integer NOT NULL,
     kind smallint NOT NULL,
     chunk integer NOT NULL,
-    version bigint NOT NULL,
     model text NOT NULL,
     bytes bytea NOT NULL,
-    PRIMARY KEY (tenant, entity_key, generation, kind, chunk)
+    PRIMARY KEY (tenant, entity_key, version, generation, kind, chunk)
 );
 ALTER TABLE memori.packs ALTER COLUMN bytes SET STORAGE EXTERNAL;

@@ -38,16 +38,16 @@ CREATE TABLE entity_changes (
     PRIMARY KEY (tenant, entity_key, version)
 ) WITHOUT ROWID;
 
--- All of an entity as of entities.packed_version, in a few large values. kind: 1 facts, 2 messages. model: empty where the packs
--- hold no vectors. bytes are in the format of recall/packed.rs.
+-- All of an entity as of entities.packed_version, in a few large values. kind: 1 facts, 2 messages, 3 events without a session.
+-- model: empty where the packs hold no vectors. bytes are in the format of recall/packed.
 CREATE TABLE packs (
     tenant text NOT NULL,
     entity_key blob NOT NULL,
+    version integer NOT NULL,
     generation integer NOT NULL,
     kind integer NOT NULL,
     chunk integer NOT NULL,
-    version integer NOT NULL,
     model text NOT NULL,
     bytes blob NOT NULL,
-    PRIMARY KEY (tenant, entity_key, generation, kind, chunk)
+    PRIMARY KEY (tenant, entity_key, version, generation, kind, chunk)
 );

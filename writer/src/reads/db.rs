@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::ReadError;
 
@@ -182,6 +183,8 @@ pub enum Value {
     Real(f64),
     Text(String),
     Bytes(Vec<u8>),
+    /// Bytes that stay where they were received.
+    Chunk(Bytes),
 }
 
 /// A row, taken column by column.
@@ -269,6 +272,19 @@ impl Row {
         match self.next()? {
             Value::Null => Ok(None),
             Value::Bytes(bytes) => Ok(Some(bytes)),
+            Value::Chunk(bytes) => Ok(Some(bytes.into())),
+            _ => Err(ReadError::Corrupt("a column is not bytes")),
+        }
+    }
+
+    /// Bytes, not copied where they are many.
+    ///
+    /// # Errors
+    /// It is something else, or null.
+    pub fn bytes(&mut self) -> Result<Bytes, ReadError> {
+        match self.next()? {
+            Value::Chunk(bytes) => Ok(bytes),
+            Value::Bytes(bytes) => Ok(bytes.into()),
             _ => Err(ReadError::Corrupt("a column is not bytes")),
         }
     }

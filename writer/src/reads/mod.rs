@@ -15,7 +15,7 @@ use memori_schemas::{EntityKey, FactId};
 
 use self::rows::{
     Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventStatus, FactPlace, FactRows, ForgetTarget, KnownEvent,
-    LineageRow, MessageRows, Shown,
+    LineageRow, MessageRows, Packed, Shown,
 };
 
 pub use self::postgres::PostgresReads;
@@ -86,6 +86,26 @@ pub trait ReadStore: Send + Sync + 'static {
         model: Option<&str>,
         shown: Shown,
     ) -> Result<Changes<MessageRows>, ReadError>;
+
+    /// All facts as they were packed, and what changed since, in one round trip; `None` where there are no packs of this
+    /// generation and model.
+    async fn packed_facts(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+    ) -> Result<Option<Packed<FactRows>>, ReadError>;
+
+    /// All messages as they were packed, and what changed since, in one round trip; `None` where there are no packs of this
+    /// generation and model.
+    async fn packed_messages(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+    ) -> Result<Option<Packed<MessageRows>>, ReadError>;
 
     /// Where events stand; only those that are known, in the order of their ids.
     async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError>;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use deadpool_postgres::Pool;
 use futures::future::join_all;
 use postgres_types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -38,7 +38,7 @@ impl Database for PostgresDb {
         let client = self.pool.get().await?;
         let prepared = client.prepare_cached(&sql).await?;
         let params: Vec<&(dyn ToSql + Sync)> = statement.params.iter().map(|param| param as _).collect();
-        client.query(&prepared, &params).await?.iter().map(values).collect()
+        client.query(&prepared, &params).await?.into_iter().map(values).collect()
     }
 
     async fn snapshot(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
@@ -58,14 +58,14 @@ impl PostgresDb {
         let params: Vec<Vec<&(dyn ToSql + Sync)>> =
             statements.iter().map(|statement| statement.params.iter().map(|param| param as _).collect()).collect();
         // Polled in order, so sent in order, in one round trip. The last is sent whatever comes of those before it.
-        let begin = client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        let begin = client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off");
         let queries = join_all(prepared.iter().zip(&params).map(|(statement, params)| client.query(statement, params)));
         let commit = client.batch_execute("COMMIT");
         let (began, results, committed) = futures::join!(begin, queries, commit);
         began?;
         let results: Vec<Vec<tokio_postgres::Row>> = results.into_iter().collect::<Result<_, _>>()?;
         committed?;
-        results.iter().map(|rows| rows.iter().map(values).collect()).collect()
+        results.into_iter().map(|rows| rows.into_iter().map(values).collect()).collect()
     }
 }
 
@@ -133,7 +133,44 @@ impl<'a> FromSql<'a> for Plain {
     }
 }
 
-fn values(row: &tokio_postgres::Row) -> Result<Row, ReadError> {
-    let values = (0..row.len()).map(|i| row.try_get::<_, Plain>(i).map(|plain| plain.0)).collect::<Result<_, _>>()?;
-    Ok(Row::new(values))
+/// Bytes as they were received.
+struct Received<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Received<'a> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::BYTEA
+    }
+}
+
+/// A column of a row that stays.
+struct Column(Arc<tokio_postgres::Row>, usize);
+
+impl AsRef<[u8]> for Column {
+    fn as_ref(&self) -> &[u8] {
+        self.0.try_get::<_, Received<'_>>(self.1).map_or(&[], |received| received.0)
+    }
+}
+
+/// Bytes from this many on are not copied out of what was received.
+const CHUNK_BYTES: usize = 16 << 10;
+
+fn values(row: tokio_postgres::Row) -> Result<Row, ReadError> {
+    let large = |row: &tokio_postgres::Row, i: usize| {
+        *row.columns()[i].type_() == Type::BYTEA
+            && row.try_get::<_, Option<Received<'_>>>(i).ok().flatten().is_some_and(|bytes| bytes.0.len() >= CHUNK_BYTES)
+    };
+    if !(0..row.len()).any(|i| large(&row, i)) {
+        let values = (0..row.len()).map(|i| row.try_get::<_, Plain>(i).map(|plain| plain.0)).collect::<Result<_, _>>()?;
+        return Ok(Row::new(values));
+    }
+    let row = Arc::new(row);
+    let value = |i| match large(&row, i) {
+        true => Ok(Value::Chunk(Bytes::from_owner(Column(row.clone(), i)))),
+        false => row.try_get::<_, Plain>(i).map(|plain| plain.0),
+    };
+    Ok(Row::new((0..row.len()).map(value).collect::<Result<_, _>>()?))
 }

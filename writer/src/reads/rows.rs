@@ -1,5 +1,6 @@
 //! What the reads return: rows as they stand in the tables, by the words of the tables.
 
+use bytes::Bytes;
 use memori_schemas::{ContentFormat, ContentHash, EntityKey, FactId, FactKind, Lane, MessageKey, Role, TextHash, TripleHash};
 
 use crate::recall::islands::Unnamed;
@@ -36,6 +37,17 @@ pub struct Shown {
     pub version: i64,
     /// As in [`EntityVersion`].
     pub epoch: i64,
+}
+
+/// Packs of an entity and what changed after them, at one instant.
+#[derive(Clone, Debug)]
+pub struct Packed<R> {
+    /// Chunks of the facts or messages, in their order.
+    pub chunks: Vec<Bytes>,
+    /// Chunks of the events without a session.
+    pub unnamed: Vec<Bytes>,
+    /// As [`Changes::Since`], over what the chunks hold.
+    pub since: R,
 }
 
 /// What an image lacks.

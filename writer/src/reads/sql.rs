@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use memori_schemas::{
     ContentFormat, ContentHash, EntityKey, FactId, FactKind, Lane, MessageKey, Role, TextHash, TripleHash, ids,
 };
@@ -11,10 +12,11 @@ use uuid::Uuid;
 use super::db::{Database, Param, Part, Row, Statement};
 use super::rows::{
     Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRow, FactRows,
-    ForgetTarget, IntervalRow, KnownEvent, LineageRow, MentionRow, MessageRow, MessageRows, Shown, UnnamedRow, VectorRow,
+    ForgetTarget, IntervalRow, KnownEvent, LineageRow, MentionRow, MessageRow, MessageRows, Packed, Shown, UnnamedRow, VectorRow,
 };
 use super::{ReadError, ReadStore};
 use crate::recall::islands::Unnamed;
+use crate::store::packs::PackKind;
 
 /// The generation of a tenant without a row of its own.
 const FIRST_GENERATION: i64 = 1;
@@ -63,6 +65,11 @@ const MESSAGES_WITH_VECTORS: &str = "SELECT m.message_key, m.event_id, m.content
     AND v.message_key = m.message_key AND v.event_id = m.event_id AND v.content_hash = m.content_hash \
     AND v.message_index = m.message_index AND v.vector_model = $4 \
     WHERE m.tenant = $1 AND m.entity_key = $2{part of m.message_key}";
+
+/// Chunks of one kind and of the events without a session ([`PackKind`]), each in their order.
+const PACKS: &str = "SELECT p.kind, p.chunk, p.bytes FROM @entities e JOIN @packs p ON p.tenant = e.tenant \
+    AND p.entity_key = e.entity_key AND p.version = e.packed_version AND p.generation = $3 AND p.model = $4 AND p.kind IN ($5, 3) \
+    WHERE e.tenant = $1 AND e.entity_key = $2 ORDER BY p.kind, p.chunk";
 
 const STATUS: &str = "SELECT e.event_id, e.entity_key, e.content_hash, e.erased, e.accepted_at_us, \
     o.kind, o.ended_at_us, o.dead_letter_class, o.dead_letter_reason \
@@ -134,49 +141,12 @@ impl<D: Database> SqlReads<D> {
 
     /// Facts with what recall shows of them, at one instant.
     async fn facts(&self, of: &Of<'_>, part: Part) -> Result<(EntityVersion, FactRows), ReadError> {
-        let mentions = match of.model {
-            None => Statement::part(MENTIONS, of.of_generation(), part),
-            Some(_) => Statement::part(MENTIONS_WITH_VECTORS, of.of_model(), part),
-        };
-        let statements = vec![
-            Statement::whole(VERSION, of.of_entity()),
-            Statement::part(FACTS, of.of_generation(), part),
-            mentions,
-            Statement::part(VALIDITY, of.of_generation(), part),
-            of.unnamed(part),
-        ];
-        let [head, facts, mentions, validity, unnamed] = exactly(self.0.snapshot(statements).await?)?;
-        let head = version(head)?;
-        let mut facts = all(facts, fact_row)?;
-        let rows = FactRows {
-            version: head.version,
-            epoch: head.epoch,
-            generation: of.generation,
-            mentions: mentions_and_vectors(mentions, &mut facts)?,
-            facts,
-            validity: all(validity, interval_row)?,
-            unnamed: all(unnamed, unnamed_row)?,
-        };
-        Ok((head, rows))
+        facts_of(of, self.0.snapshot(of.fact_statements(part)).await?)
     }
 
     /// Messages, at one instant.
     async fn messages(&self, of: &Of<'_>, part: Part) -> Result<(EntityVersion, MessageRows), ReadError> {
-        let messages = match of.model {
-            None => Statement::part(MESSAGES, of.of_entity(), part),
-            Some(_) => Statement::part(MESSAGES_WITH_VECTORS, of.of_model(), part),
-        };
-        let statements = vec![Statement::whole(VERSION, of.of_entity()), messages, of.unnamed(part)];
-        let [head, messages, unnamed] = exactly(self.0.snapshot(statements).await?)?;
-        let head = version(head)?;
-        let rows = MessageRows {
-            version: head.version,
-            epoch: head.epoch,
-            generation: of.generation,
-            messages: all(messages, message_row)?,
-            unnamed: all(unnamed, unnamed_row)?,
-        };
-        Ok((head, rows))
+        messages_of(of, self.0.snapshot(of.message_statements(part)).await?)
     }
 
     async fn one(&self, template: &'static str, params: Vec<Param>) -> Result<Option<Row>, ReadError> {
@@ -207,10 +177,84 @@ impl Of<'_> {
         params
     }
 
+    /// What [`facts_of`] reads.
+    fn fact_statements(&self, part: Part) -> Vec<Statement> {
+        let mentions = match self.model {
+            None => Statement::part(MENTIONS, self.of_generation(), part),
+            Some(_) => Statement::part(MENTIONS_WITH_VECTORS, self.of_model(), part),
+        };
+        vec![
+            Statement::whole(VERSION, self.of_entity()),
+            Statement::part(FACTS, self.of_generation(), part),
+            mentions,
+            Statement::part(VALIDITY, self.of_generation(), part),
+            self.unnamed(part),
+        ]
+    }
+
+    /// What [`messages_of`] reads.
+    fn message_statements(&self, part: Part) -> Vec<Statement> {
+        let messages = match self.model {
+            None => Statement::part(MESSAGES, self.of_entity(), part),
+            Some(_) => Statement::part(MESSAGES_WITH_VECTORS, self.of_model(), part),
+        };
+        vec![Statement::whole(VERSION, self.of_entity()), messages, self.unnamed(part)]
+    }
+
+    fn packs(&self, kind: PackKind) -> Statement {
+        let mut params = self.of_model();
+        params.push(Param::Int(kind.code().into()));
+        Statement::whole(PACKS, params)
+    }
+
     fn unnamed(&self, part: Part) -> Statement {
         let template = if part == Part::Whole { UNNAMED } else { UNNAMED_OF_MESSAGES };
         Statement::part(template, self.of_entity(), part)
     }
+}
+
+fn facts_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(EntityVersion, FactRows), ReadError> {
+    let [head, facts, mentions, validity, unnamed] = exactly(results)?;
+    let head = version(head)?;
+    let mut facts = all(facts, fact_row)?;
+    let rows = FactRows {
+        version: head.version,
+        epoch: head.epoch,
+        generation: of.generation,
+        mentions: mentions_and_vectors(mentions, &mut facts)?,
+        facts,
+        validity: all(validity, interval_row)?,
+        unnamed: all(unnamed, unnamed_row)?,
+    };
+    Ok((head, rows))
+}
+
+fn messages_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(EntityVersion, MessageRows), ReadError> {
+    let [head, messages, unnamed] = exactly(results)?;
+    let head = version(head)?;
+    let rows = MessageRows {
+        version: head.version,
+        epoch: head.epoch,
+        generation: of.generation,
+        messages: all(messages, message_row)?,
+        unnamed: all(unnamed, unnamed_row)?,
+    };
+    Ok((head, rows))
+}
+
+/// Chunks of a kind and of the events without a session; `None` where either is missing.
+#[allow(clippy::type_complexity)]
+fn chunks(rows: Vec<Row>, kind: PackKind) -> Result<Option<(Vec<Bytes>, Vec<Bytes>)>, ReadError> {
+    let (mut chunks, mut unnamed) = (Vec::with_capacity(rows.len()), Vec::new());
+    for mut row in rows {
+        let (of_kind, number) = (row.int()?, row.int()?);
+        let into = if of_kind == i64::from(kind.code()) { &mut chunks } else { &mut unnamed };
+        if usize::try_from(number).ok() != Some(into.len()) {
+            return Err(ReadError::Corrupt("a chunk is missing"));
+        }
+        into.push(row.bytes()?);
+    }
+    Ok((!chunks.is_empty() && !unnamed.is_empty()).then_some((chunks, unnamed)))
 }
 
 fn text(text: &str) -> Param {
@@ -434,6 +478,38 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         let of = Of { tenant, entity_key, generation, model };
         let (head, rows) = self.messages(&of, Part::Since(shown.version)).await?;
         Ok(if head.tells_since(shown) { Changes::Since(rows) } else { Changes::Reload })
+    }
+
+    async fn packed_facts(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+    ) -> Result<Option<Packed<FactRows>>, ReadError> {
+        let of = Of { tenant, entity_key, generation, model };
+        let mut statements = of.fact_statements(Part::SincePack);
+        statements.push(of.packs(PackKind::Facts));
+        let mut results = self.0.snapshot(statements).await?;
+        let packs = chunks(results.pop().unwrap_or_default(), PackKind::Facts)?;
+        let (_, since) = facts_of(&of, results)?;
+        Ok(packs.map(|(chunks, unnamed)| Packed { chunks, unnamed, since }))
+    }
+
+    async fn packed_messages(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+    ) -> Result<Option<Packed<MessageRows>>, ReadError> {
+        let of = Of { tenant, entity_key, generation, model };
+        let mut statements = of.message_statements(Part::SincePack);
+        statements.push(of.packs(PackKind::Messages));
+        let mut results = self.0.snapshot(statements).await?;
+        let packs = chunks(results.pop().unwrap_or_default(), PackKind::Messages)?;
+        let (_, since) = messages_of(&of, results)?;
+        Ok(packs.map(|(chunks, unnamed)| Packed { chunks, unnamed, since }))
     }
 
     async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError> {

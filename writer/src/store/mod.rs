@@ -8,6 +8,7 @@ mod cells;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod dump;
+pub mod packs;
 pub mod postgres;
 pub mod sqlite;
 mod tables;
@@ -90,6 +91,8 @@ pub struct FlushReport {
     pub dead_lettered: BTreeMap<String, u64>,
     /// Events that became erased.
     pub erased: u64,
+    /// Entities whose images changed, with how many facts and messages were named; `None` where something was removed.
+    pub changed: Vec<(EntityRef, Option<usize>)>,
     /// It had been committed by an earlier attempt.
     pub already_done: bool,
 }
@@ -279,7 +282,12 @@ fn report(
         upserts.insert.len() + upserts.update.len()
     }
     let mut report = FlushReport { rows: size(unowned), ..FlushReport::default() };
-    for PlannedEntity { entity, writes: w, .. } in writes {
+    for PlannedEntity { entity, writes: w, images } in writes {
+        match images {
+            ImageChange::Nothing => {}
+            ImageChange::Named(row) => report.changed.push(((*entity).clone(), Some(row.facts.len() + row.messages.len()))),
+            ImageChange::Rebased => report.changed.push(((*entity).clone(), None)),
+        }
         report.rows += size(&w.events) + w.messages.len() + size(&w.outcomes) + w.mentions.len() + size(&w.facts);
         report.rows += w.message_vectors.len()
             + size(&w.stats)

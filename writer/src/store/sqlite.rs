@@ -3,6 +3,8 @@
 //! The database has one writer at a time, so `BEGIN IMMEDIATE` is every lock that a flush needs. Statements run in this process;
 //! their number per flush costs nothing worth saving.
 
+mod packs;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;

@@ -5,6 +5,7 @@
 
 mod columns;
 pub mod listen;
+mod packs;
 mod read;
 mod write;
 

@@ -1,0 +1,156 @@
+//! Keeps packs of entities that are large enough to be worth it, beside the sink and never in its way.
+//!
+//! Promises: what a flush says of its entities is taken or dropped at once, never waited for; one entity is packed at a time, and
+//! between two the packer rests for longer than it worked; what it reads is bounded by [`due::MAX_ITEMS`]. A packer that fails or
+//! is not there costs readers time and nothing else: rows and changes tell everything.
+//!
+//! Pure: [`due`] (which entity, and when). This file is the shell.
+
+pub mod due;
+mod metrics;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::due::{Candidates, is_due};
+use crate::plan::EntityRef;
+use crate::reads::{ReadError, ReadStore};
+use crate::recall::packed;
+use crate::store::StoreError;
+use crate::store::packs::{NewPacks, PackKind, PackState, PackStore, Packing};
+
+pub use metrics::describe;
+
+/// Flushes that may wait to be taken note of.
+const NOTES: usize = 1_024;
+/// The packer rests this many times as long as it worked.
+const REST_PER_WORK: u32 = 3;
+/// And at least this long.
+const SHORTEST_REST: Duration = Duration::from_millis(20);
+/// How often it looks for candidates whose pause has ended.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a flush named of an entity: `None` where something was removed.
+pub type Named = Option<usize>;
+
+/// Where flushes tell what they changed. Clones tell the same packer.
+#[derive(Clone, Debug)]
+pub struct PackerHandle(mpsc::Sender<Vec<(EntityRef, Named)>>);
+
+impl PackerHandle {
+    /// Takes note; where the packer is behind, it is told nothing, and that is counted.
+    pub fn flushed(&self, entities: Vec<(EntityRef, Named)>) {
+        if !entities.is_empty() && self.0.try_send(entities).is_err() {
+            metrics::note_dropped();
+        }
+    }
+}
+
+/// Why an entity was not packed.
+#[derive(Debug, thiserror::Error)]
+enum PackerError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("packing panicked")]
+    Panicked,
+}
+
+/// Packs what flushes change.
+pub struct Packer {
+    store: Arc<dyn PackStore>,
+    reads: Arc<dyn ReadStore>,
+    /// Of the vectors that recall wants.
+    model: Option<String>,
+    notes: mpsc::Receiver<Vec<(EntityRef, Named)>>,
+}
+
+impl Packer {
+    /// With connections of its own; `model` is that of the vectors that recall wants.
+    #[must_use]
+    pub fn new(store: Arc<dyn PackStore>, reads: Arc<dyn ReadStore>, model: Option<String>) -> (Self, PackerHandle) {
+        let (sender, notes) = mpsc::channel(NOTES);
+        (Self { store, reads, model, notes }, PackerHandle(sender))
+    }
+
+    /// Runs until `shutdown`; what it has begun then, it ends.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut candidates = Candidates::default();
+        loop {
+            // A note or a shutdown that comes while a pack is written waits for it: nothing is cut off.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                note = self.notes.recv() => match note {
+                    Some(note) => candidates.note(Instant::now(), note),
+                    None => return,
+                },
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            while let Ok(note) = self.notes.try_recv() {
+                candidates.note(Instant::now(), note);
+            }
+            while let Some(entity) = candidates.next(Instant::now()) {
+                let began = Instant::now();
+                self.pack(&entity).await;
+                let rest = (began.elapsed() * REST_PER_WORK).max(SHORTEST_REST);
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(rest) => {}
+                }
+                while let Ok(note) = self.notes.try_recv() {
+                    candidates.note(Instant::now(), note);
+                }
+            }
+        }
+    }
+
+    /// Packs an entity, where it is due.
+    pub async fn pack(&self, entity: &EntityRef) {
+        let began = Instant::now();
+        match self.try_pack(entity).await {
+            Ok(None) => metrics::ended("not_due"),
+            Ok(Some((Packing::Packed, bytes))) => metrics::packed(began.elapsed(), bytes),
+            Ok(Some((Packing::Outrun, _))) => metrics::ended("outrun"),
+            Err(error) => {
+                tracing::warn!(%error, "an entity was not packed; it is read by rows");
+                metrics::ended("failed");
+            }
+        }
+    }
+
+    async fn try_pack(&self, entity: &EntityRef) -> Result<Option<(Packing, usize)>, PackerError> {
+        let Some(state) = self.store.pack_state(entity).await? else { return Ok(None) };
+        if !is_due(&state, self.model.as_deref().unwrap_or_default()) {
+            return Ok(None);
+        }
+        let Some(packs) = self.read(entity, &state).await? else { return Ok(None) };
+        let bytes = packs.chunks.iter().flat_map(|(_, chunks)| chunks).map(Vec::len).sum();
+        Ok(Some((self.store.put_packs(&packs).await?, bytes)))
+    }
+
+    async fn read(&self, entity: &EntityRef, state: &PackState) -> Result<Option<NewPacks>, PackerError> {
+        let (tenant, key, generation, model) = (&entity.tenant, &entity.key, state.generation, self.model.clone());
+        let facts = self.reads.fact_rows(tenant, key, generation, model.as_deref()).await?;
+        let messages = self.reads.message_rows(tenant, key, generation, model.as_deref()).await?;
+        // Read one after the other; what came in between is read again as a change, which changes nothing.
+        let (Some(version), Some(later)) = (facts.version, messages.version) else { return Ok(None) };
+        let packing = move || {
+            let model = model.as_deref();
+            vec![
+                (PackKind::Facts, packed::pack_facts(&facts, model)),
+                (PackKind::Messages, packed::pack_messages(&messages, model)),
+                (PackKind::Unnamed, vec![packed::pack_unnamed(&facts.unnamed)]),
+            ]
+        };
+        let chunks = tokio::task::spawn_blocking(packing).await.map_err(|_| PackerError::Panicked)?;
+        let version = version.min(later);
+        let model = self.model.clone().unwrap_or_default();
+        Ok(Some(NewPacks { entity: entity.clone(), generation, model, version, chunks }))
+    }
+}
