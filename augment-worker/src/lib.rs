@@ -4,6 +4,7 @@
 //! `memori-augment-worker` both call it. [`builtin`] is the extractor that needs nothing, [`llm`] the one that asks a model.
 
 pub mod builtin;
+pub mod corpus;
 pub mod extractor;
 mod in_flight;
 pub mod llm;
