@@ -15,7 +15,8 @@ fn guard(name: &str, turns: &str, at_least: usize, floor: (f64, f64)) {
         println!("{}", line(&format!("{name}: {of}"), tally));
     }
     // What is held back is measured and not looked at, unless someone means to hold it back no longer.
-    let told = if name == "tuning" || std::env::var_os("MEMORI_SHOW_HELD_BACK").is_some() { score.mistakes } else { String::new() };
+    let told =
+        if name == "tuning" || std::env::var_os("MEMORI_SHOW_HELD_BACK").is_some() { score.mistakes } else { String::new() };
     print!("{told}");
     assert!(score.all.turns >= at_least);
     assert!(score.all.precision() >= floor.0, "precision {:.3} is under {}\n{told}", score.all.precision(), floor.0);
