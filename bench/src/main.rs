@@ -3,6 +3,7 @@
 //! A ratio says how near we are to what the machine gives at all: 1 is the floor itself. Only ratios travel between machines.
 
 mod end_to_end;
+mod extraction;
 mod input;
 mod producer;
 mod recall;
@@ -26,6 +27,8 @@ enum Bench {
     Recall,
     /// From a durable answer to the fact in a recall.
     Recallable,
+    /// The builtin extractor over one that makes no mistake.
+    Extraction,
 }
 
 #[derive(Parser)]
@@ -56,6 +59,9 @@ async fn main() -> anyhow::Result<()> {
     let options = Options { runs: flags.runs.max(1), quick: flags.quick };
     let wanted = |bench: Bench| flags.benches.is_empty() || flags.benches.contains(&bench);
     let mut report = Report::default();
+    if wanted(Bench::Extraction) {
+        extraction::run(&mut report)?;
+    }
     // Durable, as in production.
     let servers = tokio::task::block_in_place(Servers::start)?;
     if wanted(Bench::Producer) {

@@ -187,7 +187,7 @@ fn expression(words: &[Word], previous: Option<&Word>, today: Date, tense: Tense
         }
         if let Some(day) = weekday(b) {
             let takes = if part(c).is_some() && joined(2) { 3 } else { 2 };
-            let date = relative_weekday(today, day, direction)?;
+            let date = named_weekday(today, day, direction)?;
             return Some((takes, part(c).filter(|_| takes == 3).map_or(Shown::Day(date), |p| Shown::PartOfDay(date, p))));
         }
         if let Some(month) = month(b) {
@@ -322,6 +322,13 @@ fn relative_weekday(today: Date, day: Weekday, direction: i32) -> Option<Date> {
         }
         _ => shift(today, Span::new().days(if ahead == 0 { 7 } else { ahead })),
     }
+}
+
+/// As `relative_weekday`, but nobody calls yesterday "last" or tomorrow "next": that is the one a week further.
+fn named_weekday(today: Date, day: Weekday, direction: i32) -> Option<Date> {
+    let date = relative_weekday(today, day, direction)?;
+    let beside = direction != 0 && shift(today, Span::new().days(direction))? == date;
+    if beside { shift(date, Span::new().weeks(direction)) } else { Some(date) }
 }
 
 fn relative_month(today: Date, month: i8, direction: i32) -> Option<Date> {

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use memori_schemas::normalise::normalise;
-
 use super::words::{cut, lower};
+use crate::slots;
 
 /// Function words by which a language of Latin script shows itself.
 static MARKERS: LazyLock<Vec<(&'static str, HashSet<&'static str>)>> = LazyLock::new(|| {
@@ -60,13 +59,11 @@ pub(crate) struct Cue {
 impl Cue {
     /// The slot, where the cue fills one.
     pub(crate) fn slot_of(&self, subject: &str) -> Option<String> {
-        let subject = normalise(subject);
-        match self.slot {
-            "" => None,
-            "attitude" | "has" | "speaks" => (self.object.split_whitespace().count() <= 6)
-                .then(|| format!("{subject}/{}/{}", self.slot, normalise(&self.object))),
-            slot => Some(format!("{subject}/{slot}")),
+        let long = self.object.split_whitespace().count() > 6;
+        if self.slot.is_empty() || self.slot == slots::ATTITUDE && long {
+            return None;
         }
+        slots::slot(subject, self.slot, Some(&self.object))
     }
 }
 
@@ -88,6 +85,63 @@ static CUES: LazyLock<Vec<Row>> = LazyLock::new(|| {
     };
     lines.map(|line| row(line).unwrap_or_else(|| panic!("a cue that is none: {line}"))).collect()
 });
+
+/// What joins two clauses, by language; the second one must begin as a cue begins.
+const JOINTS: &[(&str, &[&str])] = &[
+    ("de", &[" und ", ", aber ", " aber ", ", "]),
+    ("fr", &[" et ", ", mais ", " mais ", ", "]),
+    ("es", &[" y ", ", pero ", " pero ", ", "]),
+    ("it", &[" e ", ", ma ", " ma ", ", "]),
+    ("pt", &[" e ", ", mas ", " mas ", ", "]),
+    ("nl", &[" en ", ", maar ", " maar ", ", "]),
+    ("zh", &["，但是", "，而且", "，也", "，但", "，"]),
+    ("", &[", но ", ", а ", " и ", ", "]),
+];
+/// Pronouns that a second clause may leave out.
+const LEFT_OUT: &[(&str, &str)] = &[("de", "ich "), ("nl", "ik ")];
+
+/// The clauses of a sentence in which the speaker tells two things of himself: each can stand alone. Else the sentence.
+pub(crate) fn clauses(sentence: &str, language: &str) -> Vec<String> {
+    let lowered = lower(sentence);
+    let joints = JOINTS.iter().find(|(of, _)| *of == language).map_or(&[][..], |(_, joints)| joints);
+    if lowered.len() != sentence.len() || joints.is_empty() {
+        return vec![sentence.to_owned()];
+    }
+    let pronoun = LEFT_OUT.iter().find(|(of, _)| *of == language).map_or("", |(_, pronoun)| pronoun);
+    let mut out: Vec<String> = Vec::new();
+    let (mut start, mut from) = (0, 0);
+    while let Some((at, joint)) = joints.iter().filter_map(|joint| Some((from + lowered[from..].find(joint)?, *joint))).min() {
+        // Of joints at one place the longest.
+        let joint = joints.iter().filter(|one| lowered[at..].starts_with(**one)).max_by_key(|one| one.len()).unwrap_or(&joint);
+        let behind = at + joint.len();
+        let rest = &lowered[behind..];
+        let begins = |row: &&Row| row.language == language && !row.before.is_empty();
+        let whole = CUES.iter().filter(begins).any(|row| rest.starts_with(row.before));
+        let bare = !pronoun.is_empty()
+            && lowered[start..at].split_whitespace().any(|word| word == pronoun.trim_end())
+            && CUES.iter().filter(begins).any(|row| row.before.strip_prefix(pronoun).is_some_and(|verb| rest.starts_with(verb)));
+        let stands = lowered[start..at].split(' ').count() > 1 || language == "zh";
+        if (whole || bare) && stands {
+            out.push(sentence[start..at].trim_end_matches(',').to_owned());
+            (start, from) = (behind, behind);
+            if !whole {
+                let named = format!("{}{}", capital(pronoun), &sentence[behind..]);
+                let more = clauses(&named, language);
+                out.extend(more);
+                return out;
+            }
+        } else {
+            from = behind;
+        }
+    }
+    out.push(sentence[start..].to_owned());
+    out
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
 
 /// What the speaker tells of himself in another language, where a cue knows it.
 pub(crate) fn cue(sentence: &str, language: &str) -> Option<Cue> {
@@ -131,7 +185,7 @@ pub(crate) fn cue(sentence: &str, language: &str) -> Option<Cue> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cue, language};
+    use super::{clauses, cue, language};
 
     #[test]
     fn languages() {
@@ -155,6 +209,15 @@ mod tests {
 
     #[test]
     fn cues() {
+        for (text, language, parts) in [
+            ("Ich wohne in Köln und arbeite bei Siemens.", "de", vec!["Ich wohne in Köln", "Ich arbeite bei Siemens."]),
+            ("Vivo en Madrid y me encanta el té", "es", vec!["Vivo en Madrid", "me encanta el té"]),
+            ("J'aime le thé et le café", "fr", vec!["J'aime le thé et le café"]),
+            ("我叫李雷，我是老师。", "zh", vec!["我叫李雷", "我是老师。"]),
+            ("Meine Frau und ich haben zwei Katzen", "de", vec!["Meine Frau und ich haben zwei Katzen"]),
+        ] {
+            assert_eq!(clauses(text, language), parts);
+        }
         for (text, predicate, object, slot) in [
             ("Ich wohne in Köln.", "lives in", "Köln", Some("user/lives_in")),
             ("Ich bin 34 Jahre alt.", "is aged", "34", Some("user/age")),

@@ -236,6 +236,13 @@ fn is_english_instruction(words: &[Word]) -> bool {
             return asks && told && !past && !says_i_again;
         }
         "whenever" if b == "you" => return true,
+        // "When you write emails for me, sign them …": what comes behind the pause is asked for.
+        "when" | "if" if b == "you" => {
+            let asked = words.iter().position(Word::ends_with_comma).map_or("", |pause| at(words, pause + 1));
+            return STYLE_VERBS.contains(&asked)
+                || verbs_of_asking(asked)
+                || matches!(asked, "always" | "never" | "please" | "don't" | "make" | "put" | "call" | "leave" | "skip" | "do");
+        }
         "call" if b == "me" => return !matches!(c, "at" | "on" | "when" | "back" | "later" | "tomorrow" | "if" | ""),
         "address" if b == "me" => return true,
         "refer" if b == "to" && c == "me" => return true,
@@ -296,7 +303,9 @@ fn is_english_instruction(words: &[Word]) -> bool {
         || joined_has(words, "every time")
         || joined_has(words, "in the future")
         || joined_has(words, "going forward")
-        || joined_has(words, "by default");
+        || joined_has(words, "by default")
+        || (joined_has(words, "in all") || joined_has(words, "in every"))
+            && words.iter().any(|w| w.is_any(&["you", "your", "me"]));
     if wish && lasting {
         return true;
     }

@@ -20,7 +20,7 @@ pub(crate) use self::clean::without_context;
 use self::english::{Mentioned, Setting};
 
 /// The extractor's version: a change of what it yields is a change of this.
-pub const VERSION: &str = "1";
+pub const VERSION: &str = "2";
 
 /// Facts of one event that stand for themselves; what follows is kept in blocks of [`MAX_BLOCK_BYTES`].
 const MAX_SINGLE_FACTS: usize = 2_048;
@@ -280,15 +280,25 @@ fn of_sentence(sentence: &str, setting: &mut Setting<'_>) -> Vec<Statement> {
     if let Some(instruction) = instructions::foreign(sentence, language, speaker) {
         return vec![instruction];
     }
-    let mut statement = Statement::whole(&dates::annotate(sentence, language, setting.today), speaker);
-    if let Some(cue) = foreign::cue(sentence, language) {
+    let clauses = foreign::clauses(sentence, language);
+    clauses
+        .iter()
+        .filter(|clause| !junk::is_small_talk(clause))
+        .map(|clause| of_foreign_clause(clause, language, setting))
+        .collect()
+}
+
+fn of_foreign_clause(clause: &str, language: &str, setting: &Setting<'_>) -> Statement {
+    let speaker = setting.speaker;
+    let mut statement = Statement::whole(&dates::annotate(clause, language, setting.today), speaker);
+    if let Some(cue) = foreign::cue(clause, language) {
         statement.slot = cue.slot_of(speaker.name());
         statement.subject = Some(speaker.name().to_owned());
         statement.predicate = Some(cue.predicate.to_owned());
         statement.object = Some(cue.object);
         statement.confidence = 0.8;
     }
-    vec![statement]
+    statement
 }
 
 /// Without marks and emojis at its ends that say nothing.

@@ -194,7 +194,7 @@ async fn a_fact_its_lineage_and_the_export() {
         );
         assert_eq!(
             (&mention["message_index"], &mention["topic"], &mention["extractor"]),
-            (&json!(1), &json!("memori.facts.live"), &json!("builtin/1"))
+            (&json!(1), &json!("memori.facts.live"), &json!("builtin/2"))
         );
     }
     let export = http.get("/v1/entities/lin/export").await.ok(200);

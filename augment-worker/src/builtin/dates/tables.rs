@@ -100,7 +100,7 @@ pub(super) fn year_number(word: &str) -> Option<i16> {
 }
 
 /// Words for days near today in other languages: (language or none, word, days).
-pub(super) const FOREIGN_DAYS: [(&str, &str, i64); 34] = [
+pub(super) const FOREIGN_DAYS: [(&str, &str, i64); 51] = [
     ("de", "vorgestern", -2),
     ("de", "gestern", -1),
     ("de", "heute", 0),
@@ -122,9 +122,26 @@ pub(super) const FOREIGN_DAYS: [(&str, &str, i64); 34] = [
     ("pt", "amanhã", 1),
     ("nl", "gisteren", -1),
     ("nl", "vandaag", 0),
+    ("nl", "eergisteren", -2),
+    ("nl", "morgen", 1),
+    ("", "позавчера", -2),
     ("", "вчера", -1),
     ("", "сегодня", 0),
     ("", "завтра", 1),
+    ("", "вчора", -1),
+    ("", "сьогодні", 0),
+    ("", "wczoraj", -1),
+    ("", "dzisiaj", 0),
+    ("", "jutro", 1),
+    ("", "dün", -1),
+    ("", "bugün", 0),
+    ("", "yarın", 1),
+    ("", "igår", -1),
+    ("", "idag", 0),
+    ("", "imorgon", 1),
+    ("", "أمس", -1),
+    ("", "اليوم", 0),
+    ("", "غدا", 1),
     ("zh", "前天", -2),
     ("zh", "昨天", -1),
     ("zh", "今天", 0),
@@ -136,4 +153,3 @@ pub(super) const FOREIGN_DAYS: [(&str, &str, i64); 34] = [
     ("", "어제", -1),
     ("", "내일", 1),
 ];
-

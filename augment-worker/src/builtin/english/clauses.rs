@@ -23,6 +23,76 @@ const SHARED: &[&str] = &[
     "hate", "love", "like", "prefer", "enjoy", "live", "work", "have", "own", "speak", "need", "want", "am", "don't", "can't",
     "drink", "eat", "study", "play", "use", "dislike", "adore", "drive", "teach", "collect", "won't",
 ];
+/// As [`SHARED`], where what follows shows that they are verbs there and no nouns.
+const SHARED_BEFORE: &[&str] = &[
+    "deploy",
+    "develop",
+    "build",
+    "run",
+    "manage",
+    "write",
+    "cook",
+    "sing",
+    "swim",
+    "read",
+    "report",
+    "save",
+    "earn",
+    "commute",
+    "volunteer",
+    "travel",
+    "wear",
+    "take",
+    "help",
+    "sleep",
+    "sell",
+    "rent",
+    "pay",
+    "maintain",
+    "ride",
+    "train",
+    "go",
+    "spend",
+    "visit",
+    "walk",
+    "watch",
+    "grow",
+    "paint",
+    "bake",
+    "make",
+    "keep",
+    "sit",
+    "get",
+    "start",
+    "finish",
+];
+const SHOW_A_VERB: &[&str] = &[
+    "a",
+    "an",
+    "the",
+    "my",
+    "our",
+    "to",
+    "on",
+    "in",
+    "at",
+    "for",
+    "with",
+    "as",
+    "about",
+    "from",
+    "two",
+    "three",
+    "four",
+    "five",
+    "every",
+    "everything",
+    "by",
+    "up",
+    "home",
+    "it",
+    "them",
+];
 
 /// Cuts a sentence into clauses; a sentence of one clause is itself.
 pub(crate) fn split(words: &[Word]) -> Vec<Clause> {
@@ -90,6 +160,12 @@ fn boundary(words: &[Word], start: usize, at: usize, subordinate: bool) -> Optio
         }
         return None;
     }
+    // "…, but there is a garden"
+    let there = subject.lower == "there's"
+        || subject.lower == "there" && words.get(skip_adverbs + 1).is_some_and(|w| w.is_any(&["is", "are", "was", "were"]));
+    if joins && there {
+        return Some((rest - at, false));
+    }
     // "the" with a verb soon; a name or another noun only behind a pause as well.
     if joins && skip_adverbs == rest && words[at].is_any(&["and", "but", "while", "whereas"]) {
         let verb_soon = (rest + 1..words.len().min(rest + 5)).any(|i| {
@@ -120,6 +196,13 @@ fn boundary(words: &[Word], start: usize, at: usize, subordinate: bool) -> Optio
             _ => true,
         };
         return fits.then_some((rest - at, true));
+    }
+    if SHARED_BEFORE.contains(&word)
+        && subject.after.is_empty()
+        && !binds
+        && next.is_some_and(|w| w.is_any(SHOW_A_VERB) || w.lower.starts_with(|c: char| c.is_ascii_digit()))
+    {
+        return Some((rest - at, true));
     }
     let left_verb = main_verb(left);
     let left_past = left_verb.is_some_and(|v| is_past(v) && !is_auxiliary(v));

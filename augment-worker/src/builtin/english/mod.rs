@@ -13,7 +13,7 @@ use memori_schemas::FactKind;
 
 use self::group::{TAKES_INFINITIVE, object_of, verb_group_end};
 use self::leads::{HEDGES, leads_in, starts_with, states_of_speaker, told_before_question, without_lead};
-use self::rewrite::{is_first_person, is_i, possessive, to_third_person};
+use self::rewrite::{is_first_person, possessive, to_third_person};
 use self::slots::Shape;
 use self::subject::{Subject, implies_speaker, is_person, lower_first, subject_of, tense_of};
 use super::dates::{self, Tense};
@@ -64,9 +64,47 @@ pub(crate) fn statements(sentence: &str, is_question: bool, setting: &mut Settin
             out.push(instruction);
             continue;
         }
+        if !out.is_empty() && only_judges(&part.words) {
+            continue;
+        }
         out.extend(clause(part.words, part.shares_subject, setting));
     }
     out
+}
+
+/// "…, it was great": says nothing without what stands before it.
+fn only_judges(words: &[Word]) -> bool {
+    let judgement = |w: &Word| {
+        w.is_any(&[
+            "great",
+            "good",
+            "nice",
+            "amazing",
+            "awesome",
+            "fun",
+            "lovely",
+            "terrible",
+            "awful",
+            "bad",
+            "fantastic",
+            "wonderful",
+            "horrible",
+            "boring",
+            "ok",
+            "okay",
+            "cool",
+            "perfect",
+            "delicious",
+            "brilliant",
+            "beautiful",
+            "exhausting",
+            "hilarious",
+        ])
+    };
+    let [subject, verb, rest @ ..] = words else { return false };
+    subject.is_any(&["it", "that", "this"])
+        && verb.is_any(&["was", "is"])
+        && rest.split_last().is_some_and(|(last, between)| judgement(last) && between.iter().all(|w| verbs::is_adverb(&w.lower)))
 }
 
 fn clause(mut words: Vec<Word>, shares_subject: bool, setting: &mut Setting<'_>) -> Vec<Statement> {

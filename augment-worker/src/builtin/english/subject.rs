@@ -186,6 +186,9 @@ pub(super) fn tense_of(words: &[Word]) -> Tense {
     let progressive = words.windows(2).any(|w| w[0].is_any(&["am", "is", "are"]) && w[1].lower.ends_with("ing"));
     let to_come = has(&[
         "appointment",
+        "free",
+        "busy",
+        "available",
         "meeting",
         "exam",
         "interview",
