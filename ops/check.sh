@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, lints, spelling, documented metrics, licences. Tools that are missing go into the user's cache folder, never into the system.
+# Format, lints, spelling, documented metrics, data made from its sources, licences. Tools that are missing go into the user's cache folder, never into the system.
 # A tool that cannot be had is named at the end; with CHECK_STRICT=1 that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -52,6 +52,9 @@ metric='memori_[a-z]+_[a-z_]+'
 in_code=$(grep -rhoE "^(pub )?(pub\(crate\) )?const [A-Z_]+: &str = \"$metric\"" --include='*metrics*.rs' -- */src | grep -oE "\"$metric\"" | tr -d '"' | sort -u)
 in_docs=$(grep -oE "^\| \`memori_.*" docs/metrics.md | cut -d '|' -f 2 | grep -oE "$metric" | sort -u)
 diff <(echo "$in_code") <(echo "$in_docs") || { echo "docs/metrics.md (>) and the metrics modules (<) name different metrics" >&2; exit 1; }
+
+step "quality data"
+if command -v python3 >/dev/null; then quiet python3 tests/quality/build.py --check; else missing+=("tests/quality/build.py: it needs python3"); fi
 
 step "licences, bans, sources"
 if deny=$(deny_command); then
