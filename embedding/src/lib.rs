@@ -3,14 +3,21 @@
 //! Promises: a vector is of one model and one version of it, and says so; whoever has no model is told why, and nothing here
 //! ever answers with something that only looks like a vector.
 
+pub mod builtin;
+mod catalogue;
+mod local;
+pub mod metrics;
 mod quantise;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use memori_service::Settings;
+use memori_service::{ProcessError, Settings};
 
-pub use quantise::Embedding;
+pub use catalogue::{BuiltinFiles, builtin_files, keep_wheel, model_dir, open_builtin, prepare_builtin};
+pub use quantise::{Embedding, dot, dot_rows};
+
+use local::Local;
 
 /// Why there are no vectors. Messages hold no text that was to be embedded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +50,8 @@ pub trait Embedder: Send + Sync + 'static {
     async fn embed(&self, texts: &[String]) -> Result<Vec<Embedding>, EmbedError>;
 }
 
-/// The embedder that the settings ask for; `None` where they ask for none.
+/// The embedder that the settings ask for; `None` where they ask for none. A process calls this once and hands it down: the weights
+/// are mapped once.
 ///
 /// # Errors
 /// [`EmbedError::Configuration`] where the settings cannot work, [`EmbedError::Unavailable`] where the model is not there: the caller
@@ -51,6 +59,43 @@ pub trait Embedder: Send + Sync + 'static {
 pub fn embedder_of(settings: &Settings) -> Result<Option<Arc<dyn Embedder>>, EmbedError> {
     match settings.embedding.kind.as_str() {
         "none" => Ok(None),
+        "builtin" => {
+            let model = open_builtin(&model_dir(settings)?)?;
+            let local = Local::new(builtin::MODEL, builtin::DIMENSIONS, model, threads(settings))?;
+            Ok(Some(Arc::new(local)))
+        }
         other => Err(EmbedError::Unavailable(format!("{other} is not part of this build"))),
     }
+}
+
+/// [`embedder_of`] for a process that starts: describes the metrics, says aloud what there is, and goes on without an embedder where
+/// the model is not there.
+///
+/// # Errors
+/// [`ProcessError::Usage`] where the settings cannot work.
+pub fn start(settings: &Settings) -> Result<Option<Arc<dyn Embedder>>, ProcessError> {
+    metrics::describe();
+    let embedder = match embedder_of(settings) {
+        Ok(embedder) => embedder,
+        Err(EmbedError::Configuration(why)) => return Err(ProcessError::Usage(why)),
+        Err(error) => {
+            tracing::warn!(%error, "no embedding: recall goes by words alone");
+            None
+        }
+    };
+    match &embedder {
+        Some(embedder) => tracing::info!(model = embedder.model(), dimensions = embedder.dimensions(), "embedding"),
+        None if settings.embedding.kind == "none" => tracing::info!("no embedding, as configured: recall goes by words alone"),
+        None => {}
+    }
+    metrics::available(embedder.is_some());
+    Ok(embedder)
+}
+
+/// How many threads a model of this process may keep busy: as configured, else half of the machine.
+fn threads(settings: &Settings) -> usize {
+    settings.embedding.threads.unwrap_or_else(|| {
+        let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (all / 2).max(1)
+    })
 }

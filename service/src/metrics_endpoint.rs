@@ -11,6 +11,8 @@ const SECONDS_BUCKETS: [f64; 18] =
 const ROWS_BUCKETS: [f64; 10] = [1.0, 10.0, 50.0, 100.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 50_000.0];
 /// Buckets of every `_bytes` histogram.
 const BYTES_BUCKETS: [f64; 8] = [256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 8_388_608.0];
+/// Buckets of every `_texts` histogram.
+const TEXTS_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -23,6 +25,7 @@ pub fn install() -> PrometheusHandle {
                 .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
                 .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_rows".to_owned()), &ROWS_BUCKETS))
                 .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS))
+                .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_texts".to_owned()), &TEXTS_BUCKETS))
                 .expect("the bucket lists are not empty");
             let recorder = builder.build_recorder();
             let handle = recorder.handle();

@@ -198,6 +198,20 @@ section!(
         model: Option<String> = None,
         /// For `openai`.
         dimensions: Option<usize> = None,
+        /// Of one request to the endpoint, in milliseconds.
+        timeout_ms: u64 = 10_000,
+        /// How often a request to the endpoint is made before its texts are left without vectors.
+        max_attempts: u32 = 4,
+        /// Texts in one request to the endpoint, at most.
+        batch_texts: usize = 64,
+        /// Their bytes, at most; a text is cut to that.
+        batch_bytes: usize = 128 << 10,
+        /// Requests to the endpoint in flight, at most.
+        max_concurrency: usize = 8,
+        /// Threads that a model in this process keeps busy, at most; absent: half of the machine's processors.
+        threads: Option<usize> = None,
+        /// Where models lie; absent: `memori-stream/models` in the user's cache folder.
+        model_dir: Option<PathBuf> = None,
     }
 );
 
@@ -336,7 +350,14 @@ impl Settings {
         if !["builtin", "openai", "none"].contains(&self.embedding.kind.as_str()) {
             return bad("embedding.kind", &self.embedding.kind, "builtin, openai or none");
         }
-        let bounds: [(&str, u64); 9] = [
+        let bounds: [(&str, u64); 16] = [
+            ("embedding.dimensions", self.embedding.dimensions.unwrap_or(1) as u64),
+            ("embedding.timeout_ms", self.embedding.timeout_ms),
+            ("embedding.max_attempts", u64::from(self.embedding.max_attempts)),
+            ("embedding.batch_texts", self.embedding.batch_texts as u64),
+            ("embedding.batch_bytes", self.embedding.batch_bytes as u64),
+            ("embedding.max_concurrency", self.embedding.max_concurrency as u64),
+            ("embedding.threads", self.embedding.threads.unwrap_or(1) as u64),
             ("extractor.max_concurrency", self.extractor.max_concurrency as u64),
             ("writer.batch_rows", self.writer.batch_rows as u64),
             ("writer.batch_bytes", self.writer.batch_bytes as u64),

@@ -1,0 +1,131 @@
+//! Matrices of the network, and what is done to rows.
+
+use std::sync::Arc;
+
+/// A weight matrix, row by row: `rows` inputs to `columns` outputs.
+#[derive(Clone, Debug)]
+pub(crate) struct Matrix {
+    rows: usize,
+    columns: usize,
+    values: Arc<[f32]>,
+}
+
+impl Matrix {
+    /// Of int8 steps of which one is worth `step`.
+    pub(crate) fn of_steps(rows: usize, columns: usize, steps: &[i8], step: f32) -> Self {
+        assert_eq!(steps.len(), rows * columns, "a matrix of another size");
+        Self { rows, columns, values: steps.iter().map(|s| f32::from(*s) * step).collect() }
+    }
+
+    /// These beside each other, as one: all have the same inputs.
+    pub(crate) fn beside(parts: &[Self]) -> Self {
+        let rows = parts[0].rows;
+        assert!(parts.iter().all(|part| part.rows == rows), "matrices of unlike heights");
+        let columns = parts.iter().map(|part| part.columns).sum();
+        let mut values = Vec::with_capacity(rows * columns);
+        for row in 0..rows {
+            for part in parts {
+                values.extend_from_slice(&part.values[row * part.columns..][..part.columns]);
+            }
+        }
+        Self { rows, columns, values: values.into() }
+    }
+
+    /// The matrix cut into `parts` of equal height.
+    pub(crate) fn cut(&self, parts: usize) -> Vec<Self> {
+        let rows = self.rows / parts;
+        let cut = self.values.chunks_exact(rows * self.columns);
+        cut.map(|values| Self { rows, columns: self.columns, values: values.into() }).collect()
+    }
+
+    /// Outputs.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// `out = input · self`, or `out += …`, for `count` rows of `input`, which begin `stride` apart.
+    pub(crate) fn apply(&self, input: &[f32], stride: usize, count: usize, out: &mut [f32], add: bool) {
+        assert!(stride >= self.rows && out.len() >= count * self.columns, "a product into too little room");
+        assert!(count == 0 || input.len() >= (count - 1) * stride + self.rows, "a product of too little");
+        let signed = |n: usize| isize::try_from(n).expect("a matrix fits the address space");
+        // SAFETY: the asserts above hold every index below inside its slice, and `out` is borrowed alone.
+        unsafe {
+            gemm::gemm(
+                count,
+                self.columns,
+                self.rows,
+                out.as_mut_ptr(),
+                1,
+                signed(self.columns),
+                add,
+                input.as_ptr(),
+                1,
+                signed(stride),
+                self.values.as_ptr(),
+                1,
+                signed(self.columns),
+                1.0_f32,
+                1.0_f32,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
+}
+
+const LANES: usize = 16;
+
+/// The sum of `of` over a row, in lanes that the compiler can keep in registers.
+fn sum(row: &[f32], of: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += of(*value);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|value| of(*value)).sum::<f32>()
+}
+
+/// Layer normalisation of one row, in place.
+pub(crate) fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
+    #[expect(clippy::cast_precision_loss, reason = "some hundreds")]
+    let count = row.len() as f32;
+    let mean = sum(row, |value| value) / count;
+    let variance = sum(row, |value| (value - mean) * (value - mean)) / count;
+    let factor = (variance + epsilon).sqrt().recip();
+    for ((value, gain), bias) in row.iter_mut().zip(gain).zip(bias) {
+        *value = (*value - mean) * factor * gain + bias;
+    }
+}
+
+/// `to += from`.
+pub(crate) fn add(to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from;
+    }
+}
+
+/// `row = max(row, 0) + residual`.
+pub(crate) fn rectify_and_add(row: &mut [f32], residual: &[f32]) {
+    for (value, residual) in row.iter_mut().zip(residual) {
+        *value = value.max(0.0) + residual;
+    }
+}
+
+/// `row = max(row, 0)`.
+pub(crate) fn rectify(row: &mut [f32]) {
+    for value in row {
+        *value = value.max(0.0);
+    }
+}
+
+/// The row at unit length.
+pub(crate) fn to_unit(row: &mut [f32], epsilon: f32) {
+    let factor = sum(row, |value| value * value).max(epsilon).sqrt().recip();
+    for value in row {
+        *value *= factor;
+    }
+}
