@@ -195,7 +195,11 @@ fn expression(words: &[Word], previous: Option<&Word>, today: Date, tense: Tense
             if b == "may" && !words[1].is_capitalised() {
                 return None;
             }
-            return Some((2, Shown::Month(relative_month(today, month, direction)?)));
+            let date = relative_month(today, month, direction)?;
+            // The month beside this one would be called by its name alone.
+            let beside = direction != 0 && shift(today.first_of_month(), Span::new().months(direction))? == date;
+            let date = if beside { shift(date, Span::new().years(direction))? } else { date };
+            return Some((2, Shown::Month(date)));
         }
         let monday = shift(today, Span::new().days(-i64::from(today.weekday().to_monday_zero_offset())))?;
         let n = i64::from(direction);

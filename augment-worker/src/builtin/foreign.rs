@@ -95,7 +95,7 @@ const JOINTS: &[(&str, &[&str])] = &[
     ("pt", &[" e ", ", mas ", " mas ", ", "]),
     ("nl", &[" en ", ", maar ", " maar ", ", "]),
     ("zh", &["，但是", "，而且", "，也", "，但", "，"]),
-    ("", &[", но ", ", а ", " и ", ", "]),
+    ("", &[", но ", ", а ", ", и ", " и ", ", "]),
 ];
 /// Pronouns that a second clause may leave out.
 const LEFT_OUT: &[(&str, &str)] = &[("de", "ich "), ("nl", "ik ")];

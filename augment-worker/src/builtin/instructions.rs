@@ -246,6 +246,13 @@ fn is_english_instruction(words: &[Word]) -> bool {
         "call" if b == "me" => return !matches!(c, "at" | "on" | "when" | "back" | "later" | "tomorrow" | "if" | ""),
         "address" if b == "me" => return true,
         "refer" if b == "to" && c == "me" => return true,
+        // "Vegan recipes only, please"
+        _ if words.last().is_some_and(|w| w.is_any(&["please", "pls"]))
+            && words.iter().rev().nth(1).is_some_and(|w| w.lower == "only")
+            && !words.iter().any(|w| verbs::is_finite(&w.lower)) =>
+        {
+            return true;
+        }
         "stop" if b.ends_with("ing") => return words.len() > 2,
         _ => {}
     }

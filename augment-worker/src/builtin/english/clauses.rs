@@ -11,7 +11,8 @@ pub(crate) struct Clause {
     pub(crate) shares_subject: bool,
 }
 
-const SUBJECTS: &[&str] = &["i", "we", "he", "she", "it", "they", "my", "our", "his", "her", "their"];
+const SUBJECTS: &[&str] =
+    &["i", "we", "he", "she", "it", "they", "my", "our", "his", "her", "their", "everyone", "everybody", "nobody", "someone"];
 const CONJUNCTIONS: &[&str] = &["and", "but", "so", "while", "whereas", "although", "though", "yet"];
 const SUBORDINATORS: &[&str] = &[
     "when", "if", "since", "as", "because", "after", "before", "while", "although", "though", "once", "unless", "whenever",

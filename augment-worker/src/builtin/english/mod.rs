@@ -102,6 +102,10 @@ fn only_judges(words: &[Word]) -> bool {
         ])
     };
     let [subject, verb, rest @ ..] = words else { return false };
+    // "… and I hate it"
+    if subject.lower == "i" && verb.is_any(&["love", "hate", "like", "enjoy", "loved", "hated", "liked", "enjoyed"]) {
+        return matches!(rest, [what] if what.is_any(&["it", "that", "this", "them"]));
+    }
     subject.is_any(&["it", "that", "this"])
         && verb.is_any(&["was", "is"])
         && rest.split_last().is_some_and(|(last, between)| judgement(last) && between.iter().all(|w| verbs::is_adverb(&w.lower)))

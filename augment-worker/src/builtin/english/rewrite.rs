@@ -9,10 +9,21 @@ pub(crate) fn possessive(name: &str) -> String {
     format!("{name}'s")
 }
 
-/// "I'm" becomes two words, so that a rule meets one form only. "im" and a small "i" are understood.
+/// "I'm" and "she's" become two words, so that a rule meets one form only. "im" and a small "i" are understood.
 pub(crate) fn expand(words: Vec<Word>) -> Vec<Word> {
     let mut out = Vec::with_capacity(words.len() + 2);
-    for word in words {
+    let mut rest = words.into_iter().peekable();
+    while let Some(word) = rest.next() {
+        if matches!(word.lower.as_str(), "he's" | "she's" | "it's" | "there's")
+            && let Some(next) = rest.peek()
+            && word.after.is_empty()
+        {
+            let done = next.is_any(&["been", "got", "gone", "had", "taken", "lived", "worked", "become", "never", "always"]);
+            let pronoun: String = word.core.chars().take_while(|c| c.is_alphabetic()).collect();
+            out.push(Word { before: word.before, ..Word::bare(&pronoun) });
+            out.push(Word::bare(if done { "has" } else { "is" }));
+            continue;
+        }
         let verb = match word.lower.as_str() {
             "i'm" | "im" => Some("am"),
             "i've" | "ive" => Some("have"),
@@ -78,7 +89,9 @@ pub(crate) fn to_third_person(words: &mut [Word], speaker: &Speaker) {
 fn rewrite_one(words: &mut [Word], at: usize, speaker: &Speaker, named: bool) -> bool {
     if is_i(words, at) {
         words[at].core = speaker.name().to_owned();
-        if words[at].after.is_empty() {
+        // "My wife and I are": they are two.
+        let two = at > 1 && words[at - 1].is_any(&["and", "&"]);
+        if words[at].after.is_empty() && !two {
             conjugate(words, at + 1);
         }
         return true;
