@@ -58,6 +58,7 @@ impl Embedded {
         let metrics = metrics_endpoint::install();
         memori_ingest::metrics::describe();
         memori_writer::sink::metrics::describe();
+        memori_writer::packer::describe();
         memori_writer::metrics::describe_reads();
         let health = Health::new();
         let path = settings.embedded.data_dir.clone().unwrap_or_else(folder::default_path);
@@ -79,7 +80,11 @@ impl Embedded {
         health.degraded_while("extractor", move || asked.complaint());
         let sink_stop = CancellationToken::new();
         let share = drain_share(&settings);
-        let sink_config = SinkConfig { drain_deadline: share, ..SinkConfig::from_settings(&settings.writer, &settings.shutdown) };
+        let sink_config = SinkConfig {
+            drain_deadline: share,
+            packer: Some(storage.packer.clone()),
+            ..SinkConfig::from_settings(&settings.writer, &settings.shutdown)
+        };
         let sink = tokio::spawn(run_sink(storage.log.clone(), storage.store.clone(), commits, sink_config, sink_stop.clone()));
         let in_flight = InFlight::new();
         let worker_stop = CancellationToken::new();

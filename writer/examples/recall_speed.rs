@@ -65,7 +65,11 @@ async fn fill(database: &SqliteDatabase, entity: &str, size: u32) -> anyhow::Res
     let key = ids::entity_key("t", entity);
     let mut connection = database.writes().acquire().await?;
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await?;
-    sqlx::query("INSERT INTO entities VALUES ('t', $1, $2, 1)").bind(&key.0[..]).bind(entity).execute(&mut *connection).await?;
+    sqlx::query("INSERT INTO entities (tenant, entity_key, entity_id, version) VALUES ('t', $1, $2, 1)")
+        .bind(&key.0[..])
+        .bind(entity)
+        .execute(&mut *connection)
+        .await?;
     for n in 0..size {
         let word = |k: u32| WORDS[(n * 31 + k * k * 17 + n / 26 * k) as usize % WORDS.len()];
         let text = format!("Alice {} {} with {} and {} every {} ({n})", word(1), word(2), word(3), word(4), word(5));
@@ -94,7 +98,8 @@ async fn fill(database: &SqliteDatabase, entity: &str, size: u32) -> anyhow::Res
             .execute(&mut *connection)
             .await?;
         sqlx::query(
-            "INSERT INTO mentions VALUES ('t', $1, 1, $2, $3, $4, $5, 0, $4, 's', $6, 0, 0, $7, $3, NULL, '{\"process_id\":null}')",
+            "INSERT INTO mentions (tenant, entity_key, generation, fact_id, message_key, event_id, content_hash, message_index, message_id, \
+             session_id, occurred_at_us, lane, log_partition, log_offset, text_hash, triple_hash, surface) VALUES ('t', $1, 1, $2, $3, $4, $5, 0, $4, 's', $6, 0, 0, $7, $3, NULL, '{\"process_id\":null}')",
         )
         .bind(&key.0[..])
         .bind(&id)

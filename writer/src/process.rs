@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiConfig, ApiState};
 use crate::notify::Commits;
+use crate::packer::PackerConfig;
 use crate::postgres::PostgresTarget;
 use crate::reads::postgres::PostgresReads;
 use crate::recall::RecallConfig;
@@ -74,11 +75,14 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let scaffold = Scaffold::start(&settings, DEFAULT_ADMIN).await?;
     crate::metrics::describe_reads();
     crate::sink::metrics::describe();
+    crate::packer::describe();
     let (api_listener, api_address) = admin::bind("MEMORI__WRITER__LISTEN", settings.writer.listen).await?;
     let usage = |e: &dyn std::fmt::Display| ProcessError::Usage(e.to_string());
     let sink_pool = validated.sink.pool(settings.writer.sink_connections).map_err(|e| usage(&e))?;
     let recall_pool = validated.recall.pool(settings.writer.recall_connections).map_err(|e| usage(&e))?;
-    let store: Arc<dyn Store> = Arc::new(PostgresStore::new(sink_pool, validated.admin_url));
+    let store: Arc<dyn Store> = Arc::new(PostgresStore::new(sink_pool, validated.admin_url.clone()));
+    let (packs_pool, packer_reads) =
+        (validated.sink.pool(1).map_err(|e| usage(&e))?, validated.recall.pool(1).map_err(|e| usage(&e))?);
     let kafka = KafkaConfig {
         properties: settings.kafka.client_properties(),
         replication_factor: settings.kafka.replication_factor,
@@ -109,7 +113,12 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     }
     let api_stop = CancellationToken::new();
     let api_server = tokio::spawn(admin::serve(api_listener, router, api_stop.clone()));
-    let sink_config = SinkConfig::from_settings(&settings.writer, &settings.shutdown);
+    let packer = PackerConfig {
+        store: Arc::new(PostgresStore::new(packs_pool, validated.admin_url)),
+        reads: Arc::new(PostgresReads::new(packer_reads)),
+        model: None,
+    };
+    let sink_config = SinkConfig { packer: Some(packer), ..SinkConfig::from_settings(&settings.writer, &settings.shutdown) };
     let sink = tokio::spawn(run_sink(log, store, commits, sink_config, scaffold.shutdown.token()));
     scaffold.ready(Some(api_address));
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::notify::Commits;
-use crate::packer::PackerHandle;
+use crate::packer::{Packer, PackerConfig};
 use crate::sink::Sink;
 use crate::sink::metrics::SinkObserver;
 use crate::store::Store;
@@ -19,6 +19,9 @@ use crate::store::Store;
 pub const GROUP: &str = "memori-writer";
 /// Commits this close together are announced to other writers once.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long the sink's end waits for the packer's.
+const PACKER_DEADLINE: Duration = Duration::from_millis(500);
 
 /// How the sink behaves.
 #[derive(Clone, Debug)]
@@ -31,8 +34,8 @@ pub struct SinkConfig {
     pub batch_max_age: Duration,
     /// How long what was gathered may take to be written when the process stops.
     pub drain_deadline: Duration,
-    /// Told of what flushes change.
-    pub packer: Option<PackerHandle>,
+    /// Keeps packs of what flushes change; without it entities are read by rows.
+    pub packer: Option<PackerConfig>,
 }
 
 impl SinkConfig {
@@ -74,9 +77,19 @@ pub async fn run_sink(
         budget_bytes: config.batch_bytes.saturating_mul(2),
         drain_deadline: config.drain_deadline,
     };
-    let sink = Sink::new(log.clone(), store, identity, commits, committed).with_packer(config.packer);
+    let stop_packing = CancellationToken::new();
+    let (packer, packing) = config
+        .packer
+        .map(Packer::new)
+        .map_or((None, None), |(packer, handle)| (Some(handle), Some(tokio::spawn(packer.run(stop_packing.clone())))));
+    let sink = Sink::new(log.clone(), store, identity, commits, committed).with_packer(packer);
     let ended = run_batches(log, batches, Box::new(sink), Arc::new(SinkObserver::default()), shutdown).await;
     announcing.abort();
+    stop_packing.cancel();
+    if let Some(packing) = packing {
+        // What it is at goes on beside: its transaction is not cut off, and nobody needs what it makes.
+        let _ = tokio::time::timeout(PACKER_DEADLINE, packing).await;
+    }
     ended
 }
 

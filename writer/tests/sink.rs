@@ -43,6 +43,7 @@ fn quick() -> SinkConfig {
         batch_bytes: 1 << 20,
         batch_max_age: Duration::from_millis(5),
         drain_deadline: Duration::from_secs(20),
+        packer: None,
     }
 }
 

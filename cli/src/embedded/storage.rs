@@ -9,6 +9,7 @@ use memori_event_log::{Log, LogError};
 use memori_ingest::{IngestConfig, Lookup, SpoolConfig};
 use memori_service::{ProcessError, Secret, Settings, process};
 use memori_writer::notify::Commits;
+use memori_writer::packer::PackerConfig;
 use memori_writer::postgres::PostgresTarget;
 use memori_writer::reads::{PostgresReads, ReadStore, SqliteReads};
 use memori_writer::store::postgres::{PostgresStore, listen};
@@ -30,6 +31,7 @@ pub(crate) struct Storage {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) reads: Arc<dyn ReadStore>,
+    pub(crate) packer: PackerConfig,
     kind: Kind,
 }
 
@@ -99,10 +101,12 @@ async fn sqlite(folder: &DataFolder) -> Result<Storage, ProcessError> {
     let log = SqlLog::open(database.clone(), config).await.map_err(|e| failed("cannot open the log", &e))?;
     let store = SqliteStore::new(database.clone());
     store.migrate().await.map_err(|e| failed("cannot migrate the store", &e))?;
+    let reads = Arc::new(SqliteReads::new(database.reads().clone()));
     Ok(Storage {
         log: Arc::new(log),
+        packer: PackerConfig { store: Arc::new(store.clone()), reads: reads.clone(), model: None },
         store: Arc::new(store),
-        reads: Arc::new(SqliteReads::new(database.reads().clone())),
+        reads,
         kind: Kind::Sqlite(database),
     })
 }
@@ -123,6 +127,11 @@ async fn postgres(settings: &Settings, url: &Secret, folder: &DataFolder, commit
         });
     let log = opened.await?.map_err(|e| usage(&e))?;
     let store = PostgresStore::new(sink, url.expose());
+    let packer = PackerConfig {
+        store: Arc::new(PostgresStore::new(pool(1)?, url.expose())),
+        reads: Arc::new(PostgresReads::new(pool(1)?)),
+        model: None,
+    };
     let migrated = process::reach("the database", deadline, async || match store.migrate().await {
         Err(error @ StoreError::Retry(_)) => Err(error),
         settled => Ok(settled),
@@ -135,6 +144,7 @@ async fn postgres(settings: &Settings, url: &Secret, folder: &DataFolder, commit
         log: Arc::new(log),
         store: Arc::new(store),
         reads: Arc::new(PostgresReads::new(recall)),
+        packer,
         kind: Kind::Postgres { replay_stop: CancellationToken::new(), _listening: listening.drop_guard() },
     })
 }

@@ -60,21 +60,35 @@ enum PackerError {
     Panicked,
 }
 
+/// What a packer works with: connections of its own, where those are few.
+#[derive(Clone)]
+pub struct PackerConfig {
+    /// Where packs go.
+    pub store: Arc<dyn PackStore>,
+    /// Where their rows come from.
+    pub reads: Arc<dyn ReadStore>,
+    /// Of the vectors that recall wants.
+    pub model: Option<String>,
+}
+
+impl std::fmt::Debug for PackerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PackerConfig").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
 /// Packs what flushes change.
 pub struct Packer {
-    store: Arc<dyn PackStore>,
-    reads: Arc<dyn ReadStore>,
-    /// Of the vectors that recall wants.
-    model: Option<String>,
+    config: PackerConfig,
     notes: mpsc::Receiver<Vec<(EntityRef, Named)>>,
 }
 
 impl Packer {
-    /// With connections of its own; `model` is that of the vectors that recall wants.
+    /// A packer, and where it is told.
     #[must_use]
-    pub fn new(store: Arc<dyn PackStore>, reads: Arc<dyn ReadStore>, model: Option<String>) -> (Self, PackerHandle) {
+    pub fn new(config: PackerConfig) -> (Self, PackerHandle) {
         let (sender, notes) = mpsc::channel(NOTES);
-        (Self { store, reads, model, notes }, PackerHandle(sender))
+        (Self { config, notes }, PackerHandle(sender))
     }
 
     /// Runs until `shutdown`; what it has begun then, it ends.
@@ -125,19 +139,19 @@ impl Packer {
     }
 
     async fn try_pack(&self, entity: &EntityRef) -> Result<Option<(Packing, usize)>, PackerError> {
-        let Some(state) = self.store.pack_state(entity).await? else { return Ok(None) };
-        if !is_due(&state, self.model.as_deref().unwrap_or_default()) {
+        let Some(state) = self.config.store.pack_state(entity).await? else { return Ok(None) };
+        if !is_due(&state, self.config.model.as_deref().unwrap_or_default()) {
             return Ok(None);
         }
         let Some(packs) = self.read(entity, &state).await? else { return Ok(None) };
         let bytes = packs.chunks.iter().flat_map(|(_, chunks)| chunks).map(Vec::len).sum();
-        Ok(Some((self.store.put_packs(&packs).await?, bytes)))
+        Ok(Some((self.config.store.put_packs(&packs).await?, bytes)))
     }
 
     async fn read(&self, entity: &EntityRef, state: &PackState) -> Result<Option<NewPacks>, PackerError> {
-        let (tenant, key, generation, model) = (&entity.tenant, &entity.key, state.generation, self.model.clone());
-        let facts = self.reads.fact_rows(tenant, key, generation, model.as_deref()).await?;
-        let messages = self.reads.message_rows(tenant, key, generation, model.as_deref()).await?;
+        let (tenant, key, generation, model) = (&entity.tenant, &entity.key, state.generation, self.config.model.clone());
+        let facts = self.config.reads.fact_rows(tenant, key, generation, model.as_deref()).await?;
+        let messages = self.config.reads.message_rows(tenant, key, generation, model.as_deref()).await?;
         // Read one after the other; what came in between is read again as a change, which changes nothing.
         let (Some(version), Some(later)) = (facts.version, messages.version) else { return Ok(None) };
         let packing = move || {
@@ -150,7 +164,7 @@ impl Packer {
         };
         let chunks = tokio::task::spawn_blocking(packing).await.map_err(|_| PackerError::Panicked)?;
         let version = version.min(later);
-        let model = self.model.clone().unwrap_or_default();
+        let model = self.config.model.clone().unwrap_or_default();
         Ok(Some(NewPacks { entity: entity.clone(), generation, model, version, chunks }))
     }
 }

@@ -1,0 +1,103 @@
+//! The packer beside a store: it packs what is worth it, tells of nothing that was removed, and what it made can be read.
+
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use memori_event_log::sqlite::SqliteDatabase;
+use memori_schemas::{EntityKey, FactKind, Role, ids};
+use memori_writer::api::ApiConfig;
+use memori_writer::packer::due::MIN_ITEMS;
+use memori_writer::packer::{Packer, PackerConfig};
+use memori_writer::plan::EntityRef;
+use memori_writer::reads::{ReadStore, SqliteReads};
+use memori_writer::recall::packed::{FactChunk, MessageChunk, unpack_unnamed};
+use memori_writer::store::sqlite::SqliteStore;
+use tokio_util::sync::CancellationToken;
+use world::{TENANT, World, event};
+
+struct Packed {
+    world: World,
+    store: SqliteStore,
+    reads: Arc<SqliteReads>,
+    _folder: tempfile::TempDir,
+}
+
+async fn packed() -> Packed {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SqliteDatabase::open(&folder.path().join("memori.db")).await.unwrap();
+    let store = SqliteStore::new(database.clone());
+    let reads = Arc::new(SqliteReads::new(database.reads().clone()));
+    let world = World::over(Arc::new(store.clone()), reads.clone(), ApiConfig::default()).await;
+    Packed { world, store, reads, _folder: folder }
+}
+
+impl Packed {
+    async fn tell(&mut self, from: usize, to: usize) {
+        for n in from..to {
+            let minute = i64::try_from(n).unwrap();
+            let e = event("ann", &format!("e{n}"), minute, &[(Role::User, &format!("I like tea number {n}"))]);
+            self.world.told(&e, &[(FactKind::Fact, &format!("Ann likes tea number {n}"))]);
+        }
+        self.world.flush().await;
+    }
+
+    /// Numbers of facts, messages and unnamed events in the packs, and of facts that changed after them.
+    async fn counts(&self, key: &EntityKey) -> Option<(usize, usize, usize, usize)> {
+        let facts = self.reads.packed_facts(TENANT, key, 1, None).await.unwrap();
+        let messages = self.reads.packed_messages(TENANT, key, 1, None).await.unwrap();
+        assert_eq!(facts.is_some(), messages.is_some());
+        let (facts, messages) = facts.zip(messages)?;
+        let unnamed: usize = facts.unnamed.iter().map(|chunk| unpack_unnamed(chunk.clone()).unwrap().len()).sum();
+        let of_facts: usize = facts.chunks.iter().map(|chunk| FactChunk::decode(chunk.clone()).unwrap().len()).sum();
+        let of_messages: usize = messages.chunks.iter().map(|chunk| MessageChunk::decode(chunk.clone()).unwrap().len()).sum();
+        Some((of_facts, of_messages, unnamed, facts.since.facts.len()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_flushes_tell_of_is_packed_in_time() {
+    let mut here = packed().await;
+    let key = ids::entity_key(TENANT, "ann");
+    let entity = EntityRef { tenant: TENANT.into(), key };
+    let config = PackerConfig { store: Arc::new(here.store.clone()), reads: here.reads.clone(), model: None };
+    let (packer, handle) = Packer::new(config);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(packer.run(stop.clone()));
+    here.tell(0, 600).await;
+    assert_eq!(here.counts(&key).await, None, "nobody was told");
+    handle.flushed(vec![(entity.clone(), Some(1_200))]);
+    let counts = loop {
+        match here.counts(&key).await {
+            Some(counts) => break counts,
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    assert_eq!(counts, (600, 600, 600, 0));
+    here.tell(600, 605).await;
+    assert_eq!(here.counts(&key).await, Some((600, 600, 600, 5)));
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_entities_are_not_packed_and_erased_ones_no_longer() {
+    let mut here = packed().await;
+    let key = ids::entity_key(TENANT, "ann");
+    let entity = EntityRef { tenant: TENANT.into(), key };
+    let config = PackerConfig { store: Arc::new(here.store.clone()), reads: here.reads.clone(), model: None };
+    let (packer, _handle) = Packer::new(config);
+    packer.pack(&entity).await;
+    here.tell(0, MIN_ITEMS / 2 - 1).await;
+    packer.pack(&entity).await;
+    assert_eq!(here.counts(&key).await, None, "too small");
+    here.tell(MIN_ITEMS / 2 - 1, MIN_ITEMS / 2).await;
+    packer.pack(&entity).await;
+    assert_eq!(here.counts(&key).await.map(|counts| counts.0), Some(MIN_ITEMS / 2));
+    here.world.erased("ann", "x1");
+    here.world.flush().await;
+    assert_eq!(here.counts(&key).await, None);
+    packer.pack(&entity).await;
+    assert_eq!(here.counts(&key).await, None, "nothing is left to pack");
+}
