@@ -40,6 +40,14 @@ impl Embedded {
         Ok(Self { process, keys, dir })
     }
 
+    /// Starts one whose log and store are in this database.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn on_postgres(tenants: &[String], url: &str, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::start(tenants, &[&[("MEMORI__EMBEDDED__DATABASE_URL", url)], env].concat())
+    }
+
     /// A tenant's way in.
     #[must_use]
     pub fn api(&self, tenant: &str) -> Api {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use memori_tests::client::{Api, escape};
 use memori_tests::embedded::Embedded;
+use memori_tests::servers::Servers;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -26,8 +27,17 @@ fn events_of(fact: &Value) -> BTreeSet<&str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_differs_stays_apart_and_what_is_the_same_is_one() -> anyhow::Result<()> {
     let shape = Embedded::start(&[TENANT.to_owned()], &[])?;
-    let api = shape.api(TENANT);
+    apart_and_alike(&shape.api(TENANT)).await
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_too() -> anyhow::Result<()> {
+    let url = tokio::task::block_in_place(Servers::shared)?.empty_database().await?;
+    let shape = Embedded::on_postgres(&[TENANT.to_owned()], &url, &[])?;
+    apart_and_alike(&shape.api(TENANT)).await
+}
+
+async fn apart_and_alike(api: &Api) -> anyhow::Result<()> {
     let apart = [
         ["My favourite language is C.", "My favourite language is C++."],
         ["My favourite language is C++.", "My favourite language is C#."],
@@ -38,7 +48,7 @@ async fn what_differs_stays_apart_and_what_is_the_same_is_one() -> anyhow::Resul
     for (n, pair) in apart.iter().enumerate() {
         let entity = format!("apart-{n}");
         for (m, text) in pair.iter().enumerate() {
-            say(&api, &entity, &format!("apart-{n}-{m}"), text).await?;
+            say(api, &entity, &format!("apart-{n}-{m}"), text).await?;
         }
         let facts = api.facts(&entity).await?;
         for m in 0..2 {
@@ -51,7 +61,7 @@ async fn what_differs_stays_apart_and_what_is_the_same_is_one() -> anyhow::Resul
     for (n, text) in ["I like green tea.", "C#より抹茶が好きです。"].iter().enumerate() {
         let entity = format!("twice-{n}");
         for m in 0..2 {
-            say(&api, &entity, &format!("twice-{n}-{m}"), text).await?;
+            say(api, &entity, &format!("twice-{n}-{m}"), text).await?;
         }
         let facts = api.facts(&entity).await?;
         ensure!(!facts.is_empty(), "{text} teaches nothing");
@@ -62,7 +72,7 @@ async fn what_differs_stays_apart_and_what_is_the_same_is_one() -> anyhow::Resul
 
     let entities = ["1", "001", "１"];
     for (n, entity) in entities.iter().enumerate() {
-        say(&api, entity, &format!("entity-{n}"), &format!("I live in house {n}.")).await?;
+        say(api, entity, &format!("entity-{n}"), &format!("I live in house {n}.")).await?;
     }
     let listed: BTreeSet<String> = api.entities().await?.into_iter().collect();
     for (n, entity) in entities.iter().enumerate() {

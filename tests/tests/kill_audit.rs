@@ -121,6 +121,52 @@ async fn embedded() -> anyhow::Result<()> {
     check_alike(&stormy_seen, &again)
 }
 
+/// One process on a database that is killed, too.
+struct OnPostgres<'s>(Embedded, &'s Servers);
+
+impl Victims for OnPostgres<'_> {
+    fn victims(&self) -> Vec<(String, usize)> {
+        let (process, server) = if soak() { (12, 4) } else { (4, 1) };
+        vec![("memori".to_owned(), process), ("postgres".to_owned(), server)]
+    }
+
+    fn kill_and_restart(&mut self, victim: &str) -> anyhow::Result<()> {
+        if victim == "memori" {
+            return self.0.process.kill_and_restart();
+        }
+        self.1.kill_postgres()?;
+        self.1.restart_postgres()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_on_postgres() -> anyhow::Result<()> {
+    let workload = workload::generate(config());
+    let model = expected(&workload);
+    // Its own, to be killed, and with fsync on.
+    let servers = tokio::task::block_in_place(Servers::start)?;
+    let url = servers.empty_database().await?;
+    let mut shape = OnPostgres(Embedded::on_postgres(&workload.tenants, &url, &[])?, &servers);
+    let pace = Pace::up_to(0);
+    let apis: BTreeMap<String, Api> = workload.tenants.iter().map(|tenant| (tenant.clone(), shape.0.api(tenant))).collect();
+    let api = |tenant: &str| apis[tenant].clone();
+    futures::future::try_join(
+        drive::drive(&workload, api, &pace, Weather::Storm { exact_door: false }),
+        storm::strike(&mut shape, &pace, workload.requests(), workload.config.seed),
+    )
+    .await?;
+    anyhow::ensure!(shape.0.process.starts() > 4, "killed {} times", shape.0.process.starts() - 1);
+    let stormy_seen = observe_all(&workload, api).await?;
+    check("embedded on Postgres, killed", &model, &stormy_seen)?;
+
+    anyhow::ensure!(shape.0.process.stop()?.success(), "SIGTERM does not end in exit 0");
+    let store = PostgresStore::new(PostgresTarget::parse(&url, "audit")?.pool(1)?, &url);
+    audit::none(&audit::table_differences(&model, &store.dump().await?))?;
+    shape.0.process.start_again()?;
+    let again = observe_all(&workload, api).await?;
+    check_alike(&stormy_seen, &again)
+}
+
 struct Processes<'s>(Distributed<'s>);
 
 impl Victims for Processes<'_> {

@@ -149,6 +149,26 @@ async fn embedded() -> anyhow::Result<()> {
     teach_again(&api).await
 }
 
+/// The log stands beside the view in one schema, and is not dropped with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_on_postgres() -> anyhow::Result<()> {
+    let url = tokio::task::block_in_place(Servers::shared)?.empty_database().await?;
+    let mut shape = Embedded::on_postgres(&[TENANT.to_owned()], &url, &[])?;
+    let api = shape.api(TENANT);
+    let ids = teach_and_delete(&api).await?;
+    let before = seen(&api, &ids).await?;
+    check(&before)?;
+
+    tokio::task::block_in_place(|| shape.process.stop())?;
+    let store = PostgresStore::new(PostgresTarget::parse(&url, "rebuild")?.pool(1)?, &url);
+    store.drop_view().await?;
+    ensure!(store.dump().await.is_err(), "the view is still there");
+    tokio::task::block_in_place(|| shape.process.start_again())?;
+
+    check_rebuilt(&before, &seen(&api, &ids).await?)?;
+    teach_again(&api).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn distributed() -> anyhow::Result<()> {
     let servers = tokio::task::block_in_place(Servers::shared)?;
