@@ -8,6 +8,7 @@ mod cells;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod dump;
+pub(crate) mod failpoint;
 pub mod packs;
 pub mod postgres;
 pub mod sqlite;

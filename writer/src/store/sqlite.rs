@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::cells::{Cell, Fields, Reader};
 use super::tables::{Row, StoredMessageVector, Table};
-use super::{Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction};
+use super::{Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction, failpoint};
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, ImageChange,
     MentionRow, MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, StoredFact, Upserts, ValidityRow,
@@ -141,14 +141,14 @@ fn bind<'q>(query: Statement<'q>, cell: Cell<'_>) -> Statement<'q> {
 /// Runs `sql` with the values.
 async fn execute(connection: &mut SqliteConnection, sql: &str, values: Vec<Cell<'_>>) -> Result<(), StoreError> {
     let query = values.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), bind);
-    query.execute(connection).await.map(drop).map_err(failed)
+    failpoint::around(sql, query.execute(connection)).await.map(drop).map_err(failed)
 }
 
 /// Rows of a table where `condition` holds.
 async fn select<R: Row>(connection: &mut SqliteConnection, condition: &str, values: Vec<Cell<'_>>) -> Result<Vec<R>, StoreError> {
     let sql = format!("SELECT {} FROM {} WHERE {condition}", R::TABLE.lean_list("", |_| "NULL".to_owned()), R::TABLE.name);
-    let query = values.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), bind);
-    let rows = query.fetch_all(connection).await.map_err(failed)?;
+    let query = values.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql.as_str())), bind);
+    let rows = failpoint::around(&sql, query.fetch_all(connection)).await.map_err(failed)?;
     rows.iter().map(|row| R::read(&mut Reader::new(row))).collect()
 }
 
@@ -205,7 +205,8 @@ impl Store for SqliteStore {
     }
 
     async fn begin(&self, _mode: InsertMode) -> Result<Box<dyn StoreTransaction>, StoreError> {
-        let transaction = self.database.writes().begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let begun = self.database.writes().begin_with("BEGIN IMMEDIATE");
+        let transaction = failpoint::around("BEGIN", begun).await.map_err(failed)?;
         Ok(Box::new(SqliteTransaction { transaction }))
     }
 
@@ -240,13 +241,9 @@ async fn all<R: Row>(connection: &mut SqliteConnection) -> Result<Vec<(Option<En
 }
 
 async fn offset_of(connection: &mut SqliteConnection, key: &OffsetKey) -> Result<Option<i64>, StoreError> {
-    sqlx::query_scalar("SELECT next_offset FROM log_offsets WHERE cluster_id = ? AND topic_id = ? AND log_partition = ?")
-        .bind(key.cluster_id.to_string())
-        .bind(key.topic_id.to_string())
-        .bind(key.partition)
-        .fetch_optional(connection)
-        .await
-        .map_err(failed)
+    let sql = "SELECT next_offset FROM log_offsets WHERE cluster_id = ? AND topic_id = ? AND log_partition = ?";
+    let query = sqlx::query_scalar(sql).bind(key.cluster_id.to_string()).bind(key.topic_id.to_string()).bind(key.partition);
+    failpoint::around(sql, query.fetch_optional(connection)).await.map_err(failed)
 }
 
 struct SqliteTransaction {
@@ -464,7 +461,7 @@ impl StoreTransaction for SqliteTransaction {
         let mut out = Vec::with_capacity(entities.len());
         for entity in entities {
             let query = owner_cells(entity).into_iter().fold(sqlx::query(sql), bind);
-            let row = query.fetch_one(&mut *self.transaction).await.map_err(failed)?;
+            let row = failpoint::around(sql, query.fetch_one(&mut *self.transaction)).await.map_err(failed)?;
             out.push(LockedEntity { entity_id: row.text(0)?, version: row.try_get(1).map_err(failed)? });
         }
         Ok(out)
@@ -519,11 +516,11 @@ impl StoreTransaction for SqliteTransaction {
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        self.transaction.commit().await.map_err(|e| StoreError::CommitUnknown(e.to_string()))
+        failpoint::around("COMMIT", self.transaction.commit()).await.map_err(|e| StoreError::CommitUnknown(e.to_string()))
     }
 
     async fn rollback(self: Box<Self>) {
-        if let Err(error) = self.transaction.rollback().await {
+        if let Err(error) = failpoint::around("ROLLBACK", self.transaction.rollback()).await {
             tracing::warn!(%error, "a rollback failed");
         }
     }

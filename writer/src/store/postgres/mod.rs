@@ -22,7 +22,7 @@ use tokio_postgres::error::SqlState;
 
 use super::cells::Reader;
 use super::tables::Row;
-use super::{Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction};
+use super::{Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction, failpoint};
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow, MessageRow,
     MessageVectorRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
@@ -142,7 +142,7 @@ impl Store for PostgresStore {
     async fn begin(&self, mode: InsertMode) -> Result<Box<dyn StoreTransaction>, StoreError> {
         let client = self.client().await?;
         let transaction = PostgresTransaction { client: Some(client), mode };
-        transaction.client().batch_execute(BEGIN).await.map_err(failed)?;
+        failpoint::around(BEGIN, transaction.client().batch_execute(BEGIN)).await.map_err(failed)?;
         Ok(Box::new(transaction))
     }
 
@@ -292,7 +292,7 @@ impl StoreTransaction for PostgresTransaction {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
-        match self.client().batch_execute("COMMIT").await {
+        match failpoint::around("COMMIT", self.client().batch_execute("COMMIT")).await {
             Ok(()) => {
                 drop(self.client.take());
                 Ok(())
@@ -304,7 +304,7 @@ impl StoreTransaction for PostgresTransaction {
     }
 
     async fn rollback(mut self: Box<Self>) {
-        match self.client().batch_execute("ROLLBACK").await {
+        match failpoint::around("ROLLBACK", self.client().batch_execute("ROLLBACK")).await {
             Ok(()) => drop(self.client.take()),
             Err(error) => tracing::warn!(%error, "a rollback failed; the connection is closed"),
         }

@@ -12,16 +12,16 @@ use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, ErasureRow, EventRef, EventRow, FactKey, FactRow, ForgetRow, MentionRow,
     Needs, OutcomeRow, StatsRow, StoredFact, ValidityRow,
 };
-use crate::store::StoreError;
 use crate::store::cells::Reader;
 use crate::store::tables::{Row, StoredMessageVector};
+use crate::store::{StoreError, failpoint};
 
 type Views = BTreeMap<EntityRef, EntityView>;
 type Found<R> = Vec<(EntityRef, R)>;
 
 pub(super) async fn query(client: &Client, sql: &str, arrays: &Arrays) -> Result<Vec<tokio_postgres::Row>, StoreError> {
     let statement = client.prepare_cached(sql).await.map_err(failed)?;
-    client.query(&statement, &arrays.params()).await.map_err(failed)
+    failpoint::around(sql, client.query(&statement, &arrays.params())).await.map_err(failed)
 }
 
 /// Rows of a table, aliased `r`, that `join` finds; nothing is asked where there are no keys.

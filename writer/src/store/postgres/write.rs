@@ -10,12 +10,13 @@ use super::columns::Arrays;
 use super::failed;
 use crate::plan::{ChangesRow, DeadLetterRow, EntityRef, EntityWrites, ImageChange, Upserts};
 use crate::store::cells::{Cell, Kind};
+use crate::store::failpoint::{self, Side};
 use crate::store::tables::Row;
 use crate::store::{InsertMode, PlannedEntity, StoreError};
 
 pub(super) async fn execute(client: &Client, sql: &str, arrays: &Arrays) -> Result<(), StoreError> {
     let statement = client.prepare_cached(sql).await.map_err(failed)?;
-    client.execute(&statement, &arrays.params()).await.map(drop).map_err(failed)
+    failpoint::around(sql, client.execute(&statement, &arrays.params())).await.map(drop).map_err(failed)
 }
 
 type Rows<'a, R> = Vec<(Option<&'a EntityRef>, &'a R)>;
@@ -27,14 +28,20 @@ async fn copy<R: Row>(client: &Client, rows: &Rows<'_, R>) -> Result<(), StoreEr
     let sql = format!("COPY memori.{} ({}) FROM STDIN BINARY", table.name, table.column_list(""));
     let types: Vec<Type> = table.columns.iter().map(|(_, kind)| kind.pg_type()).collect();
     let statement = client.prepare_cached(&sql).await.map_err(failed)?;
-    let sink = client.copy_in(&statement).await.map_err(failed)?;
-    let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
-    for (owner, row) in rows {
-        let cells = row.cells(*owner);
-        let values: Vec<&(dyn ToSql + Sync)> = cells.iter().map(|cell| cell as &(dyn ToSql + Sync)).collect();
-        writer.as_mut().write(&values).await.map_err(failed)?;
-    }
-    writer.finish().await.map(drop).map_err(failed)
+    let sent = async {
+        let sink = client.copy_in(&statement).await?;
+        let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
+        for (n, (owner, row)) in rows.iter().enumerate() {
+            if n == rows.len() / 2 {
+                failpoint::reach(Side::During, &sql);
+            }
+            let cells = row.cells(*owner);
+            let values: Vec<&(dyn ToSql + Sync)> = cells.iter().map(|cell| cell as &(dyn ToSql + Sync)).collect();
+            writer.as_mut().write(&values).await?;
+        }
+        writer.finish().await
+    };
+    failpoint::around(&sql, sent).await.map(drop).map_err(failed)
 }
 
 async fn upsert<R: Row>(client: &Client, rows: &Rows<'_, R>) -> Result<(), StoreError> {
