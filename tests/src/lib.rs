@@ -12,6 +12,8 @@ pub mod keys;
 pub mod model;
 pub mod phrases;
 pub mod process;
+pub mod proxy;
+pub mod replay;
 pub mod scenario;
 pub mod servers;
 pub mod storm;

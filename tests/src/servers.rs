@@ -88,17 +88,28 @@ impl Servers {
         Self::start_with(false, Some(overlay))
     }
 
+    /// A Postgres of the caller's own alone, with fsync on.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_postgres() -> Result<Self> {
+        let own = Own::new()?;
+        let command = script(&own.folder, "postgres-command", &["--fsync"])?;
+        let postgres = postgres_url(&own.folder)?;
+        own.spawn(Server::Postgres, &command)?;
+        let servers = Self { kafka: String::new(), postgres, template: tokio::sync::OnceCell::new(), own: Some(own) };
+        servers.await_postgres()?;
+        Ok(servers)
+    }
+
     fn start_with(fsync: bool, overlay: Option<&Path>) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("memori-servers-").tempdir()?.keep();
-        let (watchdog, alive) = start_watchdog(&folder)?;
-        let own = Own { folder, kafka: Mutex::new(None), postgres: Mutex::new(None), watchdog, alive: Some(alive) };
+        let own = Own::new()?;
         let overlay = overlay.map(|overlay| overlay.display().to_string());
         let more: Vec<&str> = overlay.iter().flat_map(|overlay| ["--overlay", overlay]).collect();
         let kafka_command = script(&own.folder, "kafka-command", &more)?;
         let postgres_command = script(&own.folder, "postgres-command", if fsync { &["--fsync"] } else { &[] })?;
         let kafka = kafka_address(&own.folder)?;
-        let port = fs::read_to_string(own.folder.join("postgres/port"))?;
-        let postgres = format!("postgres://postgres@127.0.0.1:{}/postgres", port.trim());
+        let postgres = postgres_url(&own.folder)?;
         own.spawn(Server::Kafka, &kafka_command)?;
         own.spawn(Server::Postgres, &postgres_command)?;
         let servers = Self { kafka, postgres, template: tokio::sync::OnceCell::new(), own: Some(own) };
@@ -324,6 +335,12 @@ impl Server {
 }
 
 impl Own {
+    fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("memori-servers-").tempdir()?.keep();
+        let (watchdog, alive) = start_watchdog(&folder)?;
+        Ok(Self { folder, kafka: Mutex::new(None), postgres: Mutex::new(None), watchdog, alive: Some(alive) })
+    }
+
     fn child(&self, server: Server) -> &Mutex<Option<Child>> {
         match server {
             Server::Kafka => &self.kafka,
@@ -443,6 +460,11 @@ fn script(folder: &Path, verb: &str, more: &[&str]) -> Result<Vec<String>> {
     let status = child.wait()?;
     ensure!(status.success(), "ops/servers.sh {verb} ended with {status}; what it said stands above");
     Ok(answer.lines().map(str::to_owned).collect())
+}
+
+fn postgres_url(folder: &Path) -> Result<String> {
+    let port = fs::read_to_string(folder.join("postgres/port"))?;
+    Ok(format!("postgres://postgres@127.0.0.1:{}/postgres", port.trim()))
 }
 
 fn kafka_address(folder: &Path) -> Result<String> {

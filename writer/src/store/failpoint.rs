@@ -4,8 +4,9 @@
 //! answered (a COPY a third one between its rows), because the only ways from the stores to a database lead through [`around`].
 //! Builds without debug assertions, releases among them, have none of it.
 //!
-//! `MEMORI_FAILPOINT=trace` tells each point on the error output. `MEMORI_FAILPOINT="hold before copy facts"` tells when it is
-//! first reached and holds its thread there for ever: what happens next is up to whoever watches, with `kill -9` for instance.
+//! `MEMORI_FAILPOINT=trace` tells each point on the error output. `MEMORI_FAILPOINT="hold before copy facts"` tells when a flush
+//! first reaches it, and holds its thread there: for ever, so that whoever watches can `kill -9`, or until there is a file of the
+//! name in `MEMORI_FAILPOINT_UNTIL`.
 
 /// Where in a statement's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +41,16 @@ pub(crate) fn reach(side: Side, statement: &str) {
 #[cfg(debug_assertions)]
 mod armed {
     use std::io::Write as _;
+    use std::path::Path;
     use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use super::Side;
 
     const VARIABLE: &str = "MEMORI_FAILPOINT";
+    const UNTIL: &str = "MEMORI_FAILPOINT_UNTIL";
+    const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
     fn asked() -> Option<&'static str> {
         static ASKED: OnceLock<Option<String>> = OnceLock::new();
@@ -53,14 +59,23 @@ mod armed {
 
     pub(super) fn reach(side: Side, statement: &str) {
         let Some(asked) = asked() else { return };
-        let point = format!("{} {}", name(side), label(statement));
+        // What is read before a flush begins is none of its steps.
+        static BEGUN: AtomicBool = AtomicBool::new(false);
+        static HELD: AtomicBool = AtomicBool::new(false);
+        let label = label(statement);
+        if label == "begin" {
+            BEGUN.store(true, Ordering::SeqCst);
+        }
+        let point = format!("{} {label}", name(side));
         if asked == "trace" {
             let _ = writeln!(std::io::stderr(), "failpoint {point}");
         }
-        if asked.strip_prefix("hold ").is_some_and(|held| held == point) {
+        let here = BEGUN.load(Ordering::SeqCst) && asked.strip_prefix("hold ") == Some(&point);
+        if here && !HELD.swap(true, Ordering::SeqCst) {
             let _ = writeln!(std::io::stderr(), "failpoint holds {point}");
-            loop {
-                std::thread::park();
+            let until = std::env::var_os(UNTIL);
+            while until.as_ref().is_none_or(|file| !Path::new(file).exists()) {
+                std::thread::park_timeout(LOOK_AGAIN);
             }
         }
     }
