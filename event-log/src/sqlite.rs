@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection as _};
 use tokio::sync::watch;
 
 /// How long a statement waits for another process's write lock.
@@ -56,6 +56,17 @@ impl SqliteDatabase {
         };
         let writes = pool(1)
             .min_connections(1)
+            // SQLite ends a transaction by itself when the disk is full or fails; sqlx's ROLLBACK then fails, and the connection
+            // believes for ever that it is inside. Such a one is closed, and the next caller opens another.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    if connection.is_in_transaction() {
+                        // After the rollback of a transaction that was dropped.
+                        connection.ping().await?;
+                    }
+                    Ok(!connection.is_in_transaction())
+                })
+            })
             .connect_with(base.clone().create_if_missing(true).journal_mode(SqliteJournalMode::Wal))
             .await?;
         let reads = pool(READ_CONNECTIONS).connect_with(base.pragma("query_only", "ON")).await?;
