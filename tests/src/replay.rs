@@ -273,20 +273,32 @@ impl Writer {
     /// # Errors
     /// What no retry mends, or has not mended for long.
     pub async fn flush(&mut self, replay: &Replay, batch: usize) -> anyhow::Result<Ended> {
-        let batch = replay.batch(&replay.cuts[batch]);
         for _ in 0..TRIES {
-            match self.sink.flush(&batch).await {
-                Ok(()) => return Ok(Ended::Written),
-                Err(SinkError::Retry(reason)) => self.refusals.push(reason),
-                Err(SinkError::Fenced(partitions)) => {
-                    ensure!(!partitions.is_empty(), "fenced, and not told where");
-                    return Ok(Ended::Fenced);
-                }
-                Err(error) => return Err(error.into()),
+            if let Some(ended) = self.try_once(replay, batch).await? {
+                return Ok(ended);
             }
             tokio::time::sleep(AGAIN_AFTER).await;
         }
-        bail!("the flush did not work in {TRIES} tries")
+        bail!("the flush did not work in {TRIES} tries; the last said: {:?}", self.refusals.last())
+    }
+
+    /// Flushes one batch; `None` where the sink says that it may work later.
+    ///
+    /// # Errors
+    /// What no retry mends.
+    pub async fn try_once(&mut self, replay: &Replay, batch: usize) -> anyhow::Result<Option<Ended>> {
+        match self.sink.flush(&replay.batch(&replay.cuts[batch])).await {
+            Ok(()) => Ok(Some(Ended::Written)),
+            Err(SinkError::Retry(reason)) => {
+                self.refusals.push(reason);
+                Ok(None)
+            }
+            Err(SinkError::Fenced(partitions)) => {
+                ensure!(!partitions.is_empty(), "fenced, and not told where");
+                Ok(Some(Ended::Fenced))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Why flushes were tried again.
