@@ -17,7 +17,9 @@ use uuid::Uuid;
 
 use super::cells::{Cell, Fields, Reader};
 use super::tables::{Row, StoredMessageVector, Table};
-use super::{Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction, failpoint};
+use super::{
+    Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction, failpoint,
+};
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, ImageChange,
     MentionRow, MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, StoredFact, Upserts, ValidityRow,

@@ -1,7 +1,7 @@
 //! Columns as arrays, for UNNEST, and cells as binary values, for COPY.
 
-use bytes::BytesMut;
-use postgres_types::{IsNull, ToSql, Type, to_sql_checked};
+use bytes::{BufMut as _, BytesMut};
+use postgres_types::ToSql;
 use uuid::Uuid;
 
 use crate::store::StoreError;
@@ -92,42 +92,36 @@ impl Kind {
             Self::F32 => "float4",
         }
     }
+}
 
-    pub(super) fn pg_type(self) -> Type {
-        match self {
-            Self::Text => Type::TEXT,
-            Self::Bytes => Type::BYTEA,
-            Self::Uuid => Type::UUID,
-            Self::I64 => Type::INT8,
-            Self::I32 => Type::INT4,
-            Self::I16 => Type::INT2,
-            Self::Bool => Type::BOOL,
-            Self::F32 => Type::FLOAT4,
+/// A row as COPY takes it in binary.
+pub(super) fn encode(cells: &[Cell<'_>], out: &mut BytesMut) {
+    // A table has a handful of columns, and a value at most the bytes of a record.
+    out.put_i16(cells.len() as i16);
+    for cell in cells {
+        match cell {
+            Cell::Text(value) => variable(value.map(str::as_bytes), out),
+            Cell::OwnedText(value) => variable(Some(value.as_bytes()), out),
+            Cell::Bytes(value) => variable(*value, out),
+            Cell::OwnedBytes(value) => variable(Some(value), out),
+            Cell::Uuid(value) => variable(value.as_ref().map(|v| v.as_bytes().as_slice()), out),
+            Cell::I64(value) => variable(value.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice), out),
+            Cell::I32(value) => variable(Some(&value.to_be_bytes()), out),
+            Cell::I16(value) => variable(value.map(i16::to_be_bytes).as_ref().map(<[u8; 2]>::as_slice), out),
+            Cell::Bool(value) => variable(Some(&[u8::from(*value)]), out),
+            Cell::F32(value) => variable(value.map(f32::to_be_bytes).as_ref().map(<[u8; 4]>::as_slice), out),
         }
     }
 }
 
-impl ToSql for Cell<'_> {
-    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        match self {
-            Self::Text(value) => value.to_sql(ty, out),
-            Self::OwnedText(value) => value.to_sql(ty, out),
-            Self::Bytes(value) => value.to_sql(ty, out),
-            Self::OwnedBytes(value) => value.to_sql(ty, out),
-            Self::Uuid(value) => value.to_sql(ty, out),
-            Self::I64(value) => value.to_sql(ty, out),
-            Self::I32(value) => value.to_sql(ty, out),
-            Self::I16(value) => value.to_sql(ty, out),
-            Self::Bool(value) => value.to_sql(ty, out),
-            Self::F32(value) => value.to_sql(ty, out),
+fn variable(value: Option<&[u8]>, out: &mut BytesMut) {
+    match value {
+        Some(bytes) => {
+            out.put_i32(bytes.len() as i32);
+            out.put_slice(bytes);
         }
+        None => out.put_i32(-1),
     }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    to_sql_checked!();
 }
 
 impl Fields for tokio_postgres::Row {

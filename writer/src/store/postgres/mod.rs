@@ -6,6 +6,7 @@
 mod columns;
 pub mod listen;
 mod packs;
+mod pipeline;
 mod read;
 mod write;
 
@@ -22,7 +23,9 @@ use tokio_postgres::error::SqlState;
 
 use super::cells::Reader;
 use super::tables::Row;
-use super::{Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction, failpoint};
+use super::{
+    Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction, failpoint,
+};
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow, MessageRow,
     MessageVectorRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
@@ -141,9 +144,7 @@ impl Store for PostgresStore {
 
     async fn begin(&self, mode: InsertMode) -> Result<Box<dyn StoreTransaction>, StoreError> {
         let client = self.client().await?;
-        let transaction = PostgresTransaction { client: Some(client), mode };
-        failpoint::around(BEGIN, transaction.client().batch_execute(BEGIN)).await.map_err(failed)?;
-        Ok(Box::new(transaction))
+        Ok(Box::new(PostgresTransaction { client: Some(client), mode, fresh: BTreeSet::new() }))
     }
 
     async fn announce(&self) -> Result<(), StoreError> {
@@ -213,6 +214,8 @@ struct PostgresTransaction {
     /// Given back to the pool only after the transaction's end.
     client: Option<Client>,
     mode: InsertMode,
+    /// Entities that this flush has made: nothing is stored of them.
+    fresh: BTreeSet<EntityRef>,
 }
 
 impl Drop for PostgresTransaction {
@@ -233,7 +236,12 @@ impl PostgresTransaction {
 #[async_trait]
 impl StoreTransaction for PostgresTransaction {
     async fn lock_offsets(&mut self, keys: &[OffsetKey]) -> Result<Vec<i64>, StoreError> {
-        let mut held = offsets(self.client(), keys, "FOR UPDATE OF o").await?;
+        // BEGIN and the first statement go out together.
+        let client = self.client();
+        let (begun, held) =
+            futures::join!(failpoint::around(BEGIN, client.batch_execute(BEGIN)), offsets(client, keys, "FOR UPDATE OF o"));
+        begun.map_err(failed)?;
+        let mut held = held?;
         if held.len() < keys.len() {
             let missing: BTreeSet<&OffsetKey> = keys.iter().filter(|key| !held.contains_key(key)).collect();
             let sql = "INSERT INTO memori.log_offsets (cluster_id, topic_id, log_partition, next_offset) \
@@ -252,8 +260,12 @@ impl StoreTransaction for PostgresTransaction {
         let rows = read::query(self.client(), sql, &read::owners(entities.iter().copied())).await?;
         let mut locked: BTreeMap<EntityRef, LockedEntity> = BTreeMap::new();
         for row in rows {
-            let entity = LockedEntity { entity_id: row.try_get(2).map_err(failed)?, version: row.try_get(3).map_err(failed)? };
-            locked.insert(Reader::new(&row).owner()?, entity);
+            let entity = Reader::new(&row).owner()?;
+            let held = LockedEntity { entity_id: row.try_get(2).map_err(failed)?, version: row.try_get(3).map_err(failed)? };
+            if held.version == 1 {
+                self.fresh.insert(entity.clone());
+            }
+            locked.insert(entity, held);
         }
         let mut take = |entity: &&EntityRef| locked.remove(*entity);
         let all: Option<Vec<LockedEntity>> = entities.iter().map(|entity| take(entity)).collect();
@@ -267,7 +279,9 @@ impl StoreTransaction for PostgresTransaction {
         views: &mut BTreeMap<EntityRef, EntityView>,
     ) -> Result<(), StoreError> {
         if first {
-            read::first_round(self.client(), needs, views).await?;
+            let stored = needs.iter().filter(|(entity, _)| !self.fresh.contains(*entity));
+            let stored: BTreeMap<&EntityRef, &Needs> = stored.map(|(entity, needs)| (*entity, needs)).collect();
+            read::first_round(self.client(), &stored, views).await?;
         }
         read::second_round(self.client(), needs, views).await
     }

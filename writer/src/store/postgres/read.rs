@@ -1,6 +1,6 @@
 //! What the planner asks for, a fixed number of statements for any number of keys; independent ones go out together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use deadpool_postgres::Client;
 use memori_schemas::MessageKey;
@@ -76,19 +76,18 @@ fn join(keys: &str, table: &str, condition: &str) -> String {
     format!("{keys} JOIN memori.{table} r ON {condition}")
 }
 
-/// Erasures, forgets, and what the batch itself names.
+/// Erasures, forgets, and what the batch itself names. What is kept of a fact beside its row is asked for where there is one:
+/// no row, no mention.
 pub(super) async fn first_round(
     client: &Client,
-    needs: &BTreeMap<&EntityRef, Needs>,
+    needs: &BTreeMap<&EntityRef, &Needs>,
     views: &mut Views,
 ) -> Result<(), StoreError> {
     let entities: Vec<&EntityRef> = needs.keys().copied().collect();
     let events: Vec<_> = needs.iter().flat_map(|(entity, n)| n.events.iter().map(move |e| (*entity, e))).collect();
     let facts: Vec<_> = needs.iter().flat_map(|(entity, n)| n.facts.iter().map(move |f| (*entity, *f))).collect();
-    let pairs: Vec<_> = needs.iter().flat_map(|(entity, n)| n.pairs.iter().map(move |p| (*entity, *p))).collect();
-    let letter_keys: Vec<&DeadLetterKey> = needs.values().flat_map(|n| &n.dead_letters).collect();
-    let (of_entities, of_events, of_facts, of_pairs) =
-        (owners(entities.iter().copied()), of_events(&events), of_facts(&facts), of_pairs(&pairs));
+    let letter_keys: Vec<&DeadLetterKey> = needs.values().flat_map(|n| n.dead_letters.iter()).collect();
+    let (of_entities, of_events, facts_asked) = (owners(entities.iter().copied()), of_events(&events), of_facts(&facts));
     let erasures_sql = join(ENTITIES, "erasures", IS_ENTITY);
     let forgets_sql = join(ENTITIES, "forgets", IS_ENTITY);
     let events_sql = join(EVENTS, "events", IS_EVENT);
@@ -97,19 +96,32 @@ pub(super) async fn first_round(
     let stats_sql = join(FACTS, "fact_stats", IS_FACT);
     let validity_sql = format!("{} ORDER BY r.valid_from_us", join(FACTS, "validity", IS_FACT));
     let pairs_sql = join(PAIRS, "mentions", &format!("{IS_FACT} AND r.message_key = q.m"));
-    let (erasures, forgets, event_rows, outcomes, fact_rows, stats, validity, mentions, letters) = futures::try_join!(
+    let (erasures, forgets, event_rows, outcomes, fact_rows, letters) = futures::try_join!(
         fetch::<ErasureRow>(client, entities.len(), &erasures_sql, &of_entities),
         fetch::<ForgetRow>(client, entities.len(), &forgets_sql, &of_entities),
         fetch::<EventRow>(client, events.len(), &events_sql, &of_events),
         fetch::<OutcomeRow>(client, events.len(), &outcomes_sql, &of_events),
-        fetch::<FactRow>(client, facts.len(), &facts_sql, &of_facts),
-        fetch::<StatsRow>(client, facts.len(), &stats_sql, &of_facts),
-        fetch::<ValidityRow>(client, facts.len(), &validity_sql, &of_facts),
-        fetch::<MentionRow>(client, pairs.len(), &pairs_sql, &of_pairs),
+        fetch::<FactRow>(client, facts.len(), &facts_sql, &facts_asked),
         async {
             let join = join(LETTERS, "dead_letters", IS_LETTER);
             fetch::<DeadLetterRow>(client, letter_keys.len(), &join, &letter_arrays(&letter_keys)).await
         },
+    )?;
+    let known: BTreeSet<(&EntityRef, FactKey)> =
+        fact_rows.iter().map(|(entity, row)| (entity, (row.generation, row.fact_id))).collect();
+    let (facts, pairs): (Vec<_>, Vec<_>) = (
+        facts.into_iter().filter(|key| known.contains(key)).collect(),
+        needs
+            .iter()
+            .flat_map(|(entity, n)| n.pairs.iter().map(move |p| (*entity, *p)))
+            .filter(|(entity, (fact, _))| known.contains(&(*entity, *fact)))
+            .collect(),
+    );
+    let (of_facts, of_pairs) = (of_facts(&facts), of_pairs(&pairs));
+    let (stats, validity, mentions) = futures::try_join!(
+        fetch::<StatsRow>(client, facts.len(), &stats_sql, &of_facts),
+        fetch::<ValidityRow>(client, facts.len(), &validity_sql, &of_facts),
+        fetch::<MentionRow>(client, pairs.len(), &pairs_sql, &of_pairs),
     )?;
     put(views, erasures, |view, row| view.erasures.push(row));
     put(views, forgets, |view, row| view.forgets.push(row));

@@ -1,16 +1,13 @@
 //! The plan's rows: deletions, then new rows by COPY, then changed ones by upserts from UNNEST.
 
-use std::pin::pin;
-
 use deadpool_postgres::Client;
-use postgres_types::{ToSql, Type};
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
 
 use super::columns::Arrays;
 use super::failed;
+use super::pipeline::{Pipeline, Rows};
 use crate::plan::{ChangesRow, DeadLetterRow, EntityRef, EntityWrites, ImageChange, Upserts};
 use crate::store::cells::{Cell, Kind};
-use crate::store::failpoint::{self, Side};
+use crate::store::failpoint;
 use crate::store::tables::Row;
 use crate::store::{InsertMode, PlannedEntity, StoreError};
 
@@ -19,32 +16,10 @@ pub(super) async fn execute(client: &Client, sql: &str, arrays: &Arrays) -> Resu
     failpoint::around(sql, client.execute(&statement, &arrays.params())).await.map(drop).map_err(failed)
 }
 
-type Rows<'a, R> = Vec<(Option<&'a EntityRef>, &'a R)>;
 type Writes<'a> = [PlannedEntity<'a>];
 
-/// Straight into the indexed table; a key that is there fails the transaction.
-async fn copy<R: Row>(client: &Client, rows: &Rows<'_, R>) -> Result<(), StoreError> {
-    let table = R::TABLE;
-    let sql = format!("COPY memori.{} ({}) FROM STDIN BINARY", table.name, table.column_list(""));
-    let types: Vec<Type> = table.columns.iter().map(|(_, kind)| kind.pg_type()).collect();
-    let statement = client.prepare_cached(&sql).await.map_err(failed)?;
-    let sent = async {
-        let sink = client.copy_in(&statement).await?;
-        let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
-        for (n, (owner, row)) in rows.iter().enumerate() {
-            if n == rows.len() / 2 {
-                failpoint::reach(Side::During, &sql);
-            }
-            let cells = row.cells(*owner);
-            let values: Vec<&(dyn ToSql + Sync)> = cells.iter().map(|cell| cell as &(dyn ToSql + Sync)).collect();
-            writer.as_mut().write(&values).await?;
-        }
-        writer.finish().await
-    };
-    failpoint::around(&sql, sent).await.map(drop).map_err(failed)
-}
-
-async fn upsert<R: Row>(client: &Client, rows: &Rows<'_, R>) -> Result<(), StoreError> {
+/// Changed rows; so many parameters as the table has columns, for any number of rows.
+fn upsert<'a, R: Row + Sync>(pipeline: &mut Pipeline<'a>, rows: Rows<'a, R>) {
     let table = R::TABLE;
     let kinds: Vec<Kind> = table.columns.iter().map(|(_, kind)| *kind).collect();
     let params: Vec<String> = kinds.iter().enumerate().map(|(i, kind)| format!("${}::{}[]", i + 1, kind.sql_type())).collect();
@@ -55,32 +30,28 @@ async fn upsert<R: Row>(client: &Client, rows: &Rows<'_, R>) -> Result<(), Store
         params.join(", "),
         table.on_conflict()
     );
-    let cells = rows.iter().map(|(owner, row)| row.cells(*owner)).collect();
-    execute(client, &sql, &Arrays::of_rows(&kinds, cells)).await
+    pipeline.execute(sql, move || {
+        let cells = rows.iter().map(|(owner, row)| row.cells(*owner)).collect();
+        Arrays::of_rows(&kinds, cells)
+    });
 }
 
-async fn put<R: Row>(
-    client: &Client,
-    mode: InsertMode,
-    mut insert: Rows<'_, R>,
-    mut update: Rows<'_, R>,
-) -> Result<(), StoreError> {
+fn put<'a, R: Row + Sync>(pipeline: &mut Pipeline<'a>, mode: InsertMode, mut insert: Rows<'a, R>, mut update: Rows<'a, R>) {
     if mode == InsertMode::Upsert {
         update.append(&mut insert);
     }
     if !insert.is_empty() {
-        copy(client, &insert).await?;
+        pipeline.copy(insert);
     }
     if !update.is_empty() {
-        upsert(client, &update).await?;
+        upsert(pipeline, update);
     }
-    Ok(())
 }
 
 /// Deletes by tenant, entity and the given key columns.
-async fn delete(client: &Client, table: &str, columns: &[(&str, Kind)], keys: Vec<Vec<Cell<'_>>>) -> Result<(), StoreError> {
+fn delete(pipeline: &mut Pipeline<'_>, table: &str, columns: &[(&str, Kind)], keys: Vec<Vec<Cell<'_>>>) {
     if keys.is_empty() {
-        return Ok(());
+        return;
     }
     let columns = [&[("tenant", Kind::Text), ("entity_key", Kind::Bytes)], columns].concat();
     let params: Vec<String> =
@@ -94,7 +65,8 @@ async fn delete(client: &Client, table: &str, columns: &[(&str, Kind)], keys: Ve
         equal.join(" AND ")
     );
     let kinds: Vec<Kind> = columns.iter().map(|(_, kind)| *kind).collect();
-    execute(client, &sql, &Arrays::of_rows(&kinds, keys)).await
+    let arrays = Arrays::of_rows(&kinds, keys);
+    pipeline.execute(sql, move || arrays);
 }
 
 fn owner(entity: &EntityRef) -> Vec<Cell<'_>> {
@@ -124,13 +96,13 @@ fn rows<'a, R>(writes: &'a Writes<'_>, of: impl Fn(&'a EntityWrites) -> &'a Vec<
 const EVENT: [(&str, Kind); 2] = [("event_id", Kind::Text), ("content_hash", Kind::Bytes)];
 const FACT: [(&str, Kind); 2] = [("generation", Kind::I32), ("fact_id", Kind::Uuid)];
 
-async fn deletions(client: &Client, writes: &Writes<'_>) -> Result<(), StoreError> {
+fn deletions(pipeline: &mut Pipeline<'_>, writes: &Writes<'_>) {
     let events = keys(
         writes,
         |w| &w.messages_deleted,
         |e| vec![Cell::Text(Some(&e.event_id)), Cell::Bytes(Some(e.content_hash.as_bytes()))],
     );
-    delete(client, "messages", &EVENT, events).await?;
+    delete(pipeline, "messages", &EVENT, events);
     let outcomes = keys(
         writes,
         |w| &w.outcomes_deleted,
@@ -138,7 +110,7 @@ async fn deletions(client: &Client, writes: &Writes<'_>) -> Result<(), StoreErro
             vec![Cell::Text(Some(&e.event_id)), Cell::Bytes(Some(e.content_hash.as_bytes())), Cell::I32(*generation)]
         },
     );
-    delete(client, "outcomes", &[EVENT[0], EVENT[1], FACT[0]], outcomes).await?;
+    delete(pipeline, "outcomes", &[EVENT[0], EVENT[1], FACT[0]], outcomes);
     let mentions = keys(
         writes,
         |w| &w.mentions_deleted,
@@ -152,7 +124,7 @@ async fn deletions(client: &Client, writes: &Writes<'_>) -> Result<(), StoreErro
             ]
         },
     );
-    delete(client, "mentions", &[FACT[0], FACT[1], ("message_key", Kind::Bytes), EVENT[0], EVENT[1]], mentions).await?;
+    delete(pipeline, "mentions", &[FACT[0], FACT[1], ("message_key", Kind::Bytes), EVENT[0], EVENT[1]], mentions);
     let vectors = keys(
         writes,
         |w| &w.message_vectors_deleted,
@@ -165,33 +137,34 @@ async fn deletions(client: &Client, writes: &Writes<'_>) -> Result<(), StoreErro
             ]
         },
     );
-    delete(client, "message_vectors", &[FACT[0], ("message_key", Kind::Bytes), EVENT[0], EVENT[1]], vectors).await?;
+    delete(pipeline, "message_vectors", &[FACT[0], ("message_key", Kind::Bytes), EVENT[0], EVENT[1]], vectors);
     let facts = || keys(writes, |w| &w.facts_deleted, |f| vec![Cell::I32(f.0), Cell::Uuid(Some(f.1.0))]);
-    delete(client, "facts", &FACT, facts()).await?;
-    delete(client, "fact_stats", &FACT, facts()).await?;
+    delete(pipeline, "facts", &FACT, facts());
+    delete(pipeline, "fact_stats", &FACT, facts());
     let mut intervals = facts();
     intervals.extend(keys(writes, |w| &w.validity_deleted, |f| vec![Cell::I32(f.0), Cell::Uuid(Some(f.1.0))]));
-    delete(client, "validity", &FACT, intervals).await
+    delete(pipeline, "validity", &FACT, intervals);
 }
 
 /// What images have to read: named, or, where something went, everything; then what was packed of it goes, too.
-async fn image_changes(client: &Client, mode: InsertMode, writes: &Writes<'_>) -> Result<(), StoreError> {
+fn image_changes<'a>(pipeline: &mut Pipeline<'a>, mode: InsertMode, writes: &'a Writes<'_>) {
     let rebased: Vec<Vec<Cell<'_>>> =
         writes.iter().filter(|p| p.images == ImageChange::Rebased).map(|p| owner(p.entity)).collect();
     if !rebased.is_empty() {
-        delete(client, "entity_changes", &[], rebased.clone()).await?;
-        delete(client, "packs", &[], rebased.clone()).await?;
+        delete(pipeline, "entity_changes", &[], rebased.clone());
+        delete(pipeline, "packs", &[], rebased.clone());
         let sql = "UPDATE memori.entities r SET rebased_version = r.version, packed_version = NULL \
             FROM unnest($1::text[], $2::bytea[]) AS q(t, k) WHERE r.tenant = q.t AND r.entity_key = q.k";
-        execute(client, sql, &Arrays::of_rows(&[Kind::Text, Kind::Bytes], rebased)).await?;
+        let arrays = Arrays::of_rows(&[Kind::Text, Kind::Bytes], rebased);
+        pipeline.execute(sql.to_owned(), move || arrays);
     }
-    let mut changed: Rows<'_, ChangesRow> = Vec::with_capacity(writes.len());
+    let mut changed: Rows<'a, ChangesRow> = Vec::with_capacity(writes.len());
     for planned in writes {
         if let ImageChange::Named(row) = &planned.images {
             changed.push((Some(planned.entity), row));
         }
     }
-    put(client, mode, changed, Vec::new()).await
+    put(pipeline, mode, changed, Vec::new());
 }
 
 /// Everything but the offsets.
@@ -201,6 +174,7 @@ pub(super) async fn all(
     writes: &Writes<'_>,
     unowned: &Upserts<DeadLetterRow>,
 ) -> Result<(), StoreError> {
+    let mut pipeline = Pipeline::new(client);
     let renamed: Vec<Vec<Cell<'_>>> = writes
         .iter()
         .filter_map(|planned| {
@@ -213,23 +187,25 @@ pub(super) async fn all(
     if !renamed.is_empty() {
         let sql = "UPDATE memori.entities r SET entity_id = q.id FROM unnest($1::text[], $2::bytea[], $3::text[]) AS q(t, k, id) \
             WHERE r.tenant = q.t AND r.entity_key = q.k";
-        execute(client, sql, &Arrays::of_rows(&[Kind::Text, Kind::Bytes, Kind::Text], renamed)).await?;
+        let arrays = Arrays::of_rows(&[Kind::Text, Kind::Bytes, Kind::Text], renamed);
+        pipeline.execute(sql.to_owned(), move || arrays);
     }
-    deletions(client, writes).await?;
-    put(client, mode, rows(writes, |w| &w.events.insert), rows(writes, |w| &w.events.update)).await?;
-    put(client, mode, rows(writes, |w| &w.messages), Vec::new()).await?;
-    put(client, mode, rows(writes, |w| &w.outcomes.insert), rows(writes, |w| &w.outcomes.update)).await?;
-    put(client, mode, rows(writes, |w| &w.mentions), Vec::new()).await?;
-    put(client, mode, rows(writes, |w| &w.message_vectors), Vec::new()).await?;
-    put(client, mode, rows(writes, |w| &w.facts.insert), rows(writes, |w| &w.facts.update)).await?;
-    put(client, mode, rows(writes, |w| &w.stats.insert), rows(writes, |w| &w.stats.update)).await?;
-    put(client, mode, rows(writes, |w| &w.validity), Vec::new()).await?;
-    put(client, mode, rows(writes, |w| &w.erasures.insert), rows(writes, |w| &w.erasures.update)).await?;
-    put(client, mode, rows(writes, |w| &w.forgets.insert), rows(writes, |w| &w.forgets.update)).await?;
+    deletions(&mut pipeline, writes);
+    put(&mut pipeline, mode, rows(writes, |w| &w.events.insert), rows(writes, |w| &w.events.update));
+    put(&mut pipeline, mode, rows(writes, |w| &w.messages), Vec::new());
+    put(&mut pipeline, mode, rows(writes, |w| &w.outcomes.insert), rows(writes, |w| &w.outcomes.update));
+    put(&mut pipeline, mode, rows(writes, |w| &w.mentions), Vec::new());
+    put(&mut pipeline, mode, rows(writes, |w| &w.message_vectors), Vec::new());
+    put(&mut pipeline, mode, rows(writes, |w| &w.facts.insert), rows(writes, |w| &w.facts.update));
+    put(&mut pipeline, mode, rows(writes, |w| &w.stats.insert), rows(writes, |w| &w.stats.update));
+    put(&mut pipeline, mode, rows(writes, |w| &w.validity), Vec::new());
+    put(&mut pipeline, mode, rows(writes, |w| &w.erasures.insert), rows(writes, |w| &w.erasures.update));
+    put(&mut pipeline, mode, rows(writes, |w| &w.forgets.insert), rows(writes, |w| &w.forgets.update));
     let mut new_letters = rows(writes, |w| &w.dead_letters.insert);
     new_letters.extend(unowned.insert.iter().map(|row| (None, row)));
     let mut letters = rows(writes, |w| &w.dead_letters.update);
     letters.extend(unowned.update.iter().map(|row| (None, row)));
-    put(client, mode, new_letters, letters).await?;
-    image_changes(client, mode, writes).await
+    put(&mut pipeline, mode, new_letters, letters);
+    image_changes(&mut pipeline, mode, writes);
+    pipeline.finish().await
 }
