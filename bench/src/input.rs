@@ -1,6 +1,7 @@
 //! Flushes of a realistic shape: events of two messages, each with two facts, spread over entities.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use memori_schemas::{
@@ -131,13 +132,19 @@ pub(crate) fn event(tenant: &str, entity: &str, n: usize, facts: usize) -> (Conv
 
 /// One flush of `events` events (and as many fact events) about `entities` entities of a tenant of its own.
 pub(crate) fn flush(tenant: &str, entities: usize, events: usize, facts: usize, from: i64) -> FlushInput {
+    flush_of(tenant, entities, 0..events, facts, from)
+}
+
+/// As [`flush`], of the tenant's events of these numbers. A number that was flushed before is a redelivery under new offsets.
+pub(crate) fn flush_of(tenant: &str, entities: usize, numbers: Range<usize>, facts: usize, from: i64) -> FlushInput {
     let place = |topic: &str, offset| Place { lane: Lane::Live, topic_id: Arc::from(topic), partition: 0, offset };
     let mut batches: BTreeMap<EntityRef, EntityBatch> = BTreeMap::new();
-    for n in 0..events {
+    let events = numbers.len();
+    for (position, n) in numbers.enumerate() {
         let entity_id = format!("user-{}", n % entities);
         let (event, extracted) = event(tenant, &entity_id, n, facts);
         let owner = EntityRef { tenant: tenant.to_owned(), key: event.entity_key() };
-        let offset = from + i64::try_from(n).unwrap_or(0);
+        let offset = from + i64::try_from(position).unwrap_or(0);
         let batch = batches.entry(owner.clone()).or_default();
         batch.copies.push(intake::event_copy(&event, &place("conversations", offset)).expect("a storable event"));
         batch.extractions.push(intake::extraction(&owner, &extracted, &place("facts", offset)).expect("a storable extraction"));

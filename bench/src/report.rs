@@ -43,10 +43,10 @@ impl Report {
         };
         let figure = Figure { bench: bench.to_owned(), case: case.to_owned(), unit: unit.to_owned(), ours, floor, ratio, runs };
         if self.figures.is_empty() {
-            say(&format!("{:<12} {:<34} {:>14} {:>14} {:>7} {:>5}  unit", "bench", "case", "ours", "floor", "ratio", "runs"));
+            say(&format!("{:<12} {:<42} {:>14} {:>14} {:>7} {:>5}  unit", "bench", "case", "ours", "floor", "ratio", "runs"));
         }
         say(&format!(
-            "{:<12} {:<34} {:>14} {:>14} {:>7.3} {:>5}  {}",
+            "{:<12} {:<42} {:>14} {:>14} {:>7.3} {:>5}  {}",
             figure.bench,
             figure.case,
             rounded(figure.ours),

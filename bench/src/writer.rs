@@ -1,8 +1,12 @@
-//! The sink's flush over raw COPY: the same rows into the same indexed tables of the same durable Postgres.
+//! The sink's flush over raw COPY: the same rows into the same indexed tables of the same durable Postgres, over one connection each.
 //!
-//! The floor does only what any writer must: per flush one transaction that COPYs, in binary and table by table, exactly the rows
-//! that ours left behind, already encoded. It looks nothing up, locks nothing, decides nothing.
+//! Ours gets what the log brings: records about entities that are known already, some of them redelivered under new offsets. The
+//! floor does only what any writer must: per flush one transaction that COPYs rows, in binary and table by table, already encoded.
+//! It looks nothing up, locks nothing, decides nothing, and counts no versions. Which rows:
+//! - where nothing is repeated, and in "the new half", exactly those that ours left behind;
+//! - in "50 % repeats", all that the records name, as if none were there: what a writer without look-ups would have to write.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
@@ -17,7 +21,17 @@ use tokio_postgres::{Client, NoTls};
 use crate::report::{Better, Report};
 use crate::{Options, input};
 
-const TABLES: [&str; 8] = ["entities", "events", "messages", "outcomes", "facts", "mentions", "fact_stats", "validity"];
+/// The tables that these records touch, beside `entities`, whose rows are there; with the number of rows of each event.
+const TABLES: [(&str, usize); 8] = [
+    ("events", 1),
+    ("messages", 2),
+    ("outcomes", 1),
+    ("facts", FACTS_PER_EVENT),
+    ("mentions", FACTS_PER_EVENT),
+    ("message_vectors", 1),
+    ("fact_stats", FACTS_PER_EVENT),
+    ("validity", FACTS_PER_EVENT),
+];
 const FACTS_PER_EVENT: usize = 2;
 
 async fn connect(url: &str) -> anyhow::Result<Client> {
@@ -26,11 +40,26 @@ async fn connect(url: &str) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-/// The rows of one tenant as COPY takes them, by table.
-async fn rows_of(client: &Client, tenant: &str) -> anyhow::Result<Vec<(&'static str, Bytes)>> {
+/// One table's rows as COPY takes them.
+type Copied = Vec<(&'static str, Bytes)>;
+
+/// The rows that the tenant's events of these numbers left, by table.
+async fn rows_of(client: &Client, tenant: &str, numbers: &Range<usize>) -> anyhow::Result<Copied> {
+    // An event's id ends with its number.
+    let of = |column: &str| {
+        let number = format!("substring({column} from '[0-9]+$')::int8");
+        format!("tenant = '{tenant}' AND {number} >= {} AND {number} < {}", numbers.start, numbers.end)
+    };
     let mut tables = Vec::new();
-    for table in TABLES {
-        let statement = format!("COPY (SELECT * FROM memori.{table} WHERE tenant = '{tenant}') TO STDOUT (FORMAT binary)");
+    for (table, _) in TABLES {
+        let condition = match table {
+            "facts" => of("rep_event_id"),
+            "fact_stats" | "validity" => {
+                format!("tenant = '{tenant}' AND fact_id IN (SELECT fact_id FROM memori.facts WHERE {})", of("rep_event_id"))
+            }
+            _ => of("event_id"),
+        };
+        let statement = format!("COPY (SELECT * FROM memori.{table} WHERE {condition}) TO STDOUT (FORMAT binary)");
         let pieces: Vec<Bytes> = client.copy_out(&statement).await?.try_collect().await?;
         let mut all = BytesMut::new();
         pieces.iter().for_each(|piece| all.extend_from_slice(piece));
@@ -40,7 +69,7 @@ async fn rows_of(client: &Client, tenant: &str) -> anyhow::Result<Vec<(&'static 
 }
 
 /// Copies them in one transaction; answers the number of rows and the seconds.
-async fn copy(client: &mut Client, tables: &[(&'static str, Bytes)]) -> anyhow::Result<(u64, f64)> {
+async fn copy(client: &mut Client, tables: &Copied) -> anyhow::Result<(usize, f64)> {
     let since = Instant::now();
     let transaction = client.transaction().await?;
     let mut rows = 0;
@@ -53,7 +82,70 @@ async fn copy(client: &mut Client, tables: &[(&'static str, Bytes)]) -> anyhow::
         rows += sink.finish().await?;
     }
     transaction.commit().await?;
-    Ok((rows, since.elapsed().as_secs_f64()))
+    Ok((usize::try_from(rows)?, since.elapsed().as_secs_f64()))
+}
+
+/// How far the server's log of changes is, in bytes.
+async fn wal_position(client: &Client) -> anyhow::Result<f64> {
+    let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0')::float8";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+}
+
+/// What a flush is measured on.
+struct Case {
+    name: &'static str,
+    /// Events that ours is given.
+    events: Range<usize>,
+    /// Events that are there before, in ours.
+    ours_before: Range<usize>,
+    /// Events whose rows the floor copies.
+    floor: Range<usize>,
+    /// Events that are there before, at the floor.
+    floor_before: Range<usize>,
+}
+
+fn cases(events: usize) -> [Case; 3] {
+    let half = events / 2;
+    [
+        Case {
+            name: "0 % repeats",
+            events: events..2 * events,
+            ours_before: 0..events,
+            floor: events..2 * events,
+            floor_before: 0..events,
+        },
+        Case {
+            name: "50 % repeats",
+            events: half..half + events,
+            ours_before: 0..events,
+            floor: half..half + events,
+            floor_before: 0..half,
+        },
+        Case {
+            name: "50 % repeats, the new half",
+            events: half..half + events,
+            ours_before: 0..events,
+            floor: events..half + events,
+            floor_before: 0..events,
+        },
+    ]
+}
+
+/// Sums over the flushes of one run.
+#[derive(Default)]
+struct Sums {
+    rows: f64,
+    seconds: f64,
+    wal_bytes: f64,
+}
+
+impl Sums {
+    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+    fn add(&mut self, rows: usize, seconds: f64, wal_bytes: f64) {
+        self.rows += rows as f64;
+        self.seconds += seconds;
+        self.wal_bytes += wal_bytes;
+    }
 }
 
 pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report) -> anyhow::Result<()> {
@@ -63,36 +155,51 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
     PostgresStore::new(PostgresTarget::parse(&floor_url, "bench")?.pool(1)?, &floor_url).migrate().await?;
     let our_client = connect(&our_url).await?;
     let mut floor_client = connect(&floor_url).await?;
-    let flushes = if options.quick { 3 } else { 10 };
+    let rows_each: usize = TABLES.iter().map(|(_, rows)| rows).sum();
     let mut from = 0;
-    for (case, records, entities) in [("1000 records", 1_000_usize, 100_usize), ("5000 records", 5_000, 500)] {
-        let events = records / 2;
-        let (mut our_runs, mut floor_runs) = (Vec::new(), Vec::new());
-        // The first run warms caches and plans, and is dropped.
-        for run in 0..=options.runs {
-            let (mut our_seconds, mut floor_seconds, mut total) = (0.0, 0.0, 0);
-            for flush in 0..flushes {
-                let tenant = format!("{records}-{run}-{flush}");
-                let input = input::flush(&tenant, entities, events, FACTS_PER_EVENT, from);
-                from += i64::try_from(events)?;
-                let since = Instant::now();
-                store::flush(&store, &input).await?;
-                our_seconds += since.elapsed().as_secs_f64();
-                let tables = rows_of(&our_client, &tenant).await?;
-                let (rows, seconds) = copy(&mut floor_client, &tables).await?;
-                let implied = entities + events * (1 + 2 + 1 + 4 * FACTS_PER_EVENT);
-                ensure!(rows == implied as u64, "{rows} rows instead of {implied}");
-                floor_seconds += seconds;
-                total += rows;
+    for (records, entities) in [(1_000_usize, 100_usize), (5_000, 500)] {
+        let flushes = if options.quick { 1 } else { 8_000 / records };
+        for case in cases(records / 2) {
+            let (mut our_runs, mut floor_runs, mut our_wal, mut floor_wal) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            // The first run warms caches and plans, and is dropped.
+            for run in 0..=options.runs {
+                let (mut ours, mut floor) = (Sums::default(), Sums::default());
+                for flush in 0..flushes {
+                    let tenant = format!("{records}-{}-{run}-{flush}", case.name);
+                    let mut input = |events: Range<usize>| -> anyhow::Result<_> {
+                        let count = i64::try_from(events.len())?;
+                        from += count;
+                        Ok(input::flush_of(&tenant, entities, events, FACTS_PER_EVENT, from - count))
+                    };
+                    let (before, now) = (input(case.ours_before.clone())?, input(case.events.clone())?);
+                    store::flush(&store, &before).await?;
+                    let wal = wal_position(&our_client).await?;
+                    let since = Instant::now();
+                    store::flush(&store, &now).await?;
+                    let seconds = since.elapsed().as_secs_f64();
+                    // Rows that the records name: what was there already counts as written.
+                    ours.add(case.floor.len() * rows_each, seconds, wal_position(&our_client).await? - wal);
+
+                    copy(&mut floor_client, &rows_of(&our_client, &tenant, &case.floor_before).await?).await?;
+                    let tables = rows_of(&our_client, &tenant, &case.floor).await?;
+                    let wal = wal_position(&floor_client).await?;
+                    let (rows, seconds) = copy(&mut floor_client, &tables).await?;
+                    ensure!(rows == case.floor.len() * rows_each, "{rows} rows instead of {}", case.floor.len() * rows_each);
+                    floor.add(rows, seconds, wal_position(&floor_client).await? - wal);
+                }
+                if run > 0 {
+                    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+                    let events = (case.events.len() * flushes) as f64;
+                    our_runs.push(ours.rows / ours.seconds);
+                    floor_runs.push(floor.rows / floor.seconds);
+                    our_wal.push(ours.wal_bytes / events);
+                    floor_wal.push(floor.wal_bytes / events);
+                }
             }
-            #[allow(clippy::cast_precision_loss, reason = "a rate")]
-            let total = total as f64;
-            if run > 0 {
-                our_runs.push(total / our_seconds);
-                floor_runs.push(total / floor_seconds);
-            }
+            let name = format!("{records} records, {}", case.name);
+            report.add("writer", &name, "rows/s", Better::Higher, &our_runs, &floor_runs);
+            report.add("writer", &name, "WAL bytes/event", Better::Lower, &our_wal, &floor_wal);
         }
-        report.add("writer", case, "rows/s", Better::Higher, &our_runs, &floor_runs);
     }
     our_client.batch_execute("SELECT 1").await.context("the connection outlived the runs")
 }

@@ -144,7 +144,7 @@ impl Store for PostgresStore {
 
     async fn begin(&self, mode: InsertMode) -> Result<Box<dyn StoreTransaction>, StoreError> {
         let client = self.client().await?;
-        Ok(Box::new(PostgresTransaction { client: Some(client), mode, fresh: BTreeSet::new() }))
+        Ok(Box::new(PostgresTransaction::new(client, mode)))
     }
 
     async fn announce(&self) -> Result<(), StoreError> {
@@ -228,6 +228,10 @@ impl Drop for PostgresTransaction {
 }
 
 impl PostgresTransaction {
+    fn new(client: Client, mode: InsertMode) -> Self {
+        Self { client: Some(client), mode, fresh: BTreeSet::new() }
+    }
+
     fn client(&self) -> &Client {
         self.client.as_ref().expect("taken only by the transaction's end, which consumes it")
     }

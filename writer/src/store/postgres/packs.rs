@@ -73,7 +73,7 @@ impl PackStore for PostgresStore {
     }
 
     async fn put_packs(&self, packs: &NewPacks) -> Result<Packing, StoreError> {
-        let transaction = PostgresTransaction { client: Some(self.client().await?), mode: InsertMode::Fast };
+        let transaction = PostgresTransaction::new(self.client().await?, InsertMode::Fast);
         transaction.client().batch_execute(BEGIN).await.map_err(failed)?;
         let ended = put(transaction.client(), packs).await;
         let transaction = Box::new(transaction);
