@@ -16,6 +16,8 @@ use crate::output::aside;
 
 /// Events in one request.
 const BATCH_EVENTS: usize = 400;
+/// Bytes of one request; the contract allows 16 MiB.
+const BATCH_BYTES: usize = 8 << 20;
 /// Messages of one event; the contract allows 1,000.
 const EVENT_MESSAGES: usize = 200;
 /// How long the system may take for all of them after the last was accepted.
@@ -60,11 +62,27 @@ fn events(prefix: &str, number: usize, conversation: &Conversation, data: &Data)
     events
 }
 
+/// Runs of events that fit one request each.
+fn batches(events: &[Value]) -> Vec<&[Value]> {
+    let mut batches = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (n, event) in events.iter().enumerate() {
+        let size = event.to_string().len();
+        if n > start && (n - start == BATCH_EVENTS || bytes + size > BATCH_BYTES) {
+            batches.push(&events[start..n]);
+            (start, bytes) = (n, 0);
+        }
+        bytes += size;
+    }
+    batches.push(&events[start..]);
+    batches
+}
+
 /// Posts everything and waits until it is applied. Answers the number of events.
 pub(super) async fn post(client: &Client, prefix: &str, data: &Data) -> Result<usize, ProcessError> {
     let events: Vec<Value> = data.conversations.iter().enumerate().flat_map(|(n, c)| events(prefix, n, c, data)).collect();
     let mut ids = Vec::with_capacity(events.len());
-    for batch in events.chunks(BATCH_EVENTS) {
+    for batch in batches(&events) {
         let answer = client.post("/v1/events/batch", &json!({ "events": batch })).await?;
         for (result, event) in answer["results"].as_array().into_iter().flatten().zip(batch) {
             if result["status"] == "rejected" {
@@ -113,6 +131,14 @@ pub(super) async fn erase(client: &Client, prefix: &str, entities: &BTreeSet<&st
 mod tests {
     use super::super::format;
     use super::*;
+
+    #[test]
+    fn requests_are_bounded_in_events_and_in_bytes() {
+        let small: Vec<Value> = (0..BATCH_EVENTS * 2 + 1).map(|n| json!(n)).collect();
+        assert_eq!(batches(&small).iter().map(|batch| batch.len()).collect::<Vec<_>>(), [BATCH_EVENTS, BATCH_EVENTS, 1]);
+        let large: Vec<Value> = (0..3).map(|_| json!("x".repeat(BATCH_BYTES / 2))).collect();
+        assert_eq!(batches(&large).len(), 3);
+    }
 
     #[test]
     fn an_event_is_a_users_message_and_what_follows_it() {
