@@ -5,7 +5,6 @@
 mod end_to_end;
 mod extraction;
 mod input;
-mod log_postgres;
 mod producer;
 mod recall;
 mod report;
@@ -22,8 +21,6 @@ use crate::report::Report;
 enum Bench {
     /// Our producer over a raw one.
     Producer,
-    /// Appends to the SQL log on Postgres over one INSERT and a commit.
-    LogPostgres,
     /// The sink's flush over raw COPY into the same tables.
     Writer,
     /// Recall over a read of the entity's version row.
@@ -69,9 +66,6 @@ async fn main() -> anyhow::Result<()> {
     let servers = tokio::task::block_in_place(Servers::start)?;
     if wanted(Bench::Producer) {
         producer::run(&servers, options, &mut report).await?;
-    }
-    if wanted(Bench::LogPostgres) {
-        log_postgres::run(&servers, options, &mut report).await?;
     }
     if wanted(Bench::Writer) {
         writer::run(&servers, options, &mut report).await?;

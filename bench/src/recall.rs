@@ -74,7 +74,7 @@ async fn measure(
         store::flush(store, &input::flush(&tenant, 1, events, 2, from)).await?;
         from += i64::try_from(events)?;
         let image = recall.facts(&tenant, ids::entity_key(&tenant, ENTITY)).await?;
-        ensure!(image.facts.len() == facts, "{} facts instead of {facts}", image.facts.len());
+        ensure!(image.len() == facts, "{} facts instead of {facts}", image.len());
         ours(&recall, &tenant, 20).await?;
         let (mut our_runs, mut floor_runs) = (Vec::new(), Vec::new());
         for _ in 0..options.runs {

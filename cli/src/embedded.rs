@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memori_augment_worker::{InFlight, WorkerConfig, extractor_with};
+use memori_embedding::Embedder;
 use memori_event_log::LogError;
 use memori_ingest::{ExtractingProbe, IngestConfig, IngestParts, IngestState, WriterBackend};
 use memori_service::auth::KeyRing;
@@ -73,7 +74,8 @@ impl Embedded {
             // A database that is away is waited for; nothing runs yet that would have to be drained.
             () = shutdown.requested() => return Ok(None),
         };
-        let writer = writer_api(&settings, storage.reads.clone(), commits.clone());
+        let embedder = memori_writer::process::embedder(&settings)?;
+        let writer = writer_api(&settings, storage.reads.clone(), commits.clone(), embedder);
         let known = Arc::new(known::Known(writer.recall().clone()));
         let extractor = extractor_with(&settings, Some(known))?;
         let asked = Arc::clone(&extractor);
@@ -201,13 +203,13 @@ impl Embedded {
     }
 }
 
-fn writer_api(settings: &Settings, reads: Arc<dyn ReadStore>, commits: Commits) -> ApiState {
+fn writer_api(settings: &Settings, reads: Arc<dyn ReadStore>, commits: Commits, embedder: Option<Arc<dyn Embedder>>) -> ApiState {
     let config = ApiConfig {
-        recall: RecallConfig { cache_bytes: settings.writer.recall_cache_bytes, ..RecallConfig::default() },
+        recall: RecallConfig::from_settings(&settings.writer),
         topic_prefix: settings.kafka.topic_prefix.clone(),
         ..ApiConfig::default()
     };
-    ApiState::new(reads, commits, config)
+    ApiState::with_embedder(reads, commits, config, embedder)
 }
 
 /// Settings that ask for what this version does not have are refused, not ignored.

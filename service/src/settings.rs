@@ -106,6 +106,8 @@ section!(
         look_again_ms: u64 = 1_000,
         /// Bound of recall's cache, in bytes.
         recall_cache_bytes: usize = 256 << 20,
+        /// How long recall waits for a query's vector before it goes by words alone, in milliseconds.
+        query_embedding_timeout_ms: u64 = 100,
         /// Connections for recall.
         recall_connections: usize = 16,
         /// Connections for the sink.

@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
         let mut pure = Vec::new();
         for n in 0..500 {
             let began = Instant::now();
-            std::hint::black_box(answer(&image, None, &query(n), Micros(0)));
+            std::hint::black_box(answer(&image, None, &query(n), None, Micros(0)));
             pure.push(began.elapsed().as_secs_f64() * 1e3);
         }
         hot.sort_by(f64::total_cmp);

@@ -15,7 +15,11 @@ pub const RECALL_CACHE_HITS_TOTAL: &str = "memori_recall_cache_hits_total";
 pub const RECALL_CACHE_MISSES_TOTAL: &str = "memori_recall_cache_misses_total";
 /// Bytes of the cached images.
 pub const RECALL_CACHE_BYTES: &str = "memori_recall_cache_bytes";
-/// How long reading and indexing an image took.
+/// Answers by recipe (`vectors`, `lexical`) and, of the latter, by reason.
+pub const RECALL_RANKINGS_TOTAL: &str = "memori_recall_rankings_total";
+/// Vectors of queries, by result: `cached`, `joined` (another query had asked for it), `asked`.
+pub const RECALL_QUERY_VECTORS_TOTAL: &str = "memori_recall_query_vectors_total";
+/// How long reading and indexing an image took, by what it was made from: `rows`, `packs`, `changes`.
 pub const RECALL_IMAGE_SECONDS: &str = "memori_recall_image_seconds";
 /// Requests that wait for a commit.
 pub const WAITERS: &str = "memori_writer_waiters";
@@ -31,7 +35,9 @@ pub fn describe_reads() {
     describe_counter!(RECALL_CACHE_HITS_TOTAL, Unit::Count, "images found in the cache and still true, by part");
     describe_counter!(RECALL_CACHE_MISSES_TOTAL, Unit::Count, "images that had to be read, by part");
     describe_gauge!(RECALL_CACHE_BYTES, Unit::Bytes, "bytes of the cached images");
-    describe_histogram!(RECALL_IMAGE_SECONDS, Unit::Seconds, "reading and indexing an image");
+    describe_histogram!(RECALL_IMAGE_SECONDS, Unit::Seconds, "reading and indexing an image, by what it was made from");
+    describe_counter!(RECALL_RANKINGS_TOTAL, Unit::Count, "answers, by recipe and reason");
+    describe_counter!(RECALL_QUERY_VECTORS_TOTAL, Unit::Count, "vectors of queries, by result");
     describe_gauge!(WAITERS, Unit::Count, "requests that wait for a commit");
     describe_counter!(WAKE_UPS_TOTAL, Unit::Count, "times that waiters were told to look, by cause");
     describe_counter!(WAITS_REFUSED_TOTAL, Unit::Count, "waits refused because too many wait already");
@@ -55,8 +61,16 @@ pub(crate) fn cache_bytes(bytes: usize) {
     gauge!(RECALL_CACHE_BYTES).set(bytes as f64);
 }
 
-pub(crate) fn image_built(took: Duration) {
-    histogram!(RECALL_IMAGE_SECONDS).record(took.as_secs_f64());
+pub(crate) fn image_built(source: &'static str, took: Duration) {
+    histogram!(RECALL_IMAGE_SECONDS, "source" => source).record(took.as_secs_f64());
+}
+
+pub(crate) fn ranked(recipe: &'static str, reason: &'static str) {
+    counter!(RECALL_RANKINGS_TOTAL, "recipe" => recipe, "reason" => reason).increment(1);
+}
+
+pub(crate) fn query_embedding(result: &'static str) {
+    counter!(RECALL_QUERY_VECTORS_TOTAL, "result" => result).increment(1);
 }
 
 pub(crate) fn waiters(change: f64) {

@@ -16,7 +16,7 @@ use super::facts::{confidence, validity};
 use super::request::{EntityId, QueryParameters, Tenant};
 use super::{ApiState, unreadable};
 use crate::recall::answer::ShownSource;
-use crate::recall::{FactItem, MessageItem};
+use crate::recall::{EntityImage, MessageImage};
 
 /// Lines are sent in pieces of about so many bytes.
 const PIECE_BYTES: usize = 64 << 10;
@@ -36,11 +36,11 @@ pub(super) async fn export(
     let pieces = std::iter::from_fn(move || {
         let mut piece = Vec::new();
         while piece.len() < PIECE_BYTES {
-            let said = messages.conversation.len();
+            let said = messages.conversation().len();
             let line = if next < said {
-                message_line(&messages.messages[messages.conversation[next] as usize])
-            } else if let Some(fact) = facts.facts.get(next - said) {
-                fact_line(fact, facts.generation)
+                message_line(&messages, messages.conversation()[next] as usize)
+            } else if next - said < facts.len() {
+                fact_line(&facts, next - said)
             } else {
                 break;
             };
@@ -54,44 +54,46 @@ pub(super) async fn export(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-fn message_line(message: &MessageItem) -> Value {
+fn message_line(image: &MessageImage, number: usize) -> Value {
+    let message = image.message(number);
     // Parts are shown as the list that they are.
-    let content = match message.content_format {
-        ContentFormat::Text => json!(message.content),
-        ContentFormat::Parts => serde_json::from_str(&message.content).unwrap_or_else(|_| json!(message.content)),
+    let content = match message.content_format() {
+        ContentFormat::Text => json!(message.content()),
+        ContentFormat::Parts => serde_json::from_str(message.content()).unwrap_or_else(|_| json!(message.content())),
     };
     json!({
         "type": "message",
-        "message_id": message.message_id,
-        "event_id": message.event_id,
-        "message_index": message.message_index,
-        "session_id": message.session_id,
-        "process_id": message.process_id,
-        "role": message.role.as_str(),
-        "name": message.name,
+        "message_id": message.message_id(),
+        "event_id": message.event_id(),
+        "message_index": message.message_index(),
+        "session_id": image.session_id(number),
+        "process_id": message.process_id(),
+        "role": message.role().as_str(),
+        "name": message.name(),
         "content": content,
-        "created_at": message.created_at_us.map(|at| Micros(at).to_rfc3339()),
-        "occurred_at": Micros(message.occurred_at_us).to_rfc3339(),
+        "created_at": message.created_at_us().map(|at| Micros(at).to_rfc3339()),
+        "occurred_at": Micros(message.occurred_at_us()).to_rfc3339(),
     })
 }
 
-fn fact_line(fact: &FactItem, generation: i32) -> Value {
+fn fact_line(image: &EntityImage, number: usize) -> Value {
+    let fact = image.fact(number);
     json!({
         "type": "fact",
-        "fact_id": fact.fact_id.to_string(),
-        "kind": fact.kind.as_str(),
-        "content": fact.content,
-        "subject": fact.subject,
-        "predicate": fact.predicate,
-        "object": fact.object,
-        "confidence": confidence(fact.confidence),
-        "occurred_at": Micros(fact.occurred_at_us).to_rfc3339(),
-        "first_mentioned_at": Micros(fact.first_mentioned_at_us).to_rfc3339(),
-        "last_mentioned_at": Micros(fact.last_mentioned_at_us).to_rfc3339(),
-        "mentions": fact.mentions,
-        "validity": validity(&fact.intervals),
-        "sources": fact.sources.iter().map(ShownSource::of).collect::<Vec<_>>(),
-        "extractor": fact.extractor,
-        "generation": generation,
+        "fact_id": fact.fact_id().to_string(),
+        "kind": fact.kind().as_str(),
+        "content": fact.content(),
+        "subject": fact.subject(),
+        "predicate": fact.predicate(),
+        "object": fact.object(),
+        "confidence": confidence(fact.confidence()),
+        "occurred_at": Micros(fact.occurred_at_us()).to_rfc3339(),
+        "first_mentioned_at": Micros(fact.first_mentioned_at_us()).to_rfc3339(),
+        "last_mentioned_at": Micros(fact.last_mentioned_at_us()).to_rfc3339(),
+        "mentions": fact.mentions(),
+        "validity": validity(fact.intervals()),
+        "sources": fact.sources().map(|source| ShownSource::of(image, number, &source)).collect::<Vec<_>>(),
+        "extractor": fact.extractor(),
+        "generation": image.generation,
     })
 }

@@ -12,6 +12,7 @@ use super::{ApiState, unreadable};
 use crate::reads::cursor;
 use crate::reads::rows::LineageRow;
 use crate::recall::answer::shown_fact;
+use crate::recall::image::Interval;
 
 pub(super) async fn entities(
     State(state): State<ApiState>,
@@ -49,16 +50,18 @@ pub(super) async fn of_entity(
     };
     let image = image.map_err(unreadable)?;
     let mut page: Vec<_> = image
-        .facts
-        .iter()
-        .filter(|fact| after.is_none_or(|(_, last)| fact.fact_id > last) && kind.is_none_or(|kind| fact.kind == kind))
+        .facts()
+        .map(|fact| (fact.fact_id(), fact.kind()))
+        .enumerate()
+        .filter(|(_, (id, of))| after.is_none_or(|(_, last)| *id > last) && kind.is_none_or(|kind| *of == kind))
+        .map(|(number, (id, _))| (id, number))
         .collect();
-    page.sort_unstable_by_key(|fact| fact.fact_id);
+    page.sort_unstable();
     let more = page.len() > limit;
     page.truncate(limit);
-    let next_cursor = page.last().filter(|_| more).map(|fact| cursor::of_fact(image.generation, fact.fact_id));
+    let next_cursor = page.last().filter(|_| more).map(|(id, _)| cursor::of_fact(image.generation, *id));
     let now = Micros::now();
-    let facts: Vec<_> = page.into_iter().map(|fact| shown_fact(&image, fact, None, now)).collect();
+    let facts: Vec<_> = page.into_iter().map(|(_, number)| shown_fact(&image, number, None, now)).collect();
     Ok(Json(json!({"facts": facts, "next_cursor": next_cursor})))
 }
 
@@ -71,10 +74,11 @@ pub(super) async fn by_id(
     parameters.finish()?;
     let place = state.store.locate_fact(&tenant.0, fact_id).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
     let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
-    let fact = image.facts.iter().find(|fact| fact.fact_id == fact_id).ok_or_else(no_such_fact)?;
-    let mut shown = serde_json::to_value(shown_fact(&image, fact, None, Micros::now())).unwrap_or_default();
-    shown["confidence"] = confidence(fact.confidence);
-    shown["validity"] = validity(&fact.intervals);
+    let number = image.find(fact_id).ok_or_else(no_such_fact)?;
+    let fact = image.fact(number);
+    let mut shown = serde_json::to_value(shown_fact(&image, number, None, Micros::now())).unwrap_or_default();
+    shown["confidence"] = confidence(fact.confidence());
+    shown["validity"] = validity(fact.intervals());
     Ok(Json(shown))
 }
 
@@ -84,9 +88,9 @@ pub(super) fn confidence(stored: f64) -> Value {
 }
 
 /// All intervals in which a fact holds.
-pub(super) fn validity(intervals: &[crate::recall::image::Interval]) -> Value {
+pub(super) fn validity(intervals: impl Iterator<Item = Interval>) -> Value {
     let time = |us: i64| Micros(us).to_rfc3339();
-    intervals.iter().map(|i| json!({"valid_from": time(i.from_us), "valid_to": i.to_us.map(time)})).collect()
+    intervals.map(|i| json!({"valid_from": time(i.from_us), "valid_to": i.to_us.map(time)})).collect()
 }
 
 pub(super) async fn lineage(
@@ -103,13 +107,15 @@ pub(super) async fn lineage(
     }
     // The image knows the sessions that nobody named.
     let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
-    let fact = image.facts.iter().find(|fact| fact.fact_id == fact_id);
+    let number = image.find(fact_id);
     let mentions: Vec<Value> = rows
         .into_iter()
         .map(|row| {
-            let of_event = |source: &&crate::recall::image::Source| source.event_id == row.mention.event_id;
-            let island = fact.and_then(|fact| fact.sources.iter().find(of_event)).and_then(|source| source.session_id.clone());
-            let session_id = row.mention.session_id.clone().or_else(|| island.as_deref().map(str::to_owned));
+            let of_event = |number: usize| {
+                let source = image.fact(number).sources().find(|source| source.event_id() == row.mention.event_id)?;
+                image.session_of(number, &source).map(str::to_owned)
+            };
+            let session_id = row.mention.session_id.clone().or_else(|| number.and_then(of_event));
             mention(&state.config.topic_prefix, row, session_id)
         })
         .collect();

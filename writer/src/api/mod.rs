@@ -21,6 +21,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::header;
+use memori_embedding::Embedder;
 use memori_service::problem::Problem;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
@@ -70,8 +71,19 @@ impl ApiState {
     /// Over a store whose commits are told by `commits`.
     #[must_use]
     pub fn new(store: Arc<dyn ReadStore>, commits: Commits, config: ApiConfig) -> Self {
+        Self::with_embedder(store, commits, config, None)
+    }
+
+    /// The same, with the model by which recall compares vectors.
+    #[must_use]
+    pub fn with_embedder(
+        store: Arc<dyn ReadStore>,
+        commits: Commits,
+        config: ApiConfig,
+        embedder: Option<Arc<dyn Embedder>>,
+    ) -> Self {
         Self {
-            recall: Recall::new(store.clone(), config.recall),
+            recall: Recall::with_embedder(store.clone(), config.recall, embedder),
             store,
             commits,
             waiters: Arc::new(Semaphore::new(config.max_waiters)),

@@ -43,22 +43,30 @@ pub(super) async fn batch(State(state): State<ApiState>, tenant: Tenant, headers
         queries
     });
     let queries = errors.into_result(queries)?.unwrap_or_default();
-    let mut results = Vec::with_capacity(queries.len());
+    // One bad query does not cost the others their answers.
+    let (mut good, mut refused) = (Vec::with_capacity(queries.len()), Vec::with_capacity(queries.len()));
     for query in queries {
-        results.push(match one_of_batch(&state, &tenant.0, query).await {
-            Ok(recalled) => serde_json::to_value(recalled).unwrap_or_default(),
-            Err(problem) => json!({"error": problem.to_json()}),
-        });
+        let mut errors = FieldErrors::default();
+        let query = query_of(query, "", &mut errors);
+        match errors.into_result(query).and_then(|query| query.ok_or_else(|| Problem::invalid(Vec::new()))) {
+            Ok(query) => {
+                good.push(query);
+                refused.push(None);
+            }
+            Err(problem) => refused.push(Some(problem)),
+        }
     }
+    let mut answers = state.recall.recall_all(&tenant.0, &good, "batch").await.into_iter();
+    let result = |refused: Option<Problem>| match refused {
+        Some(problem) => json!({"error": problem.to_json()}),
+        None => match answers.next() {
+            Some(Ok(recalled)) => serde_json::to_value(recalled).unwrap_or_default(),
+            Some(Err(error)) => json!({"error": unreadable(error).to_json()}),
+            None => json!({"error": Problem::internal().to_json()}),
+        },
+    };
+    let results: Vec<Value> = refused.into_iter().map(result).collect();
     Ok(Json(json!({"results": results})))
-}
-
-/// One bad query does not cost the others their answers.
-async fn one_of_batch(state: &ApiState, tenant: &str, query: Value) -> Answer<Recalled> {
-    let mut errors = FieldErrors::default();
-    let query = query_of(query, "", &mut errors);
-    let query = errors.into_result(query)?.ok_or_else(|| Problem::invalid(Vec::new()))?;
-    state.recall.recall(tenant, &query, "batch").await.map_err(unreadable)
 }
 
 fn query_of(value: Value, path: &str, errors: &mut FieldErrors) -> Option<RecallQuery> {
@@ -75,6 +83,8 @@ fn query_of(value: Value, path: &str, errors: &mut FieldErrors) -> Option<Recall
     let include_messages = fields.boolean("include_messages").unwrap_or(false);
     let token_budget = fields.integer("token_budget", 0..=100_000_000);
     let min_score = fields.number("min_score", 0.0..=1.0);
+    let explain = fields.boolean("explain").unwrap_or(false);
+    let vectors = fields.boolean("vectors").unwrap_or(true);
     fields.finish();
     let size = |n: Option<i64>| n.and_then(|n| usize::try_from(n).ok());
     Some(RecallQuery {
@@ -88,6 +98,8 @@ fn query_of(value: Value, path: &str, errors: &mut FieldErrors) -> Option<Recall
         include_messages,
         token_budget: size(token_budget),
         min_score,
+        explain,
+        vectors,
         ..RecallQuery::new(entity_id?, query?)
     })
 }

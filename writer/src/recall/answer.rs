@@ -5,13 +5,18 @@
 
 use std::cmp::Ordering;
 
+use memori_embedding::Embedding;
 use memori_schemas::{FactKind, Micros};
 use serde::Serialize;
+use serde::ser::SerializeMap as _;
 
-use super::image::{EntityImage, FactItem, MessageImage, MessageItem, Source};
+use super::asks::Asks;
+use super::image::EntityImage;
+use super::messages::MessageImage;
+use super::packed::SourceView;
 use super::query::RecallQuery;
-use super::rank_facts::Matches;
-use super::{budget, rank_messages, text};
+use super::recipe::{self, Parts, millionths};
+use super::{budget, rank_facts, rank_messages, text};
 
 /// The sources that an answer names for one fact; `mentions` counts them all, and its lineage lists them.
 pub const MAX_SOURCES: usize = 100;
@@ -27,14 +32,14 @@ pub struct ShownSource {
 }
 
 impl ShownSource {
-    /// As it looks.
+    /// Of a fact of an image, as it looks.
     #[must_use]
-    pub fn of(source: &Source) -> Self {
+    pub fn of(image: &EntityImage, number: usize, source: &SourceView<'_>) -> Self {
         Self {
-            event_id: source.event_id.clone(),
-            message_id: source.message_id.clone(),
-            session_id: source.session_id.as_deref().map(str::to_owned),
-            occurred_at: Micros3339(source.occurred_at_us),
+            event_id: source.event_id().to_owned(),
+            message_id: source.message_id().to_owned(),
+            session_id: image.session_of(number, source).map(str::to_owned),
+            occurred_at: Micros3339(source.occurred_at_us()),
         }
     }
 }
@@ -70,6 +75,9 @@ pub struct RecalledFact {
     pub sources: Vec<ShownSource>,
     pub extractor: String,
     pub generation: i32,
+    /// Only with `explain`.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub explained: Option<Explained>,
 }
 
 /// A message as recall shows it.
@@ -85,6 +93,52 @@ pub struct RecalledMessage {
     pub content: String,
     pub occurred_at: Micros3339,
     pub score: f64,
+    /// Only with `explain`.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub explained: Option<Explained>,
+}
+
+/// Why an item stands where it does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explained {
+    /// What each sign adds; those that add nothing are left out.
+    #[serde(serialize_with = "signs")]
+    pub score_parts: Parts,
+    /// Their sum, to six decimals.
+    pub score_raw: f64,
+}
+
+fn signs<S: serde::Serializer>(parts: &Parts, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    for (name, value) in parts.named().into_iter().filter(|(_, value)| *value != 0.0) {
+        map.serialize_entry(name, &value)?;
+    }
+    map.end()
+}
+
+/// By what an answer was ranked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ranking {
+    /// `vectors` or `lexical`.
+    pub recipe: &'static str,
+    /// The model whose vectors were compared.
+    pub model: Option<String>,
+    /// Why by words alone.
+    pub reason: Option<&'static str>,
+}
+
+impl Ranking {
+    /// By words and vectors.
+    #[must_use]
+    pub fn with_vectors(model: &str) -> Self {
+        Self { recipe: "vectors", model: Some(model.to_owned()), reason: None }
+    }
+
+    /// By words alone, and why.
+    #[must_use]
+    pub fn lexical(reason: &'static str) -> Self {
+        Self { recipe: "lexical", model: None, reason: Some(reason) }
+    }
 }
 
 /// The answer.
@@ -95,145 +149,217 @@ pub struct Recalled {
     pub instructions: Vec<RecalledFact>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<RecalledMessage>>,
+    /// Only with `explain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranking: Option<Ranking>,
     /// Filled in by the shell, which has the clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<f64>,
 }
 
-/// A fact as the API shows it, with the interval that holds at `at`, else the last.
+/// A fact of an image as the API shows it, with the interval that holds at `at`, else the last.
 #[must_use]
-pub fn shown_fact(image: &EntityImage, fact: &FactItem, at: Option<Micros>, now: Micros) -> RecalledFact {
+pub fn shown_fact(image: &EntityImage, number: usize, at: Option<Micros>, now: Micros) -> RecalledFact {
+    let fact = image.fact(number);
     let (interval, _) = fact.holds(at, now);
     RecalledFact {
-        fact_id: fact.fact_id.to_string(),
-        kind: fact.kind.as_str(),
-        content: fact.content.clone(),
+        fact_id: fact.fact_id().to_string(),
+        kind: fact.kind().as_str(),
+        content: fact.content().to_owned(),
         score: None,
-        subject: fact.subject.clone(),
-        predicate: fact.predicate.clone(),
-        object: fact.object.clone(),
-        occurred_at: Micros3339(fact.occurred_at_us),
-        first_mentioned_at: Micros3339(fact.first_mentioned_at_us),
-        last_mentioned_at: Micros3339(fact.last_mentioned_at_us),
-        mentions: fact.mentions,
+        subject: fact.subject().map(str::to_owned),
+        predicate: fact.predicate().map(str::to_owned),
+        object: fact.object().map(str::to_owned),
+        occurred_at: Micros3339(fact.occurred_at_us()),
+        first_mentioned_at: Micros3339(fact.first_mentioned_at_us()),
+        last_mentioned_at: Micros3339(fact.last_mentioned_at_us()),
+        mentions: fact.mentions(),
         valid_from: Micros3339(interval.from_us),
         valid_to: interval.to_us.map(Micros3339),
-        sources: fact.sources.iter().take(MAX_SOURCES).map(ShownSource::of).collect(),
-        extractor: fact.extractor.to_string(),
+        sources: fact.sources().take(MAX_SOURCES).map(|source| ShownSource::of(image, number, &source)).collect(),
+        extractor: fact.extractor().to_owned(),
         generation: image.generation,
+        explained: None,
     }
 }
 
-/// Answers a query from what is known of its entity. `messages` is what was said, where the query asks for it.
+/// Answers a query from what is known of its entity. `messages` is what was said, where the query asks for it; `vector` is the
+/// query's, of the model whose vectors the images hold.
 #[must_use]
-pub fn answer(image: &EntityImage, messages: Option<&MessageImage>, query: &RecallQuery, now: Micros) -> Recalled {
+pub fn answer(
+    image: &EntityImage,
+    messages: Option<&MessageImage>,
+    query: &RecallQuery,
+    vector: Option<&Embedding>,
+    now: Micros,
+) -> Recalled {
     let budget = query.token_budget.unwrap_or(usize::MAX);
-    let matches = Matches::of(image, &text::query(&query.query, image.languages));
-    let (facts, left) = facts(image, query, &matches, now, budget);
-    let instructions = instructions(image, query, &matches, now);
-    let messages = messages.map(|messages| said(messages, query, left));
-    Recalled { facts, instructions, messages, took_ms: None }
-}
-
-fn facts(image: &EntityImage, query: &RecallQuery, matches: &Matches, now: Micros, budget: usize) -> (Vec<RecalledFact>, usize) {
-    let wanted = |fact: &FactItem| {
-        fact.kind != FactKind::Instruction
-            && query.kinds.contains(&fact.kind)
-            && in_scope(&fact.processes, query.process_id.as_deref())
-            && in_scope(&fact.sessions, query.session_id.as_deref())
-            && (query.include_superseded || !fact.holds(query.as_of, now).1)
-    };
-    let shown: Vec<bool> = image.facts.iter().map(wanted).collect();
-    let scores = matches.scores(image, &shown);
-    let enough = |score: f64| query.min_score.is_none_or(|least| score >= least);
-    let candidates: Vec<usize> = (0..scores.len()).filter(|i| shown[*i] && enough(scores[*i])).collect();
-    let best = best(candidates, query.limit, |a, b| order_of_facts(image, &scores, *a, *b));
-    let (fits, left) = match query.token_budget {
-        Some(_) => budget::fitting(best.iter().map(|i| budget::tokens(&image.facts[*i].content)), budget),
-        None => (vec![true; best.len()], budget),
-    };
-    let facts = best.iter().zip(fits).filter(|(_, fits)| *fits);
-    (facts.map(|(i, _)| scored(shown_fact(image, &image.facts[*i], query.as_of, now), scores[*i])).collect(), left)
-}
-
-/// All standing instructions, by relevance; every one that holds is a candidate.
-fn instructions(image: &EntityImage, query: &RecallQuery, matches: &Matches, now: Micros) -> Vec<RecalledFact> {
-    let wanted =
-        |fact: &FactItem| fact.kind == FactKind::Instruction && (query.include_superseded || !fact.holds(query.as_of, now).1);
-    let shown: Vec<bool> = image.facts.iter().map(wanted).collect();
-    if query.instruction_limit == 0 || !shown.contains(&true) {
-        return Vec::new();
-    }
-    let scores = matches.scores(image, &shown);
-    let candidates: Vec<usize> = (0..scores.len()).filter(|i| shown[*i]).collect();
-    let best = best(candidates, query.instruction_limit, |a, b| order_of_facts(image, &scores, *a, *b));
-    best.iter().map(|i| scored(shown_fact(image, &image.facts[*i], query.as_of, now), scores[*i])).collect()
-}
-
-fn scored(fact: RecalledFact, score: f64) -> RecalledFact {
-    RecalledFact { score: Some(score), ..fact }
-}
-
-fn order_of_facts(image: &EntityImage, scores: &[f64], a: usize, b: usize) -> Ordering {
-    let (one, other) = (&image.facts[a], &image.facts[b]);
-    scores[b]
-        .total_cmp(&scores[a])
-        .then(other.last_mentioned_at_us.cmp(&one.last_mentioned_at_us))
-        .then_with(|| one.fact_id.cmp(&other.fact_id))
-}
-
-fn said(image: &MessageImage, query: &RecallQuery, budget: usize) -> Vec<RecalledMessage> {
     let terms = text::query(&query.query, image.languages);
-    let wanted =
-        |message: &MessageItem| query.process_id.is_none() || message.process_id.as_deref() == query.process_id.as_deref();
-    let shown: Vec<bool> = image
-        .messages
-        .iter()
-        .map(|m| wanted(m) && (query.session_id.is_none() || m.session_id.as_deref() == query.session_id.as_deref()))
-        .collect();
-    let scores = rank_messages::scores(image, &terms, &shown);
-    let enough = |score: f64| query.min_score.is_none_or(|least| score >= least);
-    let candidates: Vec<usize> = (0..scores.len()).filter(|i| shown[*i] && enough(scores[*i])).collect();
-    let best = best(candidates, query.limit, |a, b| {
-        let (one, other) = (&image.messages[*a], &image.messages[*b]);
-        scores[*b]
-            .total_cmp(&scores[*a])
-            .then(other.occurred_at_us.cmp(&one.occurred_at_us))
-            .then_with(|| one.event_id.cmp(&other.event_id))
-            .then(one.message_index.cmp(&other.message_index))
-            .then(one.message_key.cmp(&other.message_key))
-    });
-    let texts: Vec<String> = best.iter().map(|i| image.messages[*i].text()).collect();
-    let (fits, _) = match query.token_budget {
-        Some(_) => budget::fitting(texts.iter().map(|text| budget::tokens(text)), budget),
-        None => (vec![true; best.len()], budget),
-    };
-    best.iter()
-        .zip(texts)
-        .zip(fits)
-        .filter(|(_, fits)| *fits)
-        .map(|((i, content), _)| {
-            let message = &image.messages[*i];
-            RecalledMessage {
-                message_id: message.message_id.clone(),
-                event_id: message.event_id.clone(),
-                session_id: message.session_id.as_deref().map(str::to_owned),
-                role: message.role.as_str(),
-                name: message.name.clone(),
-                content,
-                occurred_at: Micros3339(message.occurred_at_us),
-                score: scores[*i],
-            }
-        })
-        .collect()
+    let asks = Asks::of(&query.query, &terms.spoken);
+    let matches = rank_facts::Matches::of(image, &terms, asks, vector);
+    let asked = Asked { query, asks, vector, now };
+    let (facts, left) = asked.facts(image, &matches, budget);
+    let instructions = asked.instructions(image, &matches);
+    let messages = messages.map(|messages| asked.said(messages, left));
+    Recalled { facts, instructions, messages, ranking: None, took_ms: None }
 }
 
-fn in_scope(of_fact: &[std::sync::Arc<str>], asked: Option<&str>) -> bool {
-    asked.is_none_or(|asked| of_fact.iter().any(|one| &**one == asked))
+/// A query with what is known of it.
+struct Asked<'a> {
+    query: &'a RecallQuery,
+    asks: Asks,
+    vector: Option<&'a Embedding>,
+    now: Micros,
+}
+
+impl Asked<'_> {
+    fn holds(&self, image: &EntityImage, number: usize) -> bool {
+        let simple = self.query.as_of.is_none() && !image.is_bounded(number);
+        self.query.include_superseded || simple || !image.fact(number).holds(self.query.as_of, self.now).1
+    }
+
+    /// Whether a fact may be shown, beside instructions.
+    fn wants(&self, image: &EntityImage, number: usize) -> bool {
+        let kind = image.kind(number);
+        let query = self.query;
+        kind != FactKind::Instruction
+            && query.kinds.contains(&kind)
+            && query.process_id.as_deref().is_none_or(|process| {
+                let fact = image.fact(number);
+                fact.process_id() == Some(process) || fact.sources().any(|source| source.process_id() == Some(process))
+            })
+            && query.session_id.as_deref().is_none_or(|session| {
+                image.fact(number).sources().any(|source| image.session_of(number, &source) == Some(session))
+            })
+            && self.holds(image, number)
+    }
+
+    fn facts(&self, image: &EntityImage, matches: &rank_facts::Matches<'_>, budget: usize) -> (Vec<RecalledFact>, usize) {
+        let shown: Vec<bool> = (0..image.len()).map(|number| self.wants(image, number)).collect();
+        let among = matches.among(&shown);
+        let ranked = self.ranked(0..image.len(), &shown, |number| among.parts(number), among.most());
+        let best = best(ranked, self.query.limit, |a, b| order_of_facts(image, a, b));
+        let content = |one: &Ranked| budget::tokens(image.fact(one.number).content());
+        let (fits, left) = match self.query.token_budget {
+            Some(_) => budget::fitting(best.iter().map(content), budget),
+            None => (vec![true; best.len()], budget),
+        };
+        let taken = best.into_iter().zip(fits).filter(|(_, fits)| *fits);
+        (taken.map(|(one, _)| self.shown_fact(image, &one, &among)).collect(), left)
+    }
+
+    /// All standing instructions, by relevance; every one that holds is a candidate.
+    fn instructions(&self, image: &EntityImage, matches: &rank_facts::Matches<'_>) -> Vec<RecalledFact> {
+        if self.query.instruction_limit == 0 || image.instructions.is_empty() {
+            return Vec::new();
+        }
+        let mut shown = vec![false; image.len()];
+        for number in &image.instructions {
+            shown[*number as usize] = self.holds(image, *number as usize);
+        }
+        let among = matches.among(&shown);
+        let numbers = image.instructions.iter().map(|number| *number as usize);
+        let ranked = Self::every(numbers, &shown, |number| among.parts(number));
+        let best = best(ranked, self.query.instruction_limit, |a, b| order_of_facts(image, a, b));
+        best.into_iter().map(|one| self.shown_fact(image, &one, &among)).collect()
+    }
+
+    fn shown_fact(&self, image: &EntityImage, one: &Ranked, among: &rank_facts::Among<'_>) -> RecalledFact {
+        RecalledFact {
+            score: Some(recipe::shown(recipe::raw(one.score), among.most())),
+            explained: self.explained(one, || among.parts(one.number)),
+            ..shown_fact(image, one.number, self.query.as_of, self.now)
+        }
+    }
+
+    fn explained(&self, one: &Ranked, parts: impl FnOnce() -> Parts) -> Option<Explained> {
+        self.query.explain.then(|| Explained { score_parts: parts(), score_raw: recipe::raw(one.score) })
+    }
+
+    fn said(&self, image: &MessageImage, budget: usize) -> Vec<RecalledMessage> {
+        let query = self.query;
+        let terms = text::query(&query.query, image.languages);
+        let in_process =
+            |number: usize| query.process_id.is_none() || image.message(number).process_id() == query.process_id.as_deref();
+        let in_session = |number: usize| query.session_id.is_none() || image.session_id(number) == query.session_id.as_deref();
+        let shown: Vec<bool> = (0..image.len()).map(|number| in_process(number) && in_session(number)).collect();
+        let matches = rank_messages::Matches::of(image, &terms, self.asks, self.vector, &shown);
+        let ranked = self.ranked(0..image.len(), &shown, |number| matches.parts(number), matches.most());
+        let best = best(ranked, query.limit, |a, b| order_of_messages(image, a, b));
+        let texts: Vec<String> = best.iter().map(|one| image.text(one.number)).collect();
+        let (fits, _) = match query.token_budget {
+            Some(_) => budget::fitting(texts.iter().map(|text| budget::tokens(text)), budget),
+            None => (vec![true; best.len()], budget),
+        };
+        best.into_iter()
+            .zip(texts)
+            .zip(fits)
+            .filter(|(_, fits)| *fits)
+            .map(|((one, content), _)| {
+                let message = image.message(one.number);
+                RecalledMessage {
+                    message_id: message.message_id().to_owned(),
+                    event_id: message.event_id().to_owned(),
+                    session_id: image.session_id(one.number).map(str::to_owned),
+                    role: message.role().as_str(),
+                    name: message.name().map(str::to_owned),
+                    content,
+                    occurred_at: Micros3339(message.occurred_at_us()),
+                    score: recipe::shown(recipe::raw(one.score), matches.most()),
+                    explained: self.explained(&one, || matches.parts(one.number)),
+                }
+            })
+            .collect()
+    }
+
+    /// The items that may be shown and score enough.
+    fn ranked(
+        &self,
+        numbers: impl Iterator<Item = usize>,
+        shown: &[bool],
+        parts: impl Fn(usize) -> Parts,
+        most: f64,
+    ) -> Vec<Ranked> {
+        let mut ranked = Self::every(numbers, shown, parts);
+        if let Some(least) = self.query.min_score {
+            ranked.retain(|one| recipe::shown(recipe::raw(one.score), most) >= least);
+        }
+        ranked
+    }
+
+    fn every(numbers: impl Iterator<Item = usize>, shown: &[bool], parts: impl Fn(usize) -> Parts) -> Vec<Ranked> {
+        numbers.filter(|number| shown[*number]).map(|number| Ranked { number, score: millionths(parts(number).sum()) }).collect()
+    }
+}
+
+/// An item with its score in millionths.
+#[derive(Clone, Copy, Debug)]
+struct Ranked {
+    number: usize,
+    score: i64,
+}
+
+fn order_of_facts(image: &EntityImage, a: &Ranked, b: &Ranked) -> Ordering {
+    b.score.cmp(&a.score).then_with(|| {
+        let (one, other) = (image.fact(a.number), image.fact(b.number));
+        other.last_mentioned_at_us().cmp(&one.last_mentioned_at_us()).then_with(|| one.fact_id().cmp(&other.fact_id()))
+    })
+}
+
+fn order_of_messages(image: &MessageImage, a: &Ranked, b: &Ranked) -> Ordering {
+    b.score.cmp(&a.score).then_with(|| {
+        let (one, other) = (image.message(a.number), image.message(b.number));
+        other
+            .occurred_at_us()
+            .cmp(&one.occurred_at_us())
+            .then_with(|| one.event_id().cmp(other.event_id()))
+            .then_with(|| one.message_index().cmp(&other.message_index()))
+            .then_with(|| one.message_key().cmp(&other.message_key()))
+    })
 }
 
 /// The first `limit` in a total order.
-fn best(mut candidates: Vec<usize>, limit: usize, mut order: impl FnMut(&usize, &usize) -> Ordering) -> Vec<usize> {
+fn best(mut candidates: Vec<Ranked>, limit: usize, mut order: impl FnMut(&Ranked, &Ranked) -> Ordering) -> Vec<Ranked> {
     if limit == 0 {
         return Vec::new();
     }

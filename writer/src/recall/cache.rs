@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memori_schemas::EntityKey;
 
-use super::image::{EntityImage, MessageImage};
+use super::image::EntityImage;
+use super::messages::MessageImage;
 
 /// Which entity's images.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -128,7 +129,9 @@ mod tests {
     }
 
     fn images(bytes: usize) -> Images {
-        Images { facts: Some(Arc::new(EntityImage { bytes, ..EntityImage::default() })), messages: None }
+        let mut image = EntityImage::empty(1);
+        image.bytes = bytes;
+        Images { facts: Some(Arc::new(image)), messages: None }
     }
 
     #[test]

@@ -1,30 +1,41 @@
-//! Recall: which of the things known about an entity answer a query, ranked by words.
+//! Recall: which of the things known about an entity answer a query, ranked by words and by vectors.
 //!
 //! Promises: exact over *all* items of the entity; the same query over the same tables gives the same answer (every order is
-//! total); no item is tokenised twice, neither per query nor, while it does not change, per version of its entity; what is
-//! cached is compared with the entity's version on each use, so that an answer is never older than the last commit.
+//! total), whether from the cache, from packed chunks or from rows; no item is tokenised twice, neither per query nor, while it does
+//! not change, per version of its entity; what is cached is compared with the entity's version on each use, so that an answer is
+//! never older than the last commit; vectors of unlike models are never compared.
 //!
-//! Pure, and given the time: [`text`] (words), [`bm25`], [`rank_facts`], [`rank_messages`], [`islands`], [`budget`], [`digests`],
-//! [`image`], [`answer`]. [`service`] is the shell that reads the store and owns the [`cache`].
+//! Pure, and given the time: [`text`] (words), [`asks`] (kinds of questions), [`packed`] (chunks of items as bytes), [`image`] and
+//! [`messages`] (what is known, over chunks), [`recipe`], [`rank_facts`], [`rank_messages`], [`islands`], [`budget`], [`digests`],
+//! [`answer`]. [`service`] is the shell that reads the store and owns the [`cache`]; [`query_vectors`] is the one that asks the
+//! embedder.
 
 pub mod analyse;
 pub mod answer;
 pub mod asks;
-pub mod bm25;
+mod bm25;
 pub mod budget;
 pub mod cache;
 pub mod digests;
 pub mod image;
 pub mod islands;
+mod items;
 pub mod language;
+pub mod messages;
 pub mod packed;
 pub mod query;
+pub mod query_vectors;
 pub mod rank_facts;
 pub mod rank_messages;
+pub mod recipe;
 pub mod service;
+#[cfg(test)]
+mod tests;
 pub mod text;
 
 pub use answer::{Recalled, RecalledFact, RecalledMessage};
-pub use image::{EntityImage, FactItem, MessageItem};
+pub use image::EntityImage;
+pub use items::Model;
+pub use messages::MessageImage;
 pub use query::RecallQuery;
 pub use service::{Recall, RecallConfig};

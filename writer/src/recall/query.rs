@@ -29,6 +29,10 @@ pub struct RecallQuery {
     pub token_budget: Option<usize>,
     /// Only facts and messages with at least this score.
     pub min_score: Option<f64>,
+    /// Say what each score is made of.
+    pub explain: bool,
+    /// Compare vectors, where there are some.
+    pub vectors: bool,
 }
 
 impl RecallQuery {
@@ -55,6 +59,8 @@ impl RecallQuery {
             include_messages: false,
             token_budget: None,
             min_score: None,
+            explain: false,
+            vectors: true,
         }
     }
 }

@@ -1,83 +1,98 @@
-//! Ranking of facts by words.
-//!
-//! A fact is self-contained, so unlike a message it owes little to its neighbours and nothing to a speaker's role:
-//! score = (1·B + .3·spk + .2·B_nb + .1·len) ÷ the most that can be, where B is BM25 ÷ the best of those that may be shown, spk is 1
-//! where the query names the fact's subject, B_nb is the better B of the facts before and after it in its session, and len grows
-//! with its words. Nothing is ranked by recency; that only breaks ties.
+//! Ranking of facts. A fact stands for itself: it owes little to its neighbours and nothing to who said it. Nothing is ranked by
+//! recency; that only breaks ties.
 
-use super::bm25::by_the_best;
+use memori_embedding::Embedding;
+
+use super::asks::Asks;
 use super::image::EntityImage;
+use super::items::{Likeness, WordHits};
+use super::recipe::{self, Parts, Weights, length};
 use super::text::QueryTerms;
 
-const SUBJECT: f64 = 0.3;
-const NEIGHBOUR: f64 = 0.2;
-const LENGTH: f64 = 0.1;
-const MOST: f64 = 1.0 + SUBJECT + NEIGHBOUR + LENGTH;
-
-/// Words by which the user speaks of themselves: they name the subject `user`.
-const OWN_WORDS: &[&str] = &[
-    "i", "i'm", "i've", "me", "my", "mine", "ich", "mein", "meine", "meinen", "mir", "mich", "je", "j'ai", "mon", "ma", "mes",
-    "moi", "yo", "mi", "mis", "io", "mio", "mia", "eu", "meu", "minha", "ik", "mijn", "я", "мой", "моя", "мне", "меня", "我",
-    "我的", "私", "僕", "저", "내",
-];
-
 /// What a query matches among the facts of an entity, before anything is left out.
-pub struct Matches {
+pub struct Matches<'a> {
+    image: &'a EntityImage,
+    weights: &'static Weights,
+    asks: Asks,
     bm25: Vec<f64>,
     named: Vec<bool>,
+    likeness: Likeness,
 }
 
-impl Matches {
-    /// Looks the query up.
+impl<'a> Matches<'a> {
+    /// Looks the query up; with a vector, where the image has vectors of its model.
     #[must_use]
-    pub fn of(image: &EntityImage, query: &QueryTerms) -> Self {
+    pub fn of(image: &'a EntityImage, query: &QueryTerms, asks: Asks, vector: Option<&Embedding>) -> Self {
+        let mut bm25 = vec![0.0; image.len()];
+        let mut hits = WordHits::default();
+        for word in &query.words {
+            image.items.hits(word, &mut hits);
+            image.items.add(word.weight, &hits, &mut bm25);
+            hits.clear();
+        }
+        let likeness =
+            vector.zip(image.vectors.as_ref()).map(|(vector, index)| index.likeness(&image.items, &image.groups, vector));
         Self {
-            bm25: image.postings.scores(&image.postings.all_hits(query)),
-            named: image.subjects.iter().map(|subject| names(query, subject)).collect(),
+            image,
+            weights: if likeness.is_some() { &recipe::FACTS } else { &recipe::FACTS_BY_WORDS },
+            asks,
+            bm25,
+            named: image.subjects.iter().map(|subject| query.names(subject)).collect(),
+            likeness: likeness.unwrap_or_default(),
         }
     }
 
-    /// The score of each fact, 0–1, counted to the best of those for which `shown` is true; only theirs mean anything.
+    /// The facts for which `shown` is true, each counted to the best of them.
     #[must_use]
-    pub fn scores(&self, image: &EntityImage, shown: &[bool]) -> Vec<f64> {
-        let mut bm25: Vec<f64> = self.bm25.iter().zip(shown).map(|(score, shown)| if *shown { *score } else { 0.0 }).collect();
-        by_the_best(&mut bm25);
-        let facts = &image.facts;
-        let beside = |i: usize, j: usize| match facts.get(j) {
-            Some(other) if other.session_id.is_some() && other.session_id == facts[i].session_id => bm25[j],
-            _ => 0.0,
-        };
-        facts
-            .iter()
-            .enumerate()
-            .map(|(i, fact)| {
-                let neighbour = beside(i, i + 1).max(i.checked_sub(1).map_or(0.0, |before| beside(i, before)));
-                let subject = fact.subject_number.is_some_and(|number| self.named[number as usize]);
-                let raw = bm25[i]
-                    + SUBJECT * f64::from(u8::from(subject))
-                    + NEIGHBOUR * neighbour
-                    + LENGTH * length(image.postings.words()[i]);
-                rounded(raw / MOST)
-            })
-            .collect()
+    pub fn among<'m>(&'m self, shown: &'m [bool]) -> Among<'m> {
+        let of_shown = self.bm25.iter().zip(shown).filter(|(_, shown)| **shown).map(|(score, _)| *score);
+        let best = of_shown.fold(0.0, f64::max);
+        Among { matches: self, shown, factor: if best > 0.0 { 1.0 / best } else { 0.0 } }
     }
 }
 
-/// ln(1 + min(words, 60)) as a share of its greatest value.
-pub(super) fn length(words: u32) -> f64 {
-    f64::from(words.min(60)).ln_1p() / 60.0_f64.ln_1p()
+/// A query's facts that may be shown.
+pub struct Among<'m> {
+    matches: &'m Matches<'m>,
+    shown: &'m [bool],
+    factor: f64,
 }
 
-/// Six decimals: what is shown is what is sorted by.
-pub(super) fn rounded(score: f64) -> f64 {
-    (score.clamp(0.0, 1.0) * 1e6).round() / 1e6
-}
-
-/// Whether the query names someone by all words of the name.
-pub(super) fn names(query: &QueryTerms, name: &[String]) -> bool {
-    let spoken = |word: &str| query.spoken.iter().any(|said| said == word || said.strip_suffix("'s") == Some(word));
-    if name.len() == 1 && matches!(name[0].as_str(), "user" | "i" | "me") && OWN_WORDS.iter().any(|own| spoken(own)) {
-        return true;
+impl Among<'_> {
+    /// What a score is a share of.
+    #[must_use]
+    pub fn most(&self) -> f64 {
+        self.matches.weights.most(false)
     }
-    !name.is_empty() && name.iter().all(|word| spoken(word))
+
+    /// What each sign adds to the score of a fact.
+    #[must_use]
+    #[inline]
+    pub fn parts(&self, number: usize) -> Parts {
+        let Self { matches, shown, factor } = self;
+        let Matches { image, weights, asks, bm25, named, likeness } = matches;
+        let (mut beside_bm25, mut beside_like) = (0.0_f64, None::<f32>);
+        for other in image.beside(number).into_iter().flatten() {
+            if shown[other] {
+                beside_bm25 = beside_bm25.max(bm25[other]);
+            }
+            if let Some(like) = likeness.own.get(other).filter(|like| **like != 0.0) {
+                beside_like = Some(beside_like.map_or(*like, |best| best.max(*like)));
+            }
+        }
+        let like = |of: &[f32]| of.get(number).copied().map_or(0.0, f64::from);
+        let yes = |holds: bool| f64::from(u8::from(holds));
+        let subject = image.subjects_of[number] as usize;
+        Parts {
+            bm25: weights.bm25 * bm25[number] * factor,
+            neighbour: weights.neighbour * beside_bm25 * factor,
+            speaker: weights.speaker * yes(named.get(subject).copied().unwrap_or(false)),
+            length: weights.length * length(image.items.words[number]),
+            vector: weights.vector * like(&likeness.own),
+            vector_context: weights.vector_context * like(&likeness.with_neighbours),
+            vector_neighbour: weights.vector_neighbour * beside_like.map_or(0.0, f64::from),
+            time: weights.time * yes(asks.when && image.is_dated(number)),
+            ..Parts::default()
+        }
+    }
 }

@@ -1,205 +1,203 @@
-//! Ranking of messages by words: the measured recipe without vectors.
-//!
-//! score = (1·B + 1.3·role + .6·B_nb + .1·B_nb2 + .4·sb + .2·win + .2·spk + .6·len) ÷ the most that can be. B: BM25 ÷ the best; role: a
-//! person said it (off where the query asks what the assistant said, or for a summary); B_nb: the better neighbour in the session;
-//! B_nb2: the better person-written message two steps away; sb: BM25 of the whole session ÷ the best; win: BM25 of people's words
-//! within six messages ÷ the best; spk: the query names the speaker; len: ln(1 + min(words, 60)) / 4.
+//! Ranking of messages: the measured recipe of [`super::recipe`].
 
-use memori_schemas::Role;
+use memori_embedding::Embedding;
 
-use super::bm25::{Hit, add_word, by_the_best, mean};
-use super::image::{MessageImage, window};
-use super::rank_facts::{length, names, rounded};
+use super::asks::Asks;
+use super::items::{Likeness, WordHits, beside, rarity, saturated};
+use super::messages::MessageImage;
+use super::recipe::{self, Parts, Weights, length};
 use super::text::QueryTerms;
 
-const ROLE: f64 = 1.3;
-const NEIGHBOUR: f64 = 0.6;
-const SECOND_NEIGHBOUR: f64 = 0.1;
-const SESSION: f64 = 0.4;
-const AROUND: f64 = 0.2;
-const SPEAKER: f64 = 0.2;
-/// .6 · ln(61) / 4.
-const LENGTH: f64 = 0.616_63;
+/// What a query matches among the messages of an entity, counted to the best of those that may be shown.
+pub struct Matches<'a> {
+    image: &'a MessageImage,
+    weights: &'static Weights,
+    role: bool,
+    when: bool,
+    /// Divided by the best that may be shown.
+    bm25: Vec<f64>,
+    of_session: Vec<f64>,
+    around: Vec<f64>,
+    named: Vec<bool>,
+    likeness: Likeness,
+}
 
-/// The score of each message, 0–1, counted to the best of those for which `shown` is true.
-#[must_use]
-pub fn scores(image: &MessageImage, query: &QueryTerms, shown: &[bool]) -> Vec<f64> {
-    let hits = image.postings.all_hits(query);
-    let mut bm25 = image.postings.scores(&hits);
-    let best_shown = bm25.iter().zip(shown).filter(|(_, shown)| **shown).map(|(score, _)| *score).fold(0.0, f64::max);
-    if best_shown > 0.0 {
-        for score in &mut bm25 {
-            *score = (*score / best_shown).min(1.0);
+impl<'a> Matches<'a> {
+    /// Looks the query up; with a vector, where the image has vectors of its model.
+    #[must_use]
+    pub fn of(image: &'a MessageImage, query: &QueryTerms, asks: Asks, vector: Option<&Embedding>, shown: &[bool]) -> Self {
+        let mut scores = ByWords::of(image);
+        for word in &query.words {
+            scores.add(word.weight, |hits| image.items.hits(word, hits));
+        }
+        let ByWords { mut bm25, mut of_session, mut around, .. } = scores;
+        let best = bm25.iter().zip(shown).filter(|(_, shown)| **shown).map(|(score, _)| *score).fold(0.0, f64::max);
+        if best > 0.0 {
+            for score in &mut bm25 {
+                *score = (*score / best).min(1.0);
+            }
+        }
+        by_the_best(&mut of_session);
+        by_the_best(&mut around);
+        let likeness =
+            vector.zip(image.vectors.as_ref()).map(|(vector, index)| index.likeness(&image.items, &image.session_of, vector));
+        Self {
+            image,
+            weights: if likeness.is_some() { &recipe::MESSAGES } else { &recipe::MESSAGES_BY_WORDS },
+            role: !asks.assistant && !asks.summary,
+            when: asks.when,
+            bm25,
+            of_session,
+            around,
+            named: image.speakers.iter().map(|speaker| query.names(speaker)).collect(),
+            likeness: likeness.unwrap_or_default(),
         }
     }
-    let mut of_session = sessions(image, &hits);
-    by_the_best(&mut of_session);
-    let mut around = windows(image, &hits);
-    by_the_best(&mut around);
-    let named: Vec<bool> = image.speakers.iter().map(|speaker| names(query, speaker)).collect();
-    let role_weight = if asks_for_the_assistant(query) { 0.0 } else { ROLE };
-    let most = 1.0 + role_weight + NEIGHBOUR + SECOND_NEIGHBOUR + SESSION + AROUND + SPEAKER + LENGTH;
 
-    image
-        .messages
-        .iter()
-        .enumerate()
-        .map(|(i, message)| {
-            let session = &image.sessions[image.session_of[i] as usize];
-            let at = |j: Option<usize>| j.filter(|j| session.contains(j));
-            let neighbour = [i.checked_sub(1), i.checked_add(1)].into_iter().filter_map(at).map(|j| bm25[j]).fold(0.0, f64::max);
-            let second = [i.checked_sub(2), i.checked_add(2)]
-                .into_iter()
-                .filter_map(at)
-                .filter(|j| image.messages[*j].role == Role::User)
-                .map(|j| bm25[j])
-                .fold(0.0, f64::max);
-            let person = f64::from(u8::from(message.role == Role::User));
-            let speaker = f64::from(u8::from(message.speaker_number.is_some_and(|number| named[number as usize])));
-            let raw = bm25[i]
-                + role_weight * person
-                + NEIGHBOUR * neighbour
-                + SECOND_NEIGHBOUR * second
-                + SESSION * of_session[image.session_of[i] as usize]
-                + AROUND * around[i]
-                + SPEAKER * speaker
-                + LENGTH * length(image.postings.words()[i]);
-            rounded(raw / most)
-        })
-        .collect()
-}
-
-/// BM25 with each session as one document.
-fn sessions(image: &MessageImage, hits: &[(f64, Vec<Hit>)]) -> Vec<f64> {
-    let mut scores = vec![0.0; image.sessions.len()];
-    let mean_words = mean(&image.session_words);
-    for (weight, hits) in hits {
-        // Messages stand session by session, so the hits of one session lie together.
-        let grouped: Vec<Hit> = hits
-            .chunk_by(|a, b| image.session_of[a.document as usize] == image.session_of[b.document as usize])
-            .map(|run| Hit { document: image.session_of[run[0].document as usize], count: run.iter().map(|hit| hit.count).sum() })
-            .collect();
-        add_word(&mut scores, *weight, &grouped, &image.session_words, mean_words);
+    /// What a score is a share of.
+    #[must_use]
+    pub fn most(&self) -> f64 {
+        self.weights.most(self.role)
     }
-    scores
+
+    /// What each sign adds to the score of a message.
+    #[must_use]
+    #[inline]
+    pub fn parts(&self, number: usize) -> Parts {
+        let Self { image, weights, bm25, likeness, .. } = self;
+        let (mut beside_bm25, mut beside_like) = (0.0_f64, None::<f32>);
+        for other in beside(&image.session_of, number, 1).into_iter().flatten() {
+            beside_bm25 = beside_bm25.max(bm25[other]);
+            // What has no vector is like nothing, and neither better nor worse than what has one.
+            if let Some(like) = likeness.own.get(other).filter(|like| **like != 0.0) {
+                beside_like = Some(beside_like.map_or(*like, |best| best.max(*like)));
+            }
+        }
+        let two_away = beside(&image.session_of, number, 2).into_iter().flatten().filter(|other| image.by_a_person(*other));
+        let two_away = two_away.map(|other| bm25[other]).fold(0.0, f64::max);
+        let session = image.session_of[number] as usize;
+        let among_people = image.among_people[session];
+        let like = |of: &[f32]| of.get(number).copied().map_or(0.0, f64::from);
+        let yes = |holds: bool| f64::from(u8::from(holds));
+        let speaker = image.speakers_of[number] as usize;
+        Parts {
+            bm25: weights.bm25 * bm25[number],
+            role: weights.role * yes(self.role && image.by_a_person(number)),
+            neighbour: weights.neighbour * beside_bm25,
+            person_two_away: weights.person_two_away * two_away,
+            session: weights.session * self.of_session[session],
+            window: weights.window * self.around[number],
+            speaker: weights.speaker * yes(self.named.get(speaker).copied().unwrap_or(false)),
+            length: weights.length * length(image.items.words[number]),
+            vector: weights.vector * like(&likeness.own),
+            vector_context: weights.vector_context * like(&likeness.with_neighbours),
+            vector_neighbour: weights.vector_neighbour * beside_like.map_or(0.0, f64::from),
+            time: weights.time * yes(self.when && among_people && image.is_dated(number)),
+            question: weights.question * yes(among_people && image.is_question(number)),
+        }
+    }
 }
 
-/// BM25 with, for each message, what people say around it as one document.
-fn windows(image: &MessageImage, hits: &[(f64, Vec<Hit>)]) -> Vec<f64> {
-    let mut scores = vec![0.0; image.messages.len()];
-    let mean_words = mean(&image.window_words);
-    let mut counts = vec![0.0; image.messages.len()];
-    for (weight, hits) in hits {
-        let mut touched: Vec<u32> = Vec::new();
-        for hit in hits {
-            let i = hit.document as usize;
-            if image.messages[i].role != Role::User {
-                continue;
-            }
-            for j in window(&image.sessions[image.session_of[i] as usize], i) {
-                if counts[j] == 0.0 {
-                    touched.push(u32::try_from(j).expect("an entity has fewer than 2^32 messages"));
+/// BM25 of messages, of sessions as one document each, and for each message of what people say around it as one document.
+struct ByWords<'a> {
+    image: &'a MessageImage,
+    bm25: Vec<f64>,
+    of_session: Vec<f64>,
+    around: Vec<f64>,
+    hits: WordHits,
+    sessions: Grouped,
+    windows: Grouped,
+}
+
+/// Counts of one word summed over groups of messages.
+#[derive(Default)]
+struct Grouped {
+    counts: Vec<u32>,
+    touched: Vec<u32>,
+}
+
+impl Grouped {
+    fn of(groups: usize) -> Self {
+        Self { counts: vec![0; groups], touched: Vec::new() }
+    }
+
+    #[inline]
+    fn add(&mut self, group: u32, count: u16) {
+        let known = &mut self.counts[group as usize];
+        if *known == 0 {
+            self.touched.push(group);
+        }
+        *known += u32::from(count);
+    }
+
+    /// Adds the word's part to the scores of the groups that have it, and is ready for the next.
+    fn score(&mut self, weight: f64, words: &[u32], mean_words: f64, scores: &mut [f64]) {
+        let rarity = rarity(weight, words.len(), self.touched.len());
+        for group in self.touched.drain(..) {
+            let group = group as usize;
+            let count = f64::from(std::mem::take(&mut self.counts[group]));
+            scores[group] += rarity * saturated(count, words[group], mean_words);
+        }
+    }
+}
+
+impl<'a> ByWords<'a> {
+    fn of(image: &'a MessageImage) -> Self {
+        let (messages, sessions) = (image.len(), image.sessions.len());
+        Self {
+            image,
+            bm25: vec![0.0; messages],
+            of_session: vec![0.0; sessions],
+            around: vec![0.0; messages],
+            hits: WordHits::default(),
+            sessions: Grouped::of(sessions),
+            windows: Grouped::of(messages),
+        }
+    }
+
+    fn add(&mut self, weight: f64, hits: impl FnOnce(&mut WordHits)) {
+        hits(&mut self.hits);
+        let image = self.image;
+        image.items.add(weight, &self.hits, &mut self.bm25);
+        for message in &self.hits.items {
+            let (number, count) = (*message as usize, self.hits.counts[*message as usize]);
+            self.sessions.add(image.session_of[number], count);
+            if image.by_a_person(number) {
+                for other in image.window(number) {
+                    self.windows.add(u32::try_from(other).expect("an entity has fewer than 2^32 messages"), count);
                 }
-                counts[j] += hit.count;
             }
         }
-        touched.sort_unstable();
-        let grouped: Vec<Hit> =
-            touched.iter().map(|j| Hit { document: *j, count: std::mem::take(&mut counts[*j as usize]) }).collect();
-        add_word(&mut scores, *weight, &grouped, &image.window_words, mean_words);
+        self.sessions.score(weight, &image.session_words, image.mean_session_words, &mut self.of_session);
+        self.windows.score(weight, &image.window_words, image.mean_window_words, &mut self.around);
+        self.hits.clear();
     }
-    scores
 }
 
-/// Whether the query is after what the assistant said, or after a summary: then people's words are not preferred.
-#[must_use]
-pub fn asks_for_the_assistant(query: &QueryTerms) -> bool {
-    const ADDRESS: &[&str] = &[
-        "you",
-        "your",
-        "du",
-        "dein",
-        "deine",
-        "tu",
-        "ton",
-        "ta",
-        "te",
-        "tú",
-        "você",
-        "je",
-        "jij",
-        "ты",
-        "你",
-        "您",
-        "assistant",
-    ];
-    const SAYING: &[&str] = &[
-        "said",
-        "say",
-        "told",
-        "tell",
-        "suggested",
-        "suggest",
-        "recommended",
-        "recommend",
-        "recommendation",
-        "recommendations",
-        "suggestion",
-        "suggestions",
-        "answer",
-        "answered",
-        "replied",
-        "reply",
-        "advice",
-        "advised",
-        "explained",
-        "mentioned",
-        "provided",
-        "gave",
-        "wrote",
-        "listed",
-        "gesagt",
-        "empfohlen",
-        "vorgeschlagen",
-        "geantwortet",
-        "dit",
-        "recommandé",
-        "conseillé",
-        "suggéré",
-        "dijiste",
-        "recomendaste",
-        "sugeriste",
-        "сказал",
-        "посоветовал",
-        "рекомендовал",
-        "说",
-        "建议",
-        "推荐",
-    ];
-    const SUMMARY: &[&str] =
-        &["summary", "summarize", "summarise", "recap", "overview", "zusammenfassung", "résumé", "resumen", "总结"];
-    let any = |list: &[&str]| query.spoken.iter().any(|word| list.contains(&word.as_str()));
-    any(SUMMARY)
-        || query.spoken.iter().any(|word| word == "assistant")
-        || (any(ADDRESS) && any(SAYING) && !asks_to_be_told(query))
-}
-
-/// `Can you tell me …` asks for anything at all, not for what was said.
-fn asks_to_be_told(query: &QueryTerms) -> bool {
-    query.spoken.windows(3).any(|three| {
-        matches!(three[0].as_str(), "can" | "could" | "would" | "will" | "please" | "do")
-            && three[1] == "you"
-            && matches!(three[2].as_str(), "tell" | "say" | "suggest" | "recommend" | "answer" | "reply")
-    })
+/// Divides by the greatest, where that is above 0.
+fn by_the_best(scores: &mut [f64]) {
+    let best = scores.iter().copied().fold(0.0, f64::max);
+    if best > 0.0 {
+        for score in scores {
+            *score /= best;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use memori_schemas::{ContentFormat, ContentHash, EntityKey, MessageKey};
+    use memori_schemas::{ContentFormat, ContentHash, EntityKey, MessageKey, Role};
 
     use super::*;
     use crate::reads::rows::{MessageRow, MessageRows};
     use crate::recall::text;
+
+    fn scores(image: &MessageImage, question: &str) -> Vec<f64> {
+        let query = text::query(question, image.languages);
+        let asks = Asks::of(question, &query.spoken);
+        let matches = Matches::of(image, &query, asks, None, &vec![true; image.len()]);
+        (0..image.len()).map(|number| matches.parts(number).sum()).collect()
+    }
 
     fn image(said: &[(&str, Role, &str)]) -> MessageImage {
         let messages = (0_i64..)
@@ -225,7 +223,7 @@ mod tests {
                 }
             })
             .collect();
-        MessageImage::build(&EntityKey([1; 16]), MessageRows { version: Some(1), messages, ..MessageRows::default() }, None)
+        MessageImage::build(&EntityKey([1; 16]), MessageRows { version: Some(1), messages, ..MessageRows::default() }, None, None)
     }
 
     /// Conversations in which the assistant repeats the user's words at length, and answers follow in other words.
@@ -276,12 +274,12 @@ mod tests {
     #[test]
     fn the_recipe_beats_plain_bm25() {
         let image = image(SAID);
-        let shown = vec![true; SAID.len()];
         let (mut plain, mut ours) = (0.0, 0.0);
         for (question, wanted) in ASKED {
             let query = text::query(question, image.languages);
-            plain += reciprocal_rank(&image.postings.scores(&image.postings.all_hits(&query)), *wanted);
-            ours += reciprocal_rank(&scores(&image, &query, &shown), *wanted);
+            let matches = Matches::of(&image, &query, Asks::default(), None, &[true; 12]);
+            plain += reciprocal_rank(&matches.bm25, *wanted);
+            ours += reciprocal_rank(&scores(&image, question), *wanted);
         }
         let of = f64::from(u32::try_from(ASKED.len()).unwrap());
         assert!(ours / of >= 0.9 && ours > plain + 0.5, "{} against {}", ours / of, plain / of);
@@ -290,27 +288,18 @@ mod tests {
     #[test]
     fn the_assistants_words_count_when_they_are_asked_for() {
         let image = image(SAID);
-        let shown = vec![true; SAID.len()];
         let first = |question: &str| {
-            let scores = scores(&image, &text::query(question, image.languages), &shown);
+            let scores = scores(&image, question);
             (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap()
         };
         assert_eq!(SAID[first("what did you say about cumin and lentils")].1, Role::Assistant);
         assert_eq!(SAID[first("lentils with cumin")].1, Role::User);
-        for (question, asked) in [
-            ("what did you recommend", true),
-            ("give me a summary of the trip", true),
-            ("can you tell me where I live", false),
-            ("where do I live", false),
-        ] {
-            assert_eq!(asks_for_the_assistant(&text::query(question, image.languages)), asked, "{question}");
-        }
     }
 
     #[test]
     fn neighbours_are_never_those_of_another_session() {
         let image = image(&[("1", Role::User, "apples"), ("2", Role::User, "pears"), ("2", Role::User, "plums")]);
-        let scores = scores(&image, &text::query("apples", image.languages), &[true; 3]);
+        let scores = scores(&image, "apples");
         assert_eq!(scores[1], scores[2], "both know nothing of apples");
         assert!(scores[0] > scores[1]);
     }

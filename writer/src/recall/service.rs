@@ -1,21 +1,30 @@
 //! The shell around recall: reads what is missing, keeps it, and asks the pure parts.
 //!
 //! Promises: each answer is of a version read after the query came in, so a recall sent after a commit sees it; one entity is
-//! read and indexed once at a time, and only a few at once; indexing runs beside the runtime, not on it.
+//! read and indexed once at a time, and only a few at once; an image that is at hand is brought up to date by what changed, not read
+//! again; whatever takes longer than about a millisecond runs beside the runtime, and only as many at once as there are
+//! processors; the query's vector is waited for no longer than its deadline, and without it words alone answer.
+//!
+//! In memory are at most the cache's bytes and, while they load, `loads_at_once` more images with the rows that they are made
+//! from. An entity whose image is over the cache's bound by itself is answered exactly and read anew each time.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use memori_embedding::{Embedder, Embedding};
 use memori_schemas::{EntityKey, Micros, ids};
 use tokio::sync::{Mutex, Semaphore};
 
-use super::answer::{Recalled, answer};
+use super::answer::{Ranking, Recalled, answer};
 use super::cache::{ImageCache, ImageKey, Images};
-use super::image::{EntityImage, MessageImage};
+use super::image::EntityImage;
+use super::items::Model;
+use super::messages::MessageImage;
 use super::query::RecallQuery;
+use super::query_vectors::{NoVector, QueryVectors};
 use crate::metrics;
-use crate::reads::rows::EntityVersion;
+use crate::reads::rows::{Changes, EntityVersion, Shown};
 use crate::reads::{ReadError, ReadStore};
 
 /// Bounds of recall.
@@ -25,19 +34,40 @@ pub struct RecallConfig {
     pub cache_bytes: usize,
     /// Images that are read and indexed at one time.
     pub loads_at_once: usize,
+    /// Vectors of queries that are kept.
+    pub query_vectors: usize,
+    /// How long a query's vector is waited for.
+    pub query_embedding_timeout: Duration,
 }
 
 impl Default for RecallConfig {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, loads_at_once: 4 }
+        Self {
+            cache_bytes: 256 << 20,
+            loads_at_once: 4,
+            query_vectors: 4_096,
+            query_embedding_timeout: Duration::from_millis(100),
+        }
     }
 }
 
-/// Facts beyond which ranking leaves the runtime's thread.
-const LARGE_ENTITY: usize = 20_000;
+impl RecallConfig {
+    /// As configured.
+    #[must_use]
+    pub fn from_settings(settings: &memori_service::settings::Writer) -> Self {
+        Self {
+            cache_bytes: settings.recall_cache_bytes,
+            query_embedding_timeout: Duration::from_millis(settings.query_embedding_timeout_ms),
+            ..Self::default()
+        }
+    }
+}
+
+/// What ranking may cost on the runtime's own thread: facts, and messages thrice.
+const LARGE: usize = 10_000;
 
 /// Locks that keep two requests from reading the same entity at once.
-const STRIPES: usize = 64;
+const STRIPES: usize = 1_024;
 
 /// Answers recalls. Clones share the cache.
 #[derive(Clone)]
@@ -48,15 +78,42 @@ struct Shared {
     cache: ImageCache,
     stripes: Vec<Mutex<()>>,
     loads: Semaphore,
+    large: Semaphore,
+    vectors: Option<QueryVectors>,
 }
 
+/// A query's vector, or why there is none.
+type Vector = Result<Arc<Embedding>, NoVector>;
+
 impl Recall {
-    /// Over a store.
+    /// Over a store, by words alone.
     #[must_use]
     pub fn new(store: Arc<dyn ReadStore>, config: RecallConfig) -> Self {
+        Self::with_embedder(store, config, None)
+    }
+
+    /// Over a store, with the model that its vectors are compared by.
+    #[must_use]
+    pub fn with_embedder(store: Arc<dyn ReadStore>, config: RecallConfig, embedder: Option<Arc<dyn Embedder>>) -> Self {
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
-        let loads = Semaphore::new(config.loads_at_once.max(1));
-        Self(Arc::new(Shared { store, cache: ImageCache::new(config.cache_bytes), stripes, loads }))
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        Self(Arc::new(Shared {
+            store,
+            cache: ImageCache::new(config.cache_bytes),
+            stripes,
+            loads: Semaphore::new(config.loads_at_once.max(1)),
+            large: Semaphore::new(processors),
+            vectors: embedder
+                .map(|embedder| QueryVectors::new(embedder, config.query_vectors.max(1), config.query_embedding_timeout)),
+        }))
+    }
+
+    fn model(&self) -> Option<&Model> {
+        self.0.vectors.as_ref().map(QueryVectors::model)
+    }
+
+    fn model_id(&self) -> Option<&str> {
+        self.model().map(|model| &*model.id)
     }
 
     /// Answers one query. `route` is a metric's label.
@@ -65,17 +122,81 @@ impl Recall {
     /// The store cannot be read.
     pub async fn recall(&self, tenant: &str, query: &RecallQuery, route: &'static str) -> Result<Recalled, ReadError> {
         let began = Instant::now();
+        // The image is read while the vector is made.
+        let (vector, known) = tokio::join!(self.vector_of(query), self.known(tenant, query));
+        self.answered(query, vector, known?, began, route).await
+    }
+
+    /// Answers several queries, whose vectors are asked for in one call; each has its own answer or error.
+    pub async fn recall_all(
+        &self,
+        tenant: &str,
+        queries: &[RecallQuery],
+        route: &'static str,
+    ) -> Vec<Result<Recalled, ReadError>> {
+        let vectors = self.vectors_of(queries).await;
+        let mut answers = Vec::with_capacity(queries.len());
+        for (query, vector) in queries.iter().zip(vectors) {
+            let began = Instant::now();
+            answers.push(match self.known(tenant, query).await {
+                Ok(known) => self.answered(query, vector, known, began, route).await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
+    async fn vector_of(&self, query: &RecallQuery) -> Vector {
+        self.vectors_of(std::slice::from_ref(query)).await.pop().unwrap_or(Err(NoVector::NoModel))
+    }
+
+    async fn vectors_of(&self, queries: &[RecallQuery]) -> Vec<Vector> {
+        let Some(vectors) = &self.0.vectors else {
+            let none = |query: &RecallQuery| Err(if query.vectors { NoVector::NoModel } else { NoVector::NotWanted });
+            return queries.iter().map(none).collect();
+        };
+        let wanted: Vec<&str> = queries.iter().filter(|query| query.vectors).map(|query| query.query.as_str()).collect();
+        let mut made = if wanted.is_empty() { Vec::new() } else { vectors.of(&wanted).await }.into_iter();
+        let of = |query: &RecallQuery| {
+            if query.vectors { made.next().unwrap_or(Err(NoVector::NoModel)) } else { Err(NoVector::NotWanted) }
+        };
+        queries.iter().map(of).collect()
+    }
+
+    async fn known(&self, tenant: &str, query: &RecallQuery) -> Result<(Arc<EntityImage>, Option<Arc<MessageImage>>), ReadError> {
         let entity_key = ids::entity_key(tenant, &query.entity_id);
         let facts = self.facts(tenant, entity_key).await?;
         let messages = if query.include_messages { Some(self.messages(tenant, entity_key).await?) } else { None };
-        let now = Micros::now();
-        let items = facts.facts.len() + messages.as_ref().map_or(0, |messages| messages.messages.len());
-        let mut recalled = if items > LARGE_ENTITY {
-            let query = query.clone();
-            beside(move || answer(&facts, messages.as_deref(), &query, now)).await?
-        } else {
-            answer(&facts, messages.as_deref(), query, now)
+        Ok((facts, messages))
+    }
+
+    async fn answered(
+        &self,
+        query: &RecallQuery,
+        vector: Vector,
+        (facts, messages): (Arc<EntityImage>, Option<Arc<MessageImage>>),
+        began: Instant,
+        route: &'static str,
+    ) -> Result<Recalled, ReadError> {
+        let has_vectors = facts.model().is_some() || messages.as_ref().is_some_and(|messages| messages.model().is_some());
+        let vector = vector.and_then(|vector| if has_vectors { Ok(vector) } else { Err(NoVector::NoVectors) });
+        let ranking = match (&vector, self.model_id()) {
+            (Ok(_), Some(model)) => Ranking::with_vectors(model),
+            (Err(why), _) => Ranking::lexical(why.as_str()),
+            (Ok(_), None) => Ranking::lexical(NoVector::NoModel.as_str()),
         };
+        metrics::ranked(ranking.recipe, ranking.reason.unwrap_or("none"));
+        let vector = vector.ok();
+        let now = Micros::now();
+        let cost = facts.len() + messages.as_ref().map_or(0, |messages| messages.len() * 3);
+        let mut recalled = if cost > LARGE {
+            let query = query.clone();
+            let _large = self.0.large.acquire().await.map_err(|_| ReadError::Closed)?;
+            beside(move || answer(&facts, messages.as_deref(), &query, vector.as_deref(), now)).await?
+        } else {
+            answer(&facts, messages.as_deref(), query, vector.as_deref(), now)
+        };
+        recalled.ranking = query.explain.then_some(ranking);
         let took = began.elapsed();
         metrics::recalled(route, took);
         recalled.took_ms = Some((took.as_secs_f64() * 1e6).round() / 1e3);
@@ -90,22 +211,22 @@ impl Recall {
         let key = ImageKey { tenant: tenant.to_owned(), entity_key };
         let version = self.0.store.entity_version(tenant, &entity_key).await?;
         if version.version.is_none() {
-            return Ok(Arc::new(EntityImage { generation: version.generation, ..EntityImage::default() }));
+            return Ok(Arc::new(EntityImage::empty(version.generation)));
         }
-        if let Some(image) = self.0.cache.get(&key).facts.filter(|image| shows(image, version)) {
+        if let Some(image) = self.0.cache.get(&key).facts.filter(|image| image.shows(version)) {
             metrics::cache_hit("facts");
             return Ok(image);
         }
         let _stripe = self.stripe(&key).lock().await;
         let version = self.0.store.entity_version(tenant, &entity_key).await?;
         let cached = self.0.cache.get(&key);
-        if let Some(image) = cached.facts.clone().filter(|image| shows(image, version)) {
+        if let Some(image) = cached.facts.clone().filter(|image| image.shows(version)) {
             metrics::cache_hit("facts");
             return Ok(image);
         }
         metrics::cache_miss("facts");
         let _load = self.0.loads.acquire().await.map_err(|_| ReadError::Closed)?;
-        let image = self.load_facts(tenant, entity_key, version.generation, cached.facts).await?;
+        let image = self.load_facts(tenant, entity_key, version, cached.facts).await?;
         self.0.cache.put(key, Images { facts: Some(image.clone()), messages: cached.messages });
         Ok(image)
     }
@@ -120,25 +241,37 @@ impl Recall {
         entity_key: EntityKey,
         generation: i32,
     ) -> Result<Arc<EntityImage>, ReadError> {
-        let active = self.0.store.entity_version(tenant, &entity_key).await?.generation;
-        if active == generation {
+        let active = self.0.store.entity_version(tenant, &entity_key).await?;
+        if active.generation == generation {
             return self.facts(tenant, entity_key).await;
         }
         let _load = self.0.loads.acquire().await.map_err(|_| ReadError::Closed)?;
-        self.load_facts(tenant, entity_key, generation, None).await
+        self.load_facts(tenant, entity_key, EntityVersion { generation, ..active }, None).await
     }
 
     async fn load_facts(
         &self,
         tenant: &str,
         entity_key: EntityKey,
-        generation: i32,
+        version: EntityVersion,
         previous: Option<Arc<EntityImage>>,
     ) -> Result<Arc<EntityImage>, ReadError> {
         let began = Instant::now();
-        let rows = self.0.store.fact_rows(tenant, &entity_key, generation, None).await?;
-        let image = beside(move || Arc::new(EntityImage::build(&entity_key, rows, previous.as_deref()))).await?;
-        metrics::image_built(began.elapsed());
+        let store = &self.0.store;
+        let (model, generation) = (self.model_id(), version.generation);
+        let same = previous.as_ref().filter(|image| image.generation == generation);
+        if let Some((image, shown)) = same.and_then(|image| Some((image.clone(), image.shown()?)))
+            && version.tells_since(shown)
+            && let Changes::Since(rows) = store.fact_changes_since(tenant, &entity_key, generation, model, shown).await?
+        {
+            let image = beside(move || Arc::new(image.refreshed(&entity_key, &rows))).await?;
+            metrics::image_built("changes", began.elapsed());
+            return Ok(image);
+        }
+        let rows = store.fact_rows(tenant, &entity_key, generation, model).await?;
+        let model = self.model().cloned();
+        let image = beside(move || Arc::new(EntityImage::build(&entity_key, rows, model.as_ref(), previous.as_deref()))).await?;
+        metrics::image_built("rows", began.elapsed());
         Ok(image)
     }
 
@@ -152,27 +285,47 @@ impl Recall {
         if version.version.is_none() {
             return Ok(Arc::default());
         }
-        let current =
-            |image: &Arc<MessageImage>, version: EntityVersion| image.version == version.version && image.epoch == version.epoch;
-        if let Some(image) = self.0.cache.get(&key).messages.filter(|image| current(image, version)) {
+        if let Some(image) = self.0.cache.get(&key).messages.filter(|image| image.shows(version)) {
             metrics::cache_hit("messages");
             return Ok(image);
         }
         let _stripe = self.stripe(&key).lock().await;
         let version = self.0.store.entity_version(tenant, &entity_key).await?;
         let cached = self.0.cache.get(&key);
-        if let Some(image) = cached.messages.clone().filter(|image| current(image, version)) {
+        if let Some(image) = cached.messages.clone().filter(|image| image.shows(version)) {
             metrics::cache_hit("messages");
             return Ok(image);
         }
         metrics::cache_miss("messages");
         let _load = self.0.loads.acquire().await.map_err(|_| ReadError::Closed)?;
-        let began = Instant::now();
-        let rows = self.0.store.message_rows(tenant, &entity_key, version.generation, None).await?;
-        let previous = cached.messages;
-        let image = beside(move || Arc::new(MessageImage::build(&entity_key, rows, previous.as_deref()))).await?;
-        metrics::image_built(began.elapsed());
+        let image = self.load_messages(tenant, entity_key, version, cached.messages).await?;
         self.0.cache.put(key, Images { facts: cached.facts, messages: Some(image.clone()) });
+        Ok(image)
+    }
+
+    async fn load_messages(
+        &self,
+        tenant: &str,
+        entity_key: EntityKey,
+        version: EntityVersion,
+        previous: Option<Arc<MessageImage>>,
+    ) -> Result<Arc<MessageImage>, ReadError> {
+        let began = Instant::now();
+        let store = &self.0.store;
+        let (model, generation) = (self.model_id(), version.generation);
+        let same = previous.as_ref().filter(|image| image.generation == generation);
+        if let Some((image, shown)) = same.and_then(|image| Some((image.clone(), image.shown()?)))
+            && version.tells_since(shown)
+            && let Changes::Since(rows) = store.message_changes_since(tenant, &entity_key, generation, model, shown).await?
+        {
+            let image = beside(move || Arc::new(image.refreshed(&entity_key, &rows))).await?;
+            metrics::image_built("changes", began.elapsed());
+            return Ok(image);
+        }
+        let rows = store.message_rows(tenant, &entity_key, generation, model).await?;
+        let model = self.model().cloned();
+        let image = beside(move || Arc::new(MessageImage::build(&entity_key, rows, model.as_ref(), previous.as_deref()))).await?;
+        metrics::image_built("rows", began.elapsed());
         Ok(image)
     }
 
@@ -184,8 +337,24 @@ impl Recall {
     }
 }
 
-fn shows(image: &EntityImage, version: EntityVersion) -> bool {
-    image.version == version.version && image.generation == version.generation && image.epoch == version.epoch
+impl EntityImage {
+    fn shows(&self, version: EntityVersion) -> bool {
+        self.version == version.version && self.generation == version.generation && self.epoch == version.epoch
+    }
+
+    fn shown(&self) -> Option<Shown> {
+        self.version.map(|version| Shown { version, epoch: self.epoch })
+    }
+}
+
+impl MessageImage {
+    fn shows(&self, version: EntityVersion) -> bool {
+        self.version == version.version && self.generation == version.generation && self.epoch == version.epoch
+    }
+
+    fn shown(&self) -> Option<Shown> {
+        self.version.map(|version| Shown { version, epoch: self.epoch })
+    }
 }
 
 /// Runs what takes long beside the runtime.

@@ -56,6 +56,79 @@ pub struct QueryTerms {
     pub words: Vec<QueryWord>,
     /// Every word of the query, small ones included, folded.
     pub spoken: Vec<String>,
+    /// Their hashes, and those of possessives without their ending; sorted.
+    named: Vec<Term>,
+    /// Whether the user speaks of themselves.
+    own: bool,
+}
+
+/// Words by which the user speaks of themselves: they name the subject `user`.
+const OWN_WORDS: &[&str] = &[
+    "i",
+    "i'm",
+    "i've",
+    "me",
+    "my",
+    "mine",
+    "ich",
+    "mein",
+    "meine",
+    "meinen",
+    "mir",
+    "mich",
+    "je",
+    "j'ai",
+    "mon",
+    "ma",
+    "mes",
+    "moi",
+    "yo",
+    "mi",
+    "mis",
+    "io",
+    "mio",
+    "mia",
+    "eu",
+    "meu",
+    "minha",
+    "ik",
+    "mijn",
+    "ja",
+    "mój",
+    "moja",
+    "я",
+    "мой",
+    "моя",
+    "мне",
+    "меня",
+    "我",
+    "我的",
+    "私",
+    "僕",
+    "저",
+    "내",
+    "나는",
+    "ben",
+    "benim",
+    "أنا",
+    "ฉัน",
+    "ผม",
+];
+
+static USER: LazyLock<[Term; 3]> = LazyLock::new(|| ["user", "i", "me"].map(term));
+
+impl QueryTerms {
+    /// Whether the query names someone by all words of the name, given as hashes of folded words.
+    #[must_use]
+    pub fn names(&self, name: &[Term]) -> bool {
+        if let [one] = name
+            && self.own
+            && USER.contains(one)
+        {
+            return true;
+        }
+        !name.is_empty() && name.iter().all(|word| self.named.binary_search(word).is_ok())
+    }
 }
 
 thread_local! {
@@ -186,7 +259,11 @@ pub fn query(text: &str, languages: Languages) -> QueryTerms {
         looked_for.push(QueryWord { alternatives, weight: 1.0 });
         looked_for.extend(parts(word).map(|part| QueryWord { alternatives: vec![term(part)], weight: PART_WEIGHT }));
     }
-    QueryTerms { words: looked_for, spoken }
+    let without_ending = spoken.iter().filter_map(|word| word.strip_suffix("'s"));
+    let mut named: Vec<Term> = spoken.iter().map(String::as_str).chain(without_ending).map(term).collect();
+    named.sort_unstable();
+    let own = spoken.iter().any(|word| OWN_WORDS.contains(&word.as_str()));
+    QueryTerms { words: looked_for, spoken, named, own }
 }
 
 fn counted(mut terms: Vec<Term>) -> Box<[(Term, u16)]> {

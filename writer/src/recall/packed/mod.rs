@@ -19,7 +19,7 @@ use super::text::Term;
 
 pub use facts::{FactChunk, FactView, SourceView, encode_facts};
 pub use messages::{MessageChunk, MessageView, encode_messages};
-pub(super) use pack::{fact_inputs, message_inputs};
+pub(super) use pack::{fact_inputs, message_inputs, order_of_facts, order_of_messages};
 pub use pack::{pack_facts, pack_messages, pack_unnamed, unpack_unnamed};
 pub use tables::SessionRef;
 pub(super) use tables::Vectors;

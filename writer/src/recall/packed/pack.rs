@@ -161,6 +161,11 @@ pub(in crate::recall) fn message_inputs<'a>(
         .collect()
 }
 
+/// Where a message stands in the conversation.
+pub(in crate::recall) fn order_of_messages<'a>(message: &MessageInput<'a>) -> (i64, &'a str, i64, [u8; 16]) {
+    (message.occurred_at_us, message.event_id, message.message_index, message.content_hash)
+}
+
 const UNNAMED_BYTES: usize = 52;
 
 /// Events whose client named no session, as one chunk.

@@ -1,0 +1,5 @@
+//! Recall as a whole against slow literal transcriptions: of the recipe, and of "read everything anew".
+
+mod naive;
+mod refresh;
+mod world;
