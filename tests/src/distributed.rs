@@ -69,8 +69,12 @@ impl<'s> Distributed<'s> {
         let program = |binary, listen_key, env| Program { binary, args: Vec::new(), env, listen_key, has_admin: true };
         let start = |name: &str, program| tokio::task::block_in_place(|| Process::start(name, program, dir.path()));
         let writer = start("writer", program("memori-writer", Some("MEMORI__WRITER__LISTEN"), common.clone()))?;
+        let mut workers_env = common.clone();
+        if !workers_env.iter().any(|(name, _)| name == "MEMORI__INGEST__WRITER_URL") {
+            workers_env.push(("MEMORI__INGEST__WRITER_URL".to_owned(), writer.api()));
+        }
         let workers = (0..workers)
-            .map(|n| start(&format!("worker-{n}"), program("memori-augment-worker", None, common.clone())))
+            .map(|n| start(&format!("worker-{n}"), program("memori-augment-worker", None, workers_env.clone())))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut door = common.clone();
         door.push(("MEMORI__INGEST__WRITER_URL".to_owned(), writer.api()));

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod model;
 pub mod phrases;
 pub mod process;
+pub mod provider;
 pub mod proxy;
 pub mod replay;
 pub mod scenario;

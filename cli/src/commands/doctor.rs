@@ -65,6 +65,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) async fn run(settings: Settings, flags: Flags) -> Result<(), ProcessError> {
     let mut findings = vec![Finding::ok("configuration", "read; `memori --print-config doctor` shows it")];
     findings.extend(keys(&settings));
+    findings.push(extractor(&settings).await);
     findings.extend(models(&settings));
     if flags.platform {
         findings.extend(platform::check(&settings).await);
