@@ -16,6 +16,7 @@ use memori_service::auth::KeyRing;
 use memori_service::{Health, ProcessError, Settings, Shutdown, admin, metrics_endpoint};
 use memori_writer::api::{ApiConfig, ApiState};
 use memori_writer::notify::Commits;
+use memori_writer::packer::PackerConfig;
 use memori_writer::reads::ReadStore;
 use memori_writer::recall::service::RecallConfig;
 use memori_writer::run::{SinkConfig, run_sink};
@@ -75,6 +76,8 @@ impl Embedded {
             () = shutdown.requested() => return Ok(None),
         };
         let embedder = memori_writer::process::embedder(&settings)?;
+        // Packs hold the vectors that recall compares.
+        let packer = PackerConfig { model: embedder.as_ref().map(|one| one.model().to_owned()), ..storage.packer.clone() };
         let writer = writer_api(&settings, storage.reads.clone(), commits.clone(), embedder);
         let known = Arc::new(known::Known(writer.recall().clone()));
         let extractor = extractor_with(&settings, Some(known))?;
@@ -84,7 +87,7 @@ impl Embedded {
         let share = drain_share(&settings);
         let sink_config = SinkConfig {
             drain_deadline: share,
-            packer: Some(storage.packer.clone()),
+            packer: Some(packer),
             ..SinkConfig::from_settings(&settings.writer, &settings.shutdown)
         };
         let sink = tokio::spawn(run_sink(storage.log.clone(), storage.store.clone(), commits, sink_config, sink_stop.clone()));

@@ -19,6 +19,8 @@ pub const RECALL_CACHE_BYTES: &str = "memori_recall_cache_bytes";
 pub const RECALL_RANKINGS_TOTAL: &str = "memori_recall_rankings_total";
 /// Vectors of queries, by result: `cached`, `joined` (another query had asked for it), `asked`.
 pub const RECALL_QUERY_VECTORS_TOTAL: &str = "memori_recall_query_vectors_total";
+/// Packed chunks that were not used, by reason: `version`, `checksum`, `malformed`. The rows were read instead.
+pub const RECALL_PACKS_REFUSED_TOTAL: &str = "memori_recall_packs_refused_total";
 /// How long reading and indexing an image took, by what it was made from: `rows`, `packs`, `changes`.
 pub const RECALL_IMAGE_SECONDS: &str = "memori_recall_image_seconds";
 /// Requests that wait for a commit.
@@ -36,6 +38,7 @@ pub fn describe_reads() {
     describe_counter!(RECALL_CACHE_MISSES_TOTAL, Unit::Count, "images that had to be read, by part");
     describe_gauge!(RECALL_CACHE_BYTES, Unit::Bytes, "bytes of the cached images");
     describe_histogram!(RECALL_IMAGE_SECONDS, Unit::Seconds, "reading and indexing an image, by what it was made from");
+    describe_counter!(RECALL_PACKS_REFUSED_TOTAL, Unit::Count, "packed chunks that were not used, by reason");
     describe_counter!(RECALL_RANKINGS_TOTAL, Unit::Count, "answers, by recipe and reason");
     describe_counter!(RECALL_QUERY_VECTORS_TOTAL, Unit::Count, "vectors of queries, by result");
     describe_gauge!(WAITERS, Unit::Count, "requests that wait for a commit");
@@ -63,6 +66,10 @@ pub(crate) fn cache_bytes(bytes: usize) {
 
 pub(crate) fn image_built(source: &'static str, took: Duration) {
     histogram!(RECALL_IMAGE_SECONDS, "source" => source).record(took.as_secs_f64());
+}
+
+pub(crate) fn pack_refused(reason: &'static str) {
+    counter!(RECALL_PACKS_REFUSED_TOTAL, "reason" => reason).increment(1);
 }
 
 pub(crate) fn ranked(recipe: &'static str, reason: &'static str) {

@@ -128,6 +128,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let listening = tokio::spawn(listen::listen(validated.recall, commits.clone(), look_again, scaffold.shutdown.token()));
     let recall = RecallConfig::from_settings(&settings.writer);
     let embedder = embedder(&settings)?;
+    let model = embedder.as_ref().map(|embedder| embedder.model().to_owned());
     let topic_prefix = settings.kafka.topic_prefix.clone();
     let config = ApiConfig { recall, topic_prefix, look_again, ..ApiConfig::default() };
     let state = ApiState::with_embedder(Arc::new(PostgresReads::new(recall_pool)), commits.clone(), config, embedder);
@@ -140,7 +141,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let packer = PackerConfig {
         store: Arc::new(PostgresStore::new(packs_pool, validated.admin_url)),
         reads: Arc::new(PostgresReads::new(packer_reads)),
-        model: None,
+        model,
     };
     let sink_config = SinkConfig { packer: Some(packer), ..SinkConfig::from_settings(&settings.writer, &settings.shutdown) };
     let sink = tokio::spawn(run_sink(log, store, commits, sink_config, scaffold.shutdown.token()));

@@ -12,6 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use memori_embedding::{Embedder, Embedding};
 use memori_schemas::{EntityKey, Micros, ids};
 use tokio::sync::{Mutex, Semaphore};
@@ -21,10 +22,11 @@ use super::cache::{ImageCache, ImageKey, Images};
 use super::image::EntityImage;
 use super::items::Model;
 use super::messages::MessageImage;
+use super::packed::{FactChunk, MessageChunk, PackError, unpack_unnamed};
 use super::query::RecallQuery;
 use super::query_vectors::{NoVector, QueryVectors};
 use crate::metrics;
-use crate::reads::rows::{Changes, EntityVersion, Shown};
+use crate::reads::rows::{Changes, EntityVersion, FactRows, MessageRows, Packed, Shown, UnnamedRow};
 use crate::reads::{ReadError, ReadStore};
 
 /// Bounds of recall.
@@ -217,8 +219,12 @@ impl Recall {
             metrics::cache_hit("facts");
             return Ok(image);
         }
-        let _stripe = self.stripe(&key).lock().await;
-        let version = self.0.store.entity_version(tenant, &entity_key).await?;
+        let stripe = self.stripe(&key);
+        // Who had to wait reads the version again: it has changed where others wait, too.
+        let (_stripe, version) = match stripe.try_lock() {
+            Ok(held) => (held, version),
+            Err(_) => (stripe.lock().await, self.0.store.entity_version(tenant, &entity_key).await?),
+        };
         let cached = self.0.cache.get(&key);
         if let Some(image) = cached.facts.clone().filter(|image| image.shows(version)) {
             metrics::cache_hit("facts");
@@ -268,6 +274,23 @@ impl Recall {
             metrics::image_built("changes", began.elapsed());
             return Ok(image);
         }
+        if version.packed_version.is_some()
+            && let Some(packed) = store.packed_facts(tenant, &entity_key, generation, model).await?
+        {
+            let model = self.model().cloned();
+            let image = beside(move || EntityImage::of_packs(&entity_key, packed, model.as_ref()).map(Arc::new)).await?;
+            match image {
+                Ok(image) => {
+                    metrics::image_built("packs", began.elapsed());
+                    return Ok(image);
+                }
+                // The rows stay the truth; the packer writes the pack anew with the next changes.
+                Err(error) => {
+                    metrics::pack_refused(error.label());
+                    tracing::warn!(%error, "a packed chunk is not used; the rows are read");
+                }
+            }
+        }
         let rows = store.fact_rows(tenant, &entity_key, generation, model).await?;
         let model = self.model().cloned();
         let image = beside(move || Arc::new(EntityImage::build(&entity_key, rows, model.as_ref(), previous.as_deref()))).await?;
@@ -289,8 +312,12 @@ impl Recall {
             metrics::cache_hit("messages");
             return Ok(image);
         }
-        let _stripe = self.stripe(&key).lock().await;
-        let version = self.0.store.entity_version(tenant, &entity_key).await?;
+        let stripe = self.stripe(&key);
+        // Who had to wait reads the version again: it has changed where others wait, too.
+        let (_stripe, version) = match stripe.try_lock() {
+            Ok(held) => (held, version),
+            Err(_) => (stripe.lock().await, self.0.store.entity_version(tenant, &entity_key).await?),
+        };
         let cached = self.0.cache.get(&key);
         if let Some(image) = cached.messages.clone().filter(|image| image.shows(version)) {
             metrics::cache_hit("messages");
@@ -322,6 +349,23 @@ impl Recall {
             metrics::image_built("changes", began.elapsed());
             return Ok(image);
         }
+        if version.packed_version.is_some()
+            && let Some(packed) = store.packed_messages(tenant, &entity_key, generation, model).await?
+        {
+            let model = self.model().cloned();
+            let image = beside(move || MessageImage::of_packs(&entity_key, packed, model.as_ref()).map(Arc::new)).await?;
+            match image {
+                Ok(image) => {
+                    metrics::image_built("packs", began.elapsed());
+                    return Ok(image);
+                }
+                // The rows stay the truth; the packer writes the pack anew with the next changes.
+                Err(error) => {
+                    metrics::pack_refused(error.label());
+                    tracing::warn!(%error, "a packed chunk is not used; the rows are read");
+                }
+            }
+        }
         let rows = store.message_rows(tenant, &entity_key, generation, model).await?;
         let model = self.model().cloned();
         let image = beside(move || Arc::new(MessageImage::build(&entity_key, rows, model.as_ref(), previous.as_deref()))).await?;
@@ -338,6 +382,11 @@ impl Recall {
 }
 
 impl EntityImage {
+    fn of_packs(entity_key: &EntityKey, packed: Packed<FactRows>, model: Option<&Model>) -> Result<Self, PackError> {
+        let chunks = packed.chunks.into_iter().map(FactChunk::decode).collect::<Result<_, _>>()?;
+        Ok(Self::unpack(entity_key, chunks, unpacked(packed.unnamed)?, &packed.since, model))
+    }
+
     fn shows(&self, version: EntityVersion) -> bool {
         self.version == version.version && self.generation == version.generation && self.epoch == version.epoch
     }
@@ -348,6 +397,11 @@ impl EntityImage {
 }
 
 impl MessageImage {
+    fn of_packs(entity_key: &EntityKey, packed: Packed<MessageRows>, model: Option<&Model>) -> Result<Self, PackError> {
+        let chunks = packed.chunks.into_iter().map(MessageChunk::decode).collect::<Result<_, _>>()?;
+        Ok(Self::unpack(entity_key, chunks, unpacked(packed.unnamed)?, &packed.since, model))
+    }
+
     fn shows(&self, version: EntityVersion) -> bool {
         self.version == version.version && self.generation == version.generation && self.epoch == version.epoch
     }
@@ -355,6 +409,14 @@ impl MessageImage {
     fn shown(&self) -> Option<Shown> {
         self.version.map(|version| Shown { version, epoch: self.epoch })
     }
+}
+
+fn unpacked(chunks: Vec<Bytes>) -> Result<Vec<UnnamedRow>, PackError> {
+    let mut rows = Vec::new();
+    for chunk in chunks {
+        rows.extend(unpack_unnamed(chunk)?);
+    }
+    Ok(rows)
 }
 
 /// Runs what takes long beside the runtime.
