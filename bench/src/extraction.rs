@@ -25,6 +25,13 @@ pub(crate) fn run(report: &mut Report) -> anyhow::Result<()> {
 /// The floor is an extractor that makes no mistake.
 fn add(report: &mut Report, of: &str, tally: &Tally) {
     let facts = tally.expected;
-    report.add("extraction", &format!("precision, {of}"), &format!("of {facts} facts"), Better::Higher, &[tally.precision()], &[1.0]);
+    report.add(
+        "extraction",
+        &format!("precision, {of}"),
+        &format!("of {facts} facts"),
+        Better::Higher,
+        &[tally.precision()],
+        &[1.0],
+    );
     report.add("extraction", &format!("recall, {of}"), &format!("of {facts} facts"), Better::Higher, &[tally.recall()], &[1.0]);
 }

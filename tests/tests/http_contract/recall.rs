@@ -70,7 +70,8 @@ async fn every_option_changes_what_it_says() {
     let scores: Vec<f64> = plain["facts"].as_array().expect("facts").iter().filter_map(|fact| fact["score"].as_f64()).collect();
     assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)) && scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
     let explicit = json!({"limit": 5, "kinds": ["fact", "attribute", "summary", "timeline"], "instruction_limit": 3, "process_id": null,
-        "session_id": null, "as_of": null, "include_superseded": false, "include_messages": false, "token_budget": null, "min_score": null});
+        "session_id": null, "as_of": null, "include_superseded": false, "include_messages": false, "token_budget": null, "min_score": null,
+        "explain": false, "vectors": true});
     assert_eq!(recall(explicit).await["facts"], plain["facts"], "these are the defaults");
 
     let all = recall(json!({"include_superseded": true, "limit": 100})).await;
@@ -117,6 +118,62 @@ async fn every_option_changes_what_it_says() {
         }
     }
     assert!(messages.iter().any(|message| message["role"] == "assistant" && message["content"] == "Noted, Rita."));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_explained_answer_says_what_it_is_made_of_and_is_the_same_answer() {
+    let system = System::open().await;
+    let http = &system.http;
+    rita(http).await;
+    let recall = async |options: Value| http.recall("rita", QUERY, options).await;
+    let plain = recall(json!({"include_messages": true, "limit": 100})).await;
+    let explained = recall(json!({"include_messages": true, "limit": 100, "explain": true})).await;
+    let signs = [
+        "bm25",
+        "role",
+        "neighbour",
+        "person_two_away",
+        "session",
+        "window",
+        "speaker",
+        "length",
+        "vector",
+        "vector_context",
+        "vector_neighbour",
+        "time",
+        "question",
+    ];
+    for list in ["facts", "instructions", "messages"] {
+        let (items, bare) = (explained[list].as_array().expect("a list"), plain[list].as_array().expect("a list"));
+        assert!(!items.is_empty() && items.len() == bare.len(), "{explained}");
+        let mut last = f64::INFINITY;
+        for (item, bare) in items.iter().zip(bare) {
+            assert!(bare.get("score_parts").is_none() && bare.get("score_raw").is_none(), "{bare}");
+            assert_eq!((&item["content"], &item["score"]), (&bare["content"], &bare["score"]));
+            let parts = item["score_parts"].as_object().expect("parts");
+            assert!(parts.keys().all(|name| signs.contains(&name.as_str())), "{item}");
+            let sum: f64 = parts.values().map(|part| part.as_f64().expect("a number")).sum();
+            let raw = item["score_raw"].as_f64().expect("a number");
+            assert!((sum - raw).abs() < 1e-5, "{item}");
+            assert!(raw <= last, "sorted by the raw score: {explained}");
+            last = raw;
+        }
+    }
+    assert!(plain.get("ranking").is_none(), "{plain}");
+    let ranking = explained["ranking"].as_object().expect("how it was ranked");
+    match ranking["recipe"].as_str() {
+        Some("vectors") => assert!(ranking["model"].is_string() && ranking["reason"].is_null(), "{explained}"),
+        Some("lexical") => assert!(ranking["model"].is_null() && ranking["reason"].is_string(), "{explained}"),
+        _ => panic!("{explained}"),
+    }
+    let by_words = recall(json!({"explain": true, "vectors": false})).await;
+    assert_eq!(by_words["ranking"], json!({"recipe": "lexical", "model": null, "reason": "not_wanted"}));
+    let nobody = http.recall("nobody", QUERY, json!({"explain": true})).await;
+    assert_eq!(nobody["ranking"]["recipe"], "lexical", "{nobody}");
+    for (field, value) in [("explain", json!(1)), ("vectors", json!("no"))] {
+        let refused = http.post("/v1/recall", &json!({"entity_id": "rita", "query": QUERY, field: value})).await.ok(422).json;
+        assert_eq!(refused["errors"][0]["path"], field, "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use http::{Request, StatusCode};
+use memori_embedding::Embedder;
 use memori_event_log::sqlite::SqliteDatabase;
 use memori_schemas::{
     ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo, Fact, FactKind,
-    FactsExtracted, ForgetFact, Lane, Message, Micros, Role, Supplied, ids,
+    FactsExtracted, ForgetFact, Lane, Message, MessageVector, Micros, Role, Supplied, ids,
 };
 use memori_writer::api::{ApiConfig, ApiState, router};
 use memori_writer::notify::Commits;
@@ -142,9 +143,18 @@ impl World {
     }
 
     pub(crate) async fn over(store: Arc<dyn Store>, reads: Arc<dyn ReadStore>, config: ApiConfig) -> Self {
+        Self::with_embedder(store, reads, config, None).await
+    }
+
+    pub(crate) async fn with_embedder(
+        store: Arc<dyn Store>,
+        reads: Arc<dyn ReadStore>,
+        config: ApiConfig,
+        embedder: Option<Arc<dyn Embedder>>,
+    ) -> Self {
         store.migrate().await.unwrap();
         let commits = Commits::new();
-        let router = router(ApiState::new(reads, commits.clone(), config));
+        let router = router(ApiState::with_embedder(reads, commits.clone(), config, embedder));
         Self { store, commits, router, next_offset: 0, batch: BTreeMap::new(), _folder: None }
     }
 
@@ -169,6 +179,17 @@ impl World {
 
     /// Puts an applied outcome of the event into the next flush.
     pub(crate) fn learned(&mut self, event: &ConversationEvent, generation: i32, facts: Vec<Fact>) {
+        self.learned_with_vectors(event, generation, facts, Vec::new());
+    }
+
+    /// The same, with vectors of messages.
+    pub(crate) fn learned_with_vectors(
+        &mut self,
+        event: &ConversationEvent,
+        generation: i32,
+        facts: Vec<Fact>,
+        message_vectors: Vec<MessageVector>,
+    ) {
         let place = self.place("facts");
         let record = FactsExtracted {
             tenant: TENANT.into(),
@@ -178,7 +199,7 @@ impl World {
             generation,
             covers: vec![cover(event)],
             facts,
-            message_vectors: Vec::new(),
+            message_vectors,
             extractor: ExtractorInfo {
                 name: "builtin".into(),
                 version: "1".into(),
