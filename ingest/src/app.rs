@@ -36,6 +36,7 @@ pub fn app(state: IngestState) -> Router {
             tracing::error!(panic = text.unwrap_or("of unknown kind"), "a handler panicked");
             Problem::internal().into_response()
         }))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), own_host))
         .layer(middleware::from_fn(observe))
         .with_state(state)
 }
@@ -64,6 +65,19 @@ fn handlers_of(path: &str) -> MethodRouter<Arc<IngestState>> {
         "/openapi.json" => get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)),
         other => unreachable!("{other} is declared and has no handler"),
     }
+}
+
+/// Without keys, answers only who means this machine: a page whose name resolves to it means another.
+async fn own_host(State(state): State<Arc<IngestState>>, request: Request, next: Next) -> Response {
+    if !state.keys.has_keys() && !memori_service::host::means_this_machine(&request) {
+        metrics::host_refused();
+        return Problem::new(
+            http::StatusCode::FORBIDDEN,
+            "the request's `Host` is not a name of this machine: without keys only localhost and loopback addresses are answered",
+        )
+        .into_response();
+    }
+    next.run(request).await
 }
 
 /// Lets nothing through that is not in the table of routes, without its right, or beyond the bound of requests.

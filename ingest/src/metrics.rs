@@ -41,6 +41,9 @@ pub const RECENT_EVENTS: &str = "memori_ingest_door_recent_events";
 /// Controls put on the log, by kind (`erase`, `forget`).
 pub const CONTROLS: &str = "memori_ingest_controls_total";
 
+/// Requests refused because, without keys, their `Host` was not this machine.
+pub const HOSTS_REFUSED: &str = "memori_ingest_hosts_refused_total";
+
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub fn describe() {
     describe_counter!(ACCEPTED, "events accepted, by where they became durable");
@@ -60,6 +63,7 @@ pub fn describe() {
     describe_counter!(LOOKUPS, "look-ups of event ids at the writer, by result");
     describe_gauge!(RECENT_EVENTS, "events that the door remembers");
     describe_counter!(CONTROLS, "deletions put on the log, by kind");
+    describe_counter!(HOSTS_REFUSED, "requests refused because their Host was not this machine, where no keys are configured");
     for durable_in in ["log", "spool"] {
         counter!(ACCEPTED, "durable_in" => durable_in).increment(0);
     }
@@ -72,6 +76,7 @@ pub fn describe() {
         SPOOL_SET_ASIDE,
         SPOOL_TORN_BYTES,
         UNCONFIRMED,
+        HOSTS_REFUSED,
     ] {
         counter!(name).increment(0);
     }
@@ -155,4 +160,9 @@ pub(crate) fn answered(route: &str, method: &http::Method, status: http::StatusC
         _ => "other",
     };
     histogram!(REQUEST_SECONDS, "route" => route.to_owned(), "method" => method, "class" => class).record(took.as_secs_f64());
+}
+
+/// Counts a request that took us for somebody else.
+pub fn host_refused() {
+    counter!(HOSTS_REFUSED).increment(1);
 }

@@ -525,3 +525,30 @@ async fn a_caller_who_leaves_changes_nothing_about_its_event() {
     door.post("/v1/events", &event("e", "a", "coffee")).await.problem(409);
     assert_eq!(door.log.events().len(), 1);
 }
+
+#[tokio::test]
+async fn without_keys_only_requests_that_mean_this_machine_are_answered() {
+    let hash = hex::encode(Sha256::digest(b"k"));
+    let keys = format!("[[keys]]\ntenant = \"acme\"\nrights = [\"events\", \"recall\"]\nsha256 = \"{hash}\"\n");
+    let open = Door::open().await;
+    let keyed = Door::with(FakeLog::new(), FakeWriter::default(), KeyRing::parse(&keys).unwrap(), IngestConfig::default()).await;
+    let ask = |host: &str, path: &str| {
+        let mut request = json_request("POST", path, event("e", "alice", "hi").to_string());
+        request.headers_mut().insert("host", host.parse().unwrap());
+        request.headers_mut().insert("authorization", "Bearer k".parse().unwrap());
+        request
+    };
+    for host in ["evil.example", "evil.example:7700", "localhost.evil.example", "10.0.0.1:7700"] {
+        for path in ["/v1/events", "/v1/recall", "/openapi.json", "/nowhere"] {
+            let answer = open.send(ask(host, path)).await;
+            answer.problem(403);
+            assert!(!answer.body.to_string().contains("evil"), "{}", answer.body);
+        }
+        // A key says more than a name.
+        keyed.send(ask(host, "/v1/events")).await.ok(202);
+    }
+    assert!(open.log.events().is_empty(), "nothing of it reached the log");
+    for host in ["localhost", "localhost:7700", "127.0.0.1:7700", "[::1]:7700"] {
+        open.send(ask(host, "/v1/events")).await.ok(202);
+    }
+}

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod auth;
 pub mod health;
+pub mod host;
 pub mod metrics_endpoint;
 pub mod problem;
 pub mod process;

@@ -30,7 +30,7 @@ async fn knowledge(http: &Http) -> String {
 
 /// Requests that are none, as bytes: what breaks the protocol rather than the body.
 fn broken_requests() -> Vec<Vec<u8>> {
-    let head = "POST /v1/events HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\nconnection: close\r\n";
+    let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n";
     let body = event("smuggled", "smuggled", "I like tea.").to_string();
     let length = body.len();
     let mut all: Vec<Vec<u8>> = [
@@ -38,16 +38,16 @@ fn broken_requests() -> Vec<Vec<u8>> {
         "GET\r\n\r\n".to_owned(),
         "GET / HTTP/9.9\r\n\r\n".to_owned(),
         "GET / HTTP/1.1\r\n\r\n".to_owned().replace("GET", &"G".repeat(100_000)),
-        format!("GET /{} HTTP/1.1\r\nhost: h\r\n\r\n", "a".repeat(200_000)),
-        format!("GET / HTTP/1.1\r\nhost: h\r\nx: {}\r\n\r\n", "a".repeat(1_000_000)),
-        format!("GET / HTTP/1.1\r\nhost: h\r\n{}\r\n", "x: y\r\n".repeat(20_000)),
-        "GET / HTTP/1.1\r\nhost: h\r\nx y: z\r\n\r\n".to_owned(),
-        "GET / HTTP/1.1\r\nhost: h\r\n folded: z\r\n\r\n".to_owned(),
-        "GET / HTTP/1.1\r\nhost: h\r\nx: a\0b\r\n\r\n".to_owned(),
+        format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "a".repeat(200_000)),
+        format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(1_000_000)),
+        format!("GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(20_000)),
+        "GET / HTTP/1.1\r\nhost: localhost\r\nx y: z\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nhost: localhost\r\n folded: z\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nhost: localhost\r\nx: a\0b\r\n\r\n".to_owned(),
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
         "CONNECT evil:443 HTTP/1.1\r\nhost: evil:443\r\nconnection: close\r\n\r\n".to_owned(),
         "GET http://evil/v1/nope HTTP/1.1\r\nhost: evil\r\nconnection: close\r\n\r\n".to_owned(),
-        "OPTIONS * HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n".to_owned(),
+        "OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".to_owned(),
         format!("{head}content-length: {length}\r\ncontent-length: {}\r\n\r\n{body}", length + 1),
         format!("{head}content-length: -{length}\r\n\r\n{body}"),
         format!("{head}content-length: +{length}\r\n\r\n{body}"),
@@ -62,7 +62,7 @@ fn broken_requests() -> Vec<Vec<u8>> {
         format!("{head}transfer-encoding: chunked\r\n\r\n{:x};{}\r\n{body}\r\n0\r\n\r\n", length + 5, "e".repeat(100_000)),
         format!("{head}transfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}XX0\r\n\r\n"),
         // Two requests where a careless reader sees one.
-        format!("GET /v1/nope HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"),
+        format!("GET /v1/nope HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"),
     ]
     .map(String::into_bytes)
     .into();
@@ -147,9 +147,9 @@ async fn nothing_hostile_costs_the_service_its_life_its_memory_or_its_knowledge(
         let mut stream = http.connect().await;
         let bytes: &[u8] = match n % 4 {
             0 => b"",
-            1 => b"GET /v1/entities HTTP/1.1\r\nhost: h\r\nx-slow: ",
-            2 => b"POST /v1/events HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n{\"entity_id\":",
-            _ => b"POST /v1/events HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n",
+            1 => b"GET /v1/entities HTTP/1.1\r\nhost: localhost\r\nx-slow: ",
+            2 => b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n{\"entity_id\":",
+            _ => b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n",
         };
         stream.write_all(bytes).await.expect("sent");
         held.push(stream);
@@ -159,9 +159,9 @@ async fn nothing_hostile_costs_the_service_its_life_its_memory_or_its_knowledge(
 
     // A hundred requests on one connection, sent at once, are answered in order.
     let mut stream = http.connect().await;
-    let pipelined = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\nGET /v1/nope HTTP/1.1\r\nhost: h\r\n\r\n".repeat(50);
+    let pipelined = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /v1/nope HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(50);
     stream.write_all(pipelined.as_bytes()).await.expect("sent");
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.expect("sent");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("sent");
     let mut answers = String::new();
     tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answers)).await.expect("in time").expect("read");
     let statuses: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
@@ -172,7 +172,7 @@ async fn nothing_hostile_costs_the_service_its_life_its_memory_or_its_knowledge(
     // An old client is served, too.
     let old = String::from_utf8_lossy(&http.raw(b"GET /v1/entities HTTP/1.0\r\n\r\n").await).into_owned();
     assert!(old.starts_with("HTTP/1.0 200"), "{old}");
-    let asked = http.raw(b"POST /v1/recall HTTP/1.1\r\nhost: h\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 33\r\n\r\n{\"entity_id\":\"honest\",\"query\":\"\"}").await;
+    let asked = http.raw(b"POST /v1/recall HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 33\r\n\r\n{\"entity_id\":\"honest\",\"query\":\"\"}").await;
     let asked = String::from_utf8_lossy(&asked).into_owned();
     assert!(asked.starts_with("HTTP/1.1 100") && asked.contains("HTTP/1.1 200"), "{asked}");
 
@@ -195,7 +195,7 @@ async fn beyond_its_bounds_it_says_503_at_once_and_recovers() {
     let mut held = Vec::new();
     loop {
         let mut stream = http.connect().await;
-        let head = "POST /v1/events HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+        let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
         stream.write_all(head.as_bytes()).await.expect("sent");
         held.push(stream);
         if post().await.status == 503 {

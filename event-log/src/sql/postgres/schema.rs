@@ -24,17 +24,23 @@ pub async fn prepare(transaction: &mut PgConnection, schemas: &[&str]) -> Result
             .fetch_one(&mut *transaction)
             .await
             .map_err(log_error)?;
-    if u32::try_from(version / 10_000).unwrap_or(0) < LEAST_SERVER_VERSION {
-        return Err(LogError::Fatal(format!(
-            "the server is Postgres {shown}; the least that is supported is {LEAST_SERVER_VERSION}: upgrade it, or use another"
-        )));
-    }
+    new_enough(version, &shown)?;
     sqlx::raw_sql("SET LOCAL lock_timeout = '30s'").execute(&mut *transaction).await.map_err(log_error)?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *transaction).await.map_err(log_error)?;
     for schema in schemas {
         make(transaction, schema).await?;
     }
     Ok(())
+}
+
+/// `version` as `server_version_num` has it.
+fn new_enough(version: i32, shown: &str) -> Result<(), LogError> {
+    if u32::try_from(version / 10_000).is_ok_and(|major| major >= LEAST_SERVER_VERSION) {
+        return Ok(());
+    }
+    Err(LogError::Fatal(format!(
+        "the server is Postgres {shown}; the least that is supported is {LEAST_SERVER_VERSION}: upgrade it, or use another"
+    )))
 }
 
 /// Looks whether [`prepare`] would do, without leaving anything behind; answers the server's version as it shows it.
@@ -77,5 +83,21 @@ async fn make(transaction: &mut PgConnection, schema: &str) -> Result<(), LogErr
             "the database {database} has no schema {schema}, and the role {role} may not make it: as the database's owner run \
              `GRANT CREATE ON DATABASE {database} TO {role}`, or make it once with `CREATE SCHEMA {schema} AUTHORIZATION {role}`"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_server_is_refused_by_its_name() {
+        for version in [150_000, 150_018, 180_004] {
+            new_enough(version, "x").unwrap();
+        }
+        for (version, shown) in [(149_999, "14.99"), (90_624, "9.6.24"), (-1, "?")] {
+            let refusal = new_enough(version, shown).unwrap_err().to_string();
+            assert!(refusal.contains(shown) && refusal.contains("15"), "{refusal}");
+        }
     }
 }
