@@ -5,6 +5,7 @@
 
 pub mod builtin;
 pub mod corpus;
+mod embed;
 pub mod extractor;
 mod in_flight;
 pub mod llm;

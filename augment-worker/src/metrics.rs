@@ -41,6 +41,36 @@ pub const DROPPED: &str = "memori_worker_dropped_by_epoch_total";
 pub const HALTED: &str = "memori_worker_halted_partitions";
 /// Failures to read or to commit.
 pub const LOG_FAILURES: &str = "memori_worker_log_failures_total";
+/// Vectors made, by what they are of.
+pub const VECTORS: &str = "memori_worker_vectors_total";
+/// Texts that stay without a vector, by cause.
+pub const VECTORS_LEFT_OUT: &str = "memori_worker_vectors_left_out_total";
+
+/// Why texts have no vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LeftOut {
+    /// There is no model, or none is wanted.
+    NoModel,
+    /// The embedder gave up after its retries.
+    Unavailable,
+    /// The embedder will never do it.
+    Refused,
+    /// With them the record would not fit the log.
+    TooLarge,
+}
+
+impl LeftOut {
+    const ALL: [Self; 4] = [Self::NoModel, Self::Unavailable, Self::Refused, Self::TooLarge];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NoModel => "no_model",
+            Self::Unavailable => "unavailable",
+            Self::Refused => "refused",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
 
 /// The reasons of [`RETRIES`].
 const RETRY_REASONS: [&str; 8] =
@@ -62,6 +92,8 @@ pub fn describe() {
     describe_counter!(REBALANCES, "changes of the assignment");
     describe_counter!(DROPPED, "work dropped because its partition had gone");
     describe_gauge!(HALTED, "partitions that stand still until someone acts");
+    describe_counter!(VECTORS, "vectors made");
+    describe_counter!(VECTORS_LEFT_OUT, "texts that stay without a vector");
     describe_counter!(LOG_FAILURES, "failures to read the log or to commit");
     for lane in Lane::ALL {
         counter!(EXTRACTED, "lane" => lane.as_str()).increment(0);
@@ -77,6 +109,12 @@ pub fn describe() {
     for reason in RETRY_REASONS {
         counter!(RETRIES, "reason" => reason).increment(0);
     }
+    for of in ["fact", "message"] {
+        counter!(VECTORS, "of" => of).increment(0);
+    }
+    for cause in LeftOut::ALL {
+        counter!(VECTORS_LEFT_OUT, "cause" => cause.as_str()).increment(0);
+    }
     counter!(DROPPED).increment(0);
     counter!(LOG_FAILURES).increment(0);
     gauge!(HALTED).set(0.0);
@@ -90,6 +128,15 @@ pub(crate) fn extracted(lane: Lane, kinds: &BTreeMap<FactKind, u64>) {
     for (kind, n) in kinds {
         counter!(FACTS, "kind" => kind.as_str()).increment(*n);
     }
+}
+
+pub(crate) fn vectors(facts: usize, messages: usize) {
+    counter!(VECTORS, "of" => "fact").increment(facts as u64);
+    counter!(VECTORS, "of" => "message").increment(messages as u64);
+}
+
+pub(crate) fn vectors_left_out(cause: LeftOut, texts: usize) {
+    counter!(VECTORS_LEFT_OUT, "cause" => cause.as_str()).increment(texts as u64);
 }
 
 pub(crate) fn dead_lettered(class: DeadLetterClass) {

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use memori_event_log::{Header, LogIdentity, LogRecord, NewRecord, Topic};
 use memori_schemas::framing::{self, FramingError, MAX_PAYLOAD_BYTES};
-use memori_schemas::{ConversationEvent, Cover, DeadLetter, DeadLetterClass, FactsExtracted, Lane, LogRecordBody, Micros, ids};
+use memori_schemas::{
+    ConversationEvent, Cover, DeadLetter, DeadLetterClass, FactsExtracted, Lane, LogRecordBody, MessageVector, Micros, ids,
+};
 use memori_service::trace_context::TRACEPARENT;
 
 use crate::extractor::Extraction;
@@ -69,6 +71,7 @@ pub(crate) fn facts(
     source: Source<'_>,
     event: &ConversationEvent,
     extraction: Extraction,
+    message_vectors: Vec<MessageVector>,
     extracted_at: Micros,
 ) -> Result<NewRecord, FramingError> {
     let body = LogRecordBody::Facts(FactsExtracted {
@@ -79,7 +82,7 @@ pub(crate) fn facts(
         generation: source.generation,
         covers: vec![source.cover(event)],
         facts: extraction.facts,
-        message_vectors: Vec::new(),
+        message_vectors,
         extractor: extraction.extractor,
         extracted_at,
         key_id: None,

@@ -35,6 +35,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let extractor = crate::extractor_of(&settings)?;
     let scaffold = Scaffold::start(&settings, DEFAULT_ADMIN).await?;
     crate::metrics::describe();
+    let embedder = memori_embedding::start(&settings)?;
     let kafka = KafkaConfig {
         properties: settings.kafka.client_properties(),
         replication_factor: settings.kafka.replication_factor,
@@ -50,7 +51,8 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let config = WorkerConfig::from_settings(&settings);
     let asked = Arc::clone(&extractor);
     scaffold.health.degraded_while("extractor", move || asked.complaint());
-    let working = tokio::spawn(worker::run(Arc::clone(&log), config, extractor, InFlight::new(), scaffold.shutdown.token()));
+    let working =
+        tokio::spawn(worker::run(Arc::clone(&log), config, extractor, embedder, InFlight::new(), scaffold.shutdown.token()));
     scaffold.ready(None);
     let ended = match working.await {
         Ok(ended) => ended.map_err(|e| ProcessError::Failed(e.to_string())),

@@ -9,19 +9,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use memori_embedding::Embedder;
 use memori_event_log::driver::{KeyedConfig, RecordHandler, Verdict, Work, run_keyed};
 use memori_event_log::{AppendError, Fence, Log, LogError, LogIdentity, NewRecord, Producer, Topic};
 use memori_schemas::framing::FramingError;
-use memori_schemas::{ConversationEvent, DeadLetterClass, FactKind, Lane, Micros};
+use memori_schemas::{ConversationEvent, DeadLetterClass, FactKind, Lane, MessageVector, Micros};
 use memori_service::Settings;
 use memori_service::trace_context;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::embed;
 use crate::extractor::{ExtractError, Extraction, Extractor, RetryReason, check};
 use crate::in_flight::InFlight;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, LeftOut, Metrics};
 use crate::outcome::{self, GivenUp, Source};
 use crate::policy::{self, Forgiven, Incoming, RetryPolicy};
 
@@ -83,6 +85,7 @@ pub async fn run(
     log: Arc<dyn Log>,
     config: WorkerConfig,
     extractor: Arc<dyn Extractor>,
+    embedder: Option<Arc<dyn Embedder>>,
     in_flight: InFlight,
     shutdown: CancellationToken,
 ) -> Result<(), LogError> {
@@ -91,6 +94,7 @@ pub async fn run(
         producer: log.producer(),
         identity: log.identity().await?,
         extractor,
+        embedder,
         generation: config.generation,
         retry: config.retry,
         forgiven: Mutex::new(Forgiven::new(config.budget_events)),
@@ -113,6 +117,7 @@ struct Handler {
     producer: Arc<dyn Producer>,
     identity: LogIdentity,
     extractor: Arc<dyn Extractor>,
+    embedder: Option<Arc<dyn Embedder>>,
     generation: i32,
     retry: RetryPolicy,
     forgiven: Mutex<Forgiven>,
@@ -160,7 +165,10 @@ impl Handler {
             Err(message) => Err(ExtractError::Permanent { class: DeadLetterClass::InvalidOutput, message }),
         });
         match extracted {
-            Ok(extraction) => self.publish(source, work, lane, &event, extraction).await,
+            Ok(mut extraction) => {
+                let vectors = embed::embed(self.embedder.as_deref(), &event, &mut extraction.facts).await;
+                self.publish(source, work, lane, &event, extraction, vectors).await
+            }
             Err(error) => self.failed(source, work, &event, error).await,
         }
     }
@@ -172,6 +180,7 @@ impl Handler {
         lane: Lane,
         event: &ConversationEvent,
         extraction: Extraction,
+        vectors: Vec<MessageVector>,
     ) -> Verdict {
         let mut kinds = BTreeMap::<FactKind, u64>::new();
         for fact in &extraction.facts {
@@ -183,7 +192,15 @@ impl Handler {
             attempts: work.attempt.saturating_add(1),
             event: Some(event),
         };
-        let record = match outcome::facts(source, event, extraction, Micros::now()) {
+        let has_vectors = !vectors.is_empty() || extraction.facts.iter().any(|fact| fact.vector.is_some());
+        let bare = has_vectors.then(|| embed::without_vectors(&extraction));
+        let mut record = outcome::facts(source, event, extraction, vectors, Micros::now());
+        if let (Err(FramingError::TooLarge { .. }), Some(bare)) = (&record, bare) {
+            // Facts without vectors are worth more than none.
+            metrics::vectors_left_out(LeftOut::TooLarge, bare.facts.len());
+            record = outcome::facts(source, event, bare, Vec::new(), Micros::now());
+        }
+        let record = match record {
             Ok(record) => record,
             Err(e @ FramingError::TooLarge { .. }) => return self.give_up(source, work, too_large(e.to_string())).await,
             Err(e) => return Verdict::Halt(format!("a fact event cannot be written: {e}")),

@@ -108,7 +108,7 @@ struct Running {
 impl Running {
     fn start(log: Arc<dyn Log>, config: WorkerConfig, extractor: Arc<dyn Extractor>, in_flight: InFlight) -> Self {
         let stop = CancellationToken::new();
-        let worker = tokio::spawn(run(log, config, extractor, in_flight, stop.clone()));
+        let worker = tokio::spawn(run(log, config, extractor, None, in_flight, stop.clone()));
         Self { stop, worker }
     }
 

@@ -56,7 +56,6 @@ pub(crate) struct Embedded {
 impl Embedded {
     /// Brings everything up; when this returns, events are taken. `None` where it was asked to stop before its database answered.
     pub(crate) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Option<Self>, ProcessError> {
-        refuse_what_is_not_here(&settings)?;
         let metrics = metrics_endpoint::install();
         memori_ingest::metrics::describe();
         memori_writer::sink::metrics::describe();
@@ -69,6 +68,7 @@ impl Embedded {
             .map_err(|e| ProcessError::Usage(e.to_string()))?;
         let (listener, address) = admin::bind("ingest.listen (--listen)", settings.ingest.listen).await?;
 
+        let embedder = memori_embedding::start(&settings)?;
         let commits = Commits::new();
         let storage = tokio::select! {
             opened = Storage::open(&settings, &folder, &commits) => opened?,
@@ -97,6 +97,7 @@ impl Embedded {
             storage.log.clone(),
             WorkerConfig { drain_deadline: share, ..WorkerConfig::from_settings(&settings) },
             extractor,
+            embedder,
             in_flight.clone(),
             worker_stop.clone(),
         ));
@@ -213,17 +214,6 @@ fn writer_api(settings: &Settings, reads: Arc<dyn ReadStore>, commits: Commits, 
         ..ApiConfig::default()
     };
     ApiState::with_embedder(reads, commits, config, embedder)
-}
-
-/// Settings that ask for what this version does not have are refused, not ignored.
-fn refuse_what_is_not_here(settings: &Settings) -> Result<(), ProcessError> {
-    if settings.embedding.kind == "openai" {
-        return Err(ProcessError::Usage(
-            "embedding.kind is `openai`, which this version does not have: set MEMORI__EMBEDDING__KIND=none; recall is lexical"
-                .into(),
-        ));
-    }
-    Ok(())
 }
 
 struct Extracting(InFlight);

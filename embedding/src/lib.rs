@@ -7,6 +7,7 @@ pub mod builtin;
 mod catalogue;
 mod local;
 pub mod metrics;
+mod openai;
 mod quantise;
 
 use std::sync::Arc;
@@ -64,7 +65,8 @@ pub fn embedder_of(settings: &Settings) -> Result<Option<Arc<dyn Embedder>>, Emb
             let local = Local::new(builtin::MODEL, builtin::DIMENSIONS, model, threads(settings))?;
             Ok(Some(Arc::new(local)))
         }
-        other => Err(EmbedError::Unavailable(format!("{other} is not part of this build"))),
+        "openai" => Ok(Some(Arc::new(openai::Endpoint::of(settings)?))),
+        other => Err(EmbedError::Configuration(format!("embedding.kind is {other:?}; it must be builtin, openai or none"))),
     }
 }
 
