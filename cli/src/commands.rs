@@ -6,6 +6,7 @@ pub(crate) mod event;
 pub(crate) mod ingest;
 pub(crate) mod key;
 pub(crate) mod migrate;
+pub(crate) mod model;
 pub(crate) mod quality;
 pub(crate) mod recall;
 pub(crate) mod topics;

@@ -75,10 +75,9 @@ impl Embedded {
             // A database that is away is waited for; nothing runs yet that would have to be drained.
             () = shutdown.requested() => return Ok(None),
         };
-        let embedder = memori_writer::process::embedder(&settings)?;
         // Packs hold the vectors that recall compares.
         let packer = PackerConfig { model: embedder.as_ref().map(|one| one.model().to_owned()), ..storage.packer.clone() };
-        let writer = writer_api(&settings, storage.reads.clone(), commits.clone(), embedder);
+        let writer = writer_api(&settings, storage.reads.clone(), commits.clone(), embedder.clone());
         let known = Arc::new(known::Known(writer.recall().clone()));
         let extractor = extractor_with(&settings, Some(known))?;
         let asked = Arc::clone(&extractor);

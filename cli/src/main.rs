@@ -41,6 +41,9 @@ enum Command {
     /// API keys.
     #[command(subcommand)]
     Key(commands::key::Key),
+    /// The built-in embedding model.
+    #[command(subcommand)]
+    Model(commands::model::Model),
     /// Measure how well recall finds, on a file of conversations and questions.
     Quality(commands::quality::Flags),
     /// Check configuration, log and store, and say what to do.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Recall(flags) => commands::recall::run(flags).await,
         Command::Event(flags) => commands::event::run(flags).await,
         Command::Key(key) => commands::key::run(key),
+        Command::Model(model) => commands::model::run(settings, model).await,
         Command::Quality(flags) => commands::quality::run(settings, flags).await,
         Command::Doctor(flags) => commands::doctor::run(settings, flags).await,
     })

