@@ -130,13 +130,9 @@ pub(crate) fn event(tenant: &str, entity: &str, n: usize, facts: usize) -> (Conv
     (event, extracted)
 }
 
-/// One flush of `events` events (and as many fact events) about `entities` entities of a tenant of its own.
-pub(crate) fn flush(tenant: &str, entities: usize, events: usize, facts: usize, from: i64) -> FlushInput {
-    flush_of(tenant, entities, 0..events, facts, from)
-}
-
-/// As [`flush`], of the tenant's events of these numbers. A number that was flushed before is a redelivery under new offsets.
-pub(crate) fn flush_of(tenant: &str, entities: usize, numbers: Range<usize>, facts: usize, from: i64) -> FlushInput {
+/// One flush of the events of these numbers (and as many fact events) about `entities` entities of a tenant of its own. A number that
+/// was flushed before is a redelivery under new offsets.
+pub(crate) fn flush(tenant: &str, entities: usize, numbers: Range<usize>, facts: usize, from: i64) -> FlushInput {
     let place = |topic: &str, offset| Place { lane: Lane::Live, topic_id: Arc::from(topic), partition: 0, offset };
     let mut batches: BTreeMap<EntityRef, EntityBatch> = BTreeMap::new();
     let events = numbers.len();

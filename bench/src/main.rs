@@ -7,6 +7,7 @@ mod extraction;
 mod input;
 mod producer;
 mod recall;
+mod recall_peer;
 mod report;
 mod writer;
 
@@ -23,7 +24,7 @@ enum Bench {
     Producer,
     /// The sink's flush over raw COPY into the same tables.
     Writer,
-    /// Recall over a read of the entity's version row.
+    /// Recall, hot and cold, over a read of the entity's version row, and over pgvector in SQL.
     Recall,
     /// From a durable answer to the fact in a recall.
     Recallable,

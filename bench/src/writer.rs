@@ -169,7 +169,7 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
                     let mut input = |events: Range<usize>| -> anyhow::Result<_> {
                         let count = i64::try_from(events.len())?;
                         from += count;
-                        Ok(input::flush_of(&tenant, entities, events, FACTS_PER_EVENT, from - count))
+                        Ok(input::flush(&tenant, entities, events, FACTS_PER_EVENT, from - count))
                     };
                     let (before, now) = (input(case.ours_before.clone())?, input(case.events.clone())?);
                     store::flush(&store, &before).await?;
