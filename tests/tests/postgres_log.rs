@@ -272,8 +272,8 @@ async fn pass(mut client: TcpStream, server: &str, armed: &Mutex<Option<Cut>>) -
                     Some(Cut::Before) => return Ok(()),
                     Some(Cut::After) => {
                         server.write_all(bytes).await?;
-                        server.read(&mut answered).await?;
-                        return Ok(());
+                        // Until it is done; what it says is lost.
+                        return server.read(&mut answered).await.map(drop);
                     }
                     None => server.write_all(bytes).await?,
                 }
