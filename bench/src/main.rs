@@ -5,6 +5,7 @@
 mod end_to_end;
 mod extraction;
 mod input;
+mod log_postgres;
 mod producer;
 mod recall;
 mod recall_peer;
@@ -22,6 +23,8 @@ use crate::report::Report;
 enum Bench {
     /// Our producer over a raw one.
     Producer,
+    /// Appends to the SQL log on Postgres over one INSERT and a commit.
+    LogPostgres,
     /// The sink's flush over raw COPY into the same tables.
     Writer,
     /// Recall, hot and cold, over a read of the entity's version row, and over pgvector in SQL.
@@ -67,6 +70,9 @@ async fn main() -> anyhow::Result<()> {
     let servers = tokio::task::block_in_place(Servers::start)?;
     if wanted(Bench::Producer) {
         producer::run(&servers, options, &mut report).await?;
+    }
+    if wanted(Bench::LogPostgres) {
+        log_postgres::run(&servers, options, &mut report).await?;
     }
     if wanted(Bench::Writer) {
         writer::run(&servers, options, &mut report).await?;

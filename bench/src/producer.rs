@@ -25,7 +25,7 @@ use crate::report::{Better, Report};
 const PARTITIONS: i32 = 6;
 
 /// Records of about a real event's size, with content that does not compress to nothing.
-fn records(count: usize, bytes: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn records(count: usize, bytes: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     (0..count)
         .map(|n| {
