@@ -229,7 +229,7 @@ async fn a_conversation_becomes_a_fact_event_in_its_lane() {
     assert_eq!(outcome.facts.len(), 1);
     assert_eq!(outcome.facts[0].text, "User lives in Berlin");
     assert_eq!(outcome.facts[0].evidence[0].message_key, live.message_key(0));
-    assert_eq!((outcome.extractor.name.as_str(), outcome.extractor.version.as_str()), ("builtin", "1"));
+    assert_eq!(outcome.extractor, memori_augment_worker::builtin::info());
 
     let empty = facts(&read(&*log, Topic::FactsBackfill, 1).await.remove(0));
     assert_eq!((empty.covers[0].event_id.as_str(), empty.covers[0].lane), ("e2", Lane::Backfill));

@@ -71,7 +71,7 @@ section!(
     Ingest {
         /// Address of the API.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7700)),
-        /// Where recall and reads are forwarded.
+        /// Where recall and reads are forwarded, and where the worker asks what is known.
         writer_url: String = "http://127.0.0.1:7702".to_owned(),
         /// Folder of the spool; absent: no spool, and the log away means 503.
         spool_dir: Option<PathBuf> = None,
@@ -146,7 +146,7 @@ section!(
     Auth {
         /// TOML list of tenant, rights and sha256.
         keys_file: Option<PathBuf> = None,
-        /// Between ingest and writer.
+        /// Between ingest or worker and writer.
         internal_token: Option<Secret> = None,
     }
 );

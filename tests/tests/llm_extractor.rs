@@ -172,6 +172,16 @@ async fn dead_letters_are_exactly_the_hopeless_events() -> anyhow::Result<()> {
         ensure!(first.is_some() && first < second && second < third, "person {n} was asked about in another order");
     }
 
+    // A provider that says when it wants to be asked again is not asked before.
+    for order in ["rate-limited*2", "rate-limited-until*1"] {
+        let asked = provider.recorded_about(&format!("[[provider:{order}]]"));
+        ensure!(asked.len() >= 2, "{order}: {} requests", asked.len());
+        for pair in asked.windows(2).filter(|pair| pair[0].status == 429) {
+            let waited = pair[1].at - pair[0].at;
+            ensure!(waited >= Duration::from_millis(900), "{order}: asked again after {waited:?}");
+        }
+    }
+
     let text = Api::new(&shape.process.admin(), None).metrics().await?;
     let count = |name: &str, labels: &[&str]| metric(&text, name, labels).unwrap_or(0.0);
     for (class, n) in dead {
@@ -296,6 +306,53 @@ async fn a_provider_that_is_away_costs_no_event() -> anyhow::Result<()> {
     let text = admin.metrics().await?;
     ensure!(metric(&text, "memori_llm_endpoint_usable", &[]) == Some(1.0), "the gauge says that it works again");
     ensure!(metric(&text, "memori_worker_events_dead_lettered_total", &[]) == Some(0.0), "nothing was given up");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_or_a_kill_amid_a_call_loses_nothing() -> anyhow::Result<()> {
+    let provider = Provider::start().await?;
+    let mut shape = start(&provider, &[("MEMORI__EXTRACTOR__TIMEOUT_MS", "60000")])?;
+    let mut posted = 0;
+    for round in 0..2 {
+        provider.always(Some(Behaviour::Hang));
+        let asked = provider.recorded().len();
+        for _ in 0..10 {
+            post(
+                &shape.api("acme"),
+                &event(&format!("person-{}", posted % 5), &format!("e{posted}"), &format!("I like item{posted}.")),
+            )
+            .await?;
+            posted += 1;
+        }
+        let since = Instant::now();
+        while provider.recorded().len() < asked + 5 {
+            ensure!(since.elapsed() < FINAL_WITHIN, "nothing is asked");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::task::block_in_place(|| -> anyhow::Result<()> {
+            if round == 0 {
+                let status = shape.process.stop()?;
+                ensure!(status.success(), "a call that hangs does not keep the process: {status}");
+                provider.always(None);
+                shape.process.start_again()
+            } else {
+                provider.always(None);
+                shape.process.kill_and_restart()
+            }
+        })?;
+        let ids: Vec<String> = (0..posted).map(|n| format!("e{n}")).collect();
+        shape.api("acme").wait_final(&ids, FINAL_WITHIN).await?;
+    }
+    for n in 0..posted {
+        let status = shape.api("acme").event(&format!("e{n}")).await?.context("a status")?;
+        ensure!(status["status"] == "applied" && status["facts"] == 1, "{status}");
+    }
+    for person in 0..5 {
+        let texts: Vec<String> = (0..posted).filter(|n| n % 5 == person).map(|n| format!("I like item{n}.")).collect();
+        let found = statements(&shape.api("acme"), &format!("person-{person}")).await?;
+        ensure!(found == expected(&texts.iter().map(String::as_str).collect::<Vec<_>>()), "{found:?}");
+    }
     Ok(())
 }
 

@@ -106,4 +106,13 @@ mod tests {
             of(&json!({"usage": {"prompt_tokens": 0, "completion_tokens": 0}, "choices": [{"message": {"content": "x"}}]}));
         assert_eq!(zeros.unwrap().usage, None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let _ = Reply::of(&bytes);
+            let inside = json!({"choices": [{"message": {"content": String::from_utf8_lossy(&bytes)}}]});
+            proptest::prop_assert!(of(&inside).is_some());
+        }
+    }
 }

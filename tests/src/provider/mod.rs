@@ -15,7 +15,7 @@ pub mod validate;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -39,6 +39,8 @@ const MAX_REQUEST_BYTES: usize = 8 << 20;
 /// One request as it came.
 #[derive(Clone, Debug)]
 pub struct Recorded {
+    /// When it was answered.
+    pub at: Instant,
     /// Its headers.
     pub headers: HeaderMap,
     /// Its body; null where that is not JSON.
@@ -235,7 +237,7 @@ async fn answer(State(server): State<Arc<Server>>, axum::Extension(wire): axum::
         }
     };
     let status = response.status().as_u16();
-    server.shared().recorded.push(Recorded { headers: parts.headers, body, behaviour, status });
+    server.shared().recorded.push(Recorded { at: Instant::now(), headers: parts.headers, body, behaviour, status });
     if behaviour == Behaviour::Hang && status == StatusCode::OK.as_u16() {
         std::future::pending::<()>().await;
     }

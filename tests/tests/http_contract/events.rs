@@ -230,7 +230,7 @@ async fn a_wait_ends_when_all_are_final_or_time_is_up() {
         let mut stream = http.connect().await;
         let body = r#"{"event_ids":["nobody's"],"timeout_ms":600000}"#;
         let head = format!(
-            "POST /v1/events/wait HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "POST /v1/events/wait HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         tokio::io::AsyncWriteExt::write_all(&mut stream, format!("{head}{body}").as_bytes()).await.expect("sent");

@@ -195,7 +195,8 @@ async fn beyond_its_bounds_it_says_503_at_once_and_recovers() {
     let mut held = Vec::new();
     loop {
         let mut stream = http.connect().await;
-        let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+        let head =
+            "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
         stream.write_all(head.as_bytes()).await.expect("sent");
         held.push(stream);
         if post().await.status == 503 {

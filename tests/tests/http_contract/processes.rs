@@ -148,7 +148,7 @@ async fn one_process_holds_a_folder_and_ends_in_order() {
     let mut hanging = Vec::new();
     let wait = json!({"event_ids": ["nobody's"], "timeout_ms": 600_000}).to_string();
     let post = |path: &str, length: usize| {
-        format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n")
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n")
     };
     for bytes in
         [String::new(), "GET /v1/ent".to_owned(), post("/v1/events", 100) + "{", post("/v1/events/wait", wait.len()) + &wait]
