@@ -3,6 +3,9 @@
 //! A language that is missing, or a wording, costs a prior and never an answer. Words and phrases are folded; `^` is the beginning.
 //! In scripts without spaces between words a phrase counts wherever it stands.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
+
 /// What a query is after.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asks {
@@ -27,55 +30,85 @@ struct Lists {
     tell: &'static [&'static str],
 }
 
-/// A text as phrases are looked for in it.
-struct Phrased<'a> {
-    text: &'a str,
-    joined: String,
+/// What a phrase is a sign of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    When,
+    Summary,
+    Said,
+    Address,
+    Saying,
+    Tell,
 }
 
-impl<'a> Phrased<'a> {
-    fn of(text: &'a str, words: &[String]) -> Self {
-        Self { text, joined: format!(" ^ {} ", words.join(" ")) }
-    }
+/// A phrase with its language, by number, and its sign.
+type Phrase = (&'static str, usize, Sign);
 
-    fn has(&self, phrase: &str) -> bool {
-        if phrase.chars().next_back().is_some_and(is_unspaced) {
-            return self.text.contains(phrase);
-        }
-        let mut rest = self.joined.as_str();
-        while let Some(at) = rest.find(phrase) {
-            let end = at + phrase.len();
-            if rest[..at].ends_with(' ') && rest[end..].starts_with(' ') {
-                return true;
+/// All phrases, ready to be looked for.
+struct Phrases {
+    /// Where words are spaced: by their first word.
+    spaced: HashMap<&'static str, Vec<Phrase>>,
+    unspaced: Vec<Phrase>,
+}
+
+static PHRASES: LazyLock<Phrases> = LazyLock::new(|| {
+    let mut phrases = Phrases { spaced: HashMap::new(), unspaced: Vec::new() };
+    for (language, lists) in LANGUAGES.iter().enumerate() {
+        let of_sign = [
+            (lists.when, Sign::When),
+            (lists.summary, Sign::Summary),
+            (lists.said, Sign::Said),
+            (lists.address, Sign::Address),
+            (lists.saying, Sign::Saying),
+            (lists.tell, Sign::Tell),
+        ];
+        for (list, sign) in of_sign {
+            for phrase in list {
+                if phrase.chars().next_back().is_some_and(is_unspaced) {
+                    phrases.unspaced.push((phrase, language, sign));
+                } else {
+                    let first = phrase.split(' ').next().unwrap_or(phrase);
+                    phrases.spaced.entry(first).or_default().push((phrase, language, sign));
+                }
             }
-            rest = &rest[end..];
         }
-        false
     }
-
-    fn any(&self, phrases: &[&str]) -> bool {
-        phrases.iter().any(|phrase| self.has(phrase))
-    }
-}
+    phrases
+});
 
 /// Han, kana, Hangul (whose endings stick to the word) and Thai.
 fn is_unspaced(c: char) -> bool {
     matches!(c, '\u{0E00}'..='\u{0E7F}' | '\u{3040}'..='\u{30FF}' | '\u{3400}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7A3}')
 }
 
+/// Whether a phrase's words stand next to each other from here on.
+fn goes_on(words: &[&str], phrase: &str) -> bool {
+    let mut rest = words.iter();
+    phrase.split(' ').all(|word| rest.next() == Some(&word))
+}
+
 impl Asks {
     /// Of a query with its folded words.
     #[must_use]
     pub fn of(query: &str, words: &[String]) -> Self {
-        let phrased = Phrased::of(query, words);
-        let said = |lists: &Lists| {
-            phrased.any(lists.said) || (phrased.any(lists.address) && phrased.any(lists.saying) && !phrased.any(lists.tell))
-        };
-        Self {
-            when: LANGUAGES.iter().any(|lists| phrased.any(lists.when)),
-            assistant: LANGUAGES.iter().any(said),
-            summary: LANGUAGES.iter().any(|lists| phrased.any(lists.summary)),
+        let mut found = [[false; 6]; LANGUAGES.len()];
+        let marked: Vec<&str> = std::iter::once("^").chain(words.iter().map(String::as_str)).collect();
+        for (at, word) in marked.iter().enumerate() {
+            for (phrase, language, sign) in PHRASES.spaced.get(word).into_iter().flatten() {
+                found[*language][*sign as usize] |= goes_on(&marked[at..], phrase);
+            }
         }
+        if query.chars().any(is_unspaced) {
+            for (phrase, language, sign) in &PHRASES.unspaced {
+                found[*language][*sign as usize] |= query.contains(phrase);
+            }
+        }
+        let any = |sign: Sign| found.iter().any(|signs| signs[sign as usize]);
+        let said = |signs: &[bool; 6]| {
+            let has = |sign: Sign| signs[sign as usize];
+            has(Sign::Said) || (has(Sign::Address) && has(Sign::Saying) && !has(Sign::Tell))
+        };
+        Self { when: any(Sign::When), assistant: found.iter().any(said), summary: any(Sign::Summary) }
     }
 }
 
@@ -630,7 +663,7 @@ const LANGUAGES: &[Lists] = &[
 ];
 
 /// Days, months and nearby times in scripts with spaces, folded.
-static TIME_WORDS: std::sync::LazyLock<std::collections::HashSet<&'static str>> = std::sync::LazyLock::new(|| {
+static TIME_WORDS: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
     "january february march april june july august september october november december jan feb apr jun jul aug sep sept oct nov dec \
      monday tuesday wednesday thursday friday saturday sunday yesterday today tomorrow tonight ago weekend noon midnight \
      week weeks month months year years morning evening afternoon spring summer autumn winter christmas easter birthday \
