@@ -17,12 +17,50 @@ use serde_json::{Value, json};
 /// A measure and the least that it may be.
 type Floor = (&'static str, f64);
 
-/// Without vectors: where no model is installed, and always as the recipe that is asked for by `vectors: false`.
-const TUNING_LEXICAL: &[Floor] = &[("turn_recall@10", 0.72), ("turn_mrr", 0.53), ("fact_recall@10", 0.65)];
-const HELD_OUT_LEXICAL: &[Floor] = &[("turn_recall@10", 0.70), ("turn_mrr", 0.53), ("fact_recall@10", 0.645)];
-/// In any recipe.
-const TUNING_ALWAYS: &[Floor] = &[("instruction_recall", 0.61), ("answer_in_messages@10", 0.76)];
-const HELD_OUT_ALWAYS: &[Floor] = &[("instruction_recall", 0.51), ("answer_in_messages@10", 0.72)];
+/// What a file must keep to.
+struct Floors {
+    file: &'static str,
+    /// Where the built-in model is installed.
+    vectors: &'static [Floor],
+    /// Where it is not.
+    lexical: &'static [Floor],
+    /// The service's own recipe by words, whether there is a model or not; in the words of the ablations.
+    by_words: &'static [Floor],
+}
+
+const TUNING: Floors = Floors {
+    file: "tuning.jsonl",
+    vectors: &[
+        ("turn_recall@5", 0.74),
+        ("turn_recall@10", 0.86),
+        ("turn_mrr", 0.63),
+        ("session_recall@10", 0.91),
+        ("fact_recall@10", 0.84),
+        ("fact_mrr", 0.67),
+        ("instruction_recall", 0.92),
+        ("answer_in_messages@10", 0.89),
+        ("recall_in_500_tokens_both", 0.89),
+    ],
+    lexical: &[("session_recall@10", 0.83), ("instruction_recall", 0.92), ("answer_in_messages@10", 0.77)],
+    by_words: &[("turn_recall@10", 0.73), ("turn_mrr", 0.55), ("fact_recall@10", 0.66)],
+};
+
+const HELD_OUT: Floors = Floors {
+    file: "held_out.jsonl",
+    vectors: &[
+        ("turn_recall@5", 0.73),
+        ("turn_recall@10", 0.85),
+        ("turn_mrr", 0.64),
+        ("session_recall@10", 0.91),
+        ("fact_recall@10", 0.85),
+        ("fact_mrr", 0.68),
+        ("instruction_recall", 0.69),
+        ("answer_in_messages@10", 0.88),
+        ("recall_in_500_tokens_both", 0.91),
+    ],
+    lexical: &[("session_recall@10", 0.85), ("instruction_recall", 0.69), ("answer_in_messages@10", 0.74)],
+    by_words: &[("turn_recall@10", 0.71), ("turn_mrr", 0.55), ("fact_recall@10", 0.65)],
+};
 
 /// Runs the real program.
 fn quality(data: &Path, flags: &[&str]) -> anyhow::Result<Output> {
@@ -64,23 +102,41 @@ fn below(what: &str, measures: &Value, floors: &[Floor]) -> anyhow::Result<Vec<S
     Ok(below)
 }
 
-fn check(file: &str, always: &[Floor], lexical: &[Floor]) -> anyhow::Result<()> {
-    let report = measured(file, &["--ablations"])?;
+fn ablation<'a>(report: &'a Value, name: &str) -> anyhow::Result<&'a Value> {
+    let rows = report["ablations"].as_array().context("no ablations")?;
+    rows.iter().find(|row| row["name"] == name).with_context(|| format!("no ablation {name}"))
+}
+
+fn check(floors: &Floors) -> anyhow::Result<()> {
+    let report = measured(floors.file, &["--ablations"])?;
     let overall = &report["overall"]["measures"];
-    let mut wrong = below(file, overall, always)?;
-    wrong.extend(below(&format!("{file}, lexical"), overall, lexical)?);
+    let recipe = report["ranking"]["recipe"].as_str().context("no recipe")?;
+    let file = floors.file;
+    let mut wrong = below(file, overall, if recipe == "vectors" { floors.vectors } else { floors.lexical })?;
+    wrong.extend(below(&format!("{file}, by words"), ablation(&report, "vectors: false")?, floors.by_words)?);
+
+    // What the ablations leave whole is what was measured, and the recipe is worth more than BM25.
+    let turns = |name: &str| mean(ablation(&report, name)?, "turn_recall@10");
+    let (asked, sorted) = (mean(overall, "turn_recall@10")?, turns("whole")?);
+    if (asked - sorted).abs() > 1e-9 {
+        wrong.push(format!("{file}: turn_recall@10 is {asked} as asked and {sorted} among the ablations"));
+    }
+    let gain = turns("vectors: false")? - turns("bm25 alone")?;
+    if gain < 0.1 {
+        wrong.push(format!("{file}: by words it is {gain} above BM25 alone"));
+    }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
 #[test]
 fn recall_finds_on_the_tuning_set_what_it_found() -> anyhow::Result<()> {
-    check("tuning.jsonl", TUNING_ALWAYS, TUNING_LEXICAL)
+    check(&TUNING)
 }
 
 #[test]
 fn recall_finds_on_the_held_out_set_what_it_found() -> anyhow::Result<()> {
-    check("held_out.jsonl", HELD_OUT_ALWAYS, HELD_OUT_LEXICAL)
+    check(&HELD_OUT)
 }
 
 #[test]
@@ -89,11 +145,21 @@ fn the_same_file_gives_the_same_figures() -> anyhow::Result<()> {
         let mut report = measured("held_out.jsonl", &["--misses", "1000"])?;
         // The one thing that a clock decides.
         report.as_object_mut().context("a report is an object")?.remove("ms_per_query");
+        // Sums of fractions may differ in their last bit, by the batch in which a text was embedded; what they lead to may not.
+        for miss in report["misses"].as_array_mut().into_iter().flatten() {
+            for list in ["missing", "instead"] {
+                for item in miss[list].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+                    item.retain(|name, _| !["parts", "score"].contains(&name.as_str()));
+                }
+            }
+        }
         Ok(report)
     };
     let (one, other) = (run()?, run()?);
     ensure!(one["misses"].as_array().is_some_and(|misses| !misses.is_empty()), "a set that nothing misses measures nothing");
-    ensure!(one == other, "two runs differ:\n{one}\n{other}");
+    for (name, of_one) in one.as_object().into_iter().flatten() {
+        ensure!(*of_one == other[name], "two runs differ in {name}");
+    }
     Ok(())
 }
 

@@ -79,16 +79,11 @@ pub(super) struct Found {
 
 /// Asks all questions, one after the other.
 pub(super) async fn all(client: &Client, asking: &Asking, data: &Data) -> Result<Vec<Found>, ProcessError> {
-    let explains = explains(client, asking, data).await?;
-    if !explains {
-        aside("this system does not explain its scores: no parts, no ablations");
-    }
-    let asking = &Asking { ablations: asking.ablations && explains, ..asking.clone() };
     let mut known = HashSet::new();
     let mut found = Vec::with_capacity(data.questions.len());
     for (n, question) in data.questions.iter().enumerate() {
         let is_first = known.insert(question.entity_id.as_str());
-        found.push(Found { is_first, ..one(client, asking, question, explains).await? });
+        found.push(Found { is_first, ..one(client, asking, question).await? });
         if (n + 1) % 50 == 0 {
             aside(format!("{} of {} questions are asked", n + 1, data.questions.len()));
         }
@@ -96,17 +91,7 @@ pub(super) async fn all(client: &Client, asking: &Asking, data: &Data) -> Result
     Ok(found)
 }
 
-/// Whether answers can hold the parts of scores: an older system refuses to be asked.
-async fn explains(client: &Client, asking: &Asking, data: &Data) -> Result<bool, ProcessError> {
-    let Some(entity) = data.entities().first().map(|entity| entity_id(&asking.prefix, entity)) else { return Ok(false) };
-    match client.post("/v1/recall", &json!({"entity_id": entity, "query": "", "limit": 1, "explain": true})).await {
-        Ok(_) => Ok(true),
-        Err(ProcessError::Usage(problem)) if problem.contains("explain") => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-async fn one(client: &Client, asking: &Asking, question: &Question, explains: bool) -> Result<Found, ProcessError> {
+async fn one(client: &Client, asking: &Asking, question: &Question) -> Result<Found, ProcessError> {
     let mut body = json!({
         "entity_id": entity_id(&asking.prefix, &question.entity_id), "query": question.text, "limit": TIMED_LIMIT,
         "instruction_limit": INSTRUCTION_LIMIT, "include_messages": true,
@@ -122,9 +107,7 @@ async fn one(client: &Client, asking: &Asking, question: &Question, explains: bo
     let client_time = sent.elapsed();
 
     body["limit"] = json!(WHOLE_LIMIT);
-    if explains {
-        body["explain"] = json!(true);
-    }
+    body["explain"] = json!(true);
     let whole = client.post("/v1/recall", &body).await?;
     let lexical = if asking.ablations {
         body["vectors"] = json!(false);

@@ -253,17 +253,21 @@ fn missed(data: &Data, question: &Question, found: &Found) -> Option<Value> {
             let place = data.place(&question.entity_id, id);
             let item = ranked.iter().find(|item| item.messages.contains(id));
             json!({"message_id": id, "role": place.map(|p| &p.role), "content": place.map(|p| &p.content),
-                "rank": among(ranked, id), "fact_rank": among(&found.whole.facts, id), "parts": item.map(|item| &item.parts)})
+                "rank": among(ranked, id), "fact_rank": among(&found.whole.facts, id), "parts": item.map(parts_json)})
         })
         .collect();
     let instead: Vec<Value> = measure::first(ranked, SHOWN_INSTEAD)
         .iter()
-        .map(|item| json!({"message_ids": item.messages, "kind": item.kind, "content": item.text, "score": item.score, "parts": item.parts}))
+        .map(|item| json!({"message_ids": item.messages, "kind": item.kind, "content": item.text, "score": item.score, "parts": parts_json(item)}))
         .collect();
     (!missing.is_empty()).then(|| {
         json!({"question_id": question.question_id, "entity_id": question.entity_id, "category": question.category,
             "language": question.language, "text": question.text, "missing": missing, "instead": instead})
     })
+}
+
+fn parts_json(item: &Item) -> Value {
+    item.parts.iter().map(|(name, part)| (name.clone(), json!(rounded(*part)))).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn miss_text(miss: &Value) -> String {
