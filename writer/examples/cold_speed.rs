@@ -25,7 +25,7 @@ use memori_writer::store::{self, FlushInput, Store};
 const TENANT: &str = "speed";
 const MODEL: &str = "speed@1";
 const DIMENSIONS: usize = 512;
-const RUNS: usize = 60;
+const RUNS: usize = 40;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -41,6 +41,8 @@ CREATE TABLE memori.entity_changes (
     messages bytea NOT NULL,
     PRIMARY KEY (tenant, entity_key, version)
 );
+ALTER TABLE memori.entity_changes ALTER COLUMN facts SET STORAGE EXTERNAL;
+ALTER TABLE memori.entity_changes ALTER COLUMN messages SET STORAGE EXTERNAL;
 
 -- All of an entity as of entities.packed_version, in a few large values. kind: 1 facts, 2 messages, 3 events without a session.
 -- model: empty where the packs hold no vectors. bytes are in the format of recall/packed,

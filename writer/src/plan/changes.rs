@@ -1,14 +1,17 @@
 //! What a flush changes of what recall's images show: so few names that an image is brought up to date by reading those alone.
 //!
 //! Promises: an image of the version before, with every named fact and message read anew and the unnamed sessions' events of the
-//! named messages added, is the image of the version after. Where something is taken away, or something changes that no name
-//! stands for, nothing is named and images are read whole.
+//! named messages added, is the image of the version after. Where something is taken away, where something changes that no name
+//! stands for, or where too much changes, nothing is named and images are read whole.
 
 use std::collections::BTreeSet;
 
 use memori_schemas::{FactId, MessageKey};
 
 use super::EntityWrites;
+
+/// More names than these are not kept: reading the entity whole takes no longer.
+const MAX_NAMES: usize = 4_096;
 
 /// What a flush names of one entity: a row, where it is not empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +54,11 @@ impl EntityWrites {
         row.facts.extend(self.mentions.iter().map(|mention| mention.key.fact_id));
         row.messages.extend(self.messages.iter().map(|message| message.message_key));
         row.messages.extend(self.message_vectors.iter().map(|vector| vector.key.message_key));
-        if row.facts.is_empty() && row.messages.is_empty() { ImageChange::Nothing } else { ImageChange::Named(row) }
+        match row.facts.len() + row.messages.len() {
+            0 => ImageChange::Nothing,
+            1..=MAX_NAMES => ImageChange::Named(row),
+            _ => ImageChange::Rebased,
+        }
     }
 
     /// A new event without session and messages: it may join two islands, and no message's name leads to it.

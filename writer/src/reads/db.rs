@@ -36,15 +36,16 @@ impl Dialect {
             ),
         };
         let mut sql = template
-            .replace("{part of fact_id}", &self.changed(part, "fact_id", "facts", params))
-            .replace("{part of f.fact_id}", &self.changed(part, "f.fact_id", "facts", params))
-            .replace("{part of message_key}", &self.changed(part, "message_key", "messages", params))
-            .replace("{part of m.message_key}", &self.changed(part, "m.message_key", "messages", params))
             .replace("{epoch}", epoch)
             .replace("{process of m}", process)
             .replace(" {bytewise}", bytewise)
             .replace("@@", control)
             .replace('@', view);
+        while let Some(start) = sql.find("{part of ") {
+            let end = start + sql[start..].find('}').unwrap_or(sql.len() - start - 1);
+            let column = sql[start + 9..end].to_owned();
+            sql.replace_range(start..=end, &self.changed(part, &column, params).replace('@', view));
+        }
         while let Some(start) = sql.find("{any $") {
             let end = start + sql[start..].find('}').unwrap_or(sql.len() - start - 1);
             let parameter = sql[start + 5..end].to_owned();
@@ -57,8 +58,9 @@ impl Dialect {
         sql
     }
 
-    /// The condition that keeps rows whose `column` was named by a later flush; names are 16 bytes each in `names`.
-    fn changed(self, part: Part, column: &str, names: &str, params: usize) -> String {
+    /// The condition that keeps rows whose `column`, a fact's id or a message's key, was named by a later flush; a name is 16 bytes.
+    fn changed(self, part: Part, column: &str, params: usize) -> String {
+        let names = if column.ends_with("fact_id") { "facts" } else { "messages" };
         let later = match part {
             Part::Whole => return String::new(),
             Part::Since(_) => format!("c.version > ${}", params + 1),
@@ -69,16 +71,18 @@ impl Dialect {
         let of_entity = format!("FROM @entity_changes c WHERE c.tenant = $1 AND c.entity_key = $2 AND {later}");
         match self {
             Self::Sqlite => format!(
-                " AND {column} IN (WITH RECURSIVE names(all_of, place) AS (\
-                 SELECT c.{names}, 1 {of_entity} AND c.{names} <> x'' \
-                 UNION ALL SELECT all_of, place + 16 FROM names WHERE place + 16 <= length(all_of)) \
-                 SELECT substr(all_of, place, 16) FROM names)"
+                " AND {column} IN (WITH RECURSIVE changes(all_of) AS (SELECT c.{names} {of_entity}), \
+                 places(place) AS (SELECT 1 UNION ALL SELECT place + 16 FROM places \
+                 WHERE place + 16 <= (SELECT max(length(all_of)) FROM changes)) \
+                 SELECT substr(all_of, place, 16) FROM changes JOIN places ON place <= length(all_of))"
             ),
             Self::Postgres => {
                 let name = "substr(p.all_of, place, 16)";
                 let name = if names == "facts" { format!("encode({name}, 'hex')::uuid") } else { name.to_owned() };
+                // Joined to nothing so that a long value is fetched once, and apart so that this is not undone.
                 format!(
-                    " AND {column} = ANY(ARRAY(SELECT DISTINCT {name} FROM (SELECT c.{names} AS all_of {of_entity}) p, \
+                    " AND {column} = ANY(ARRAY(SELECT DISTINCT {name} FROM \
+                     (SELECT c.{names} || ''::bytea AS all_of {of_entity} OFFSET 0) p, \
                      generate_series(1, octet_length(p.all_of), 16) place))"
                 )
             }

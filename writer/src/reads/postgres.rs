@@ -31,6 +31,11 @@ impl PostgresReads {
     }
 }
 
+/// Whatever the planner believes of a table that was empty yesterday: an entity is found by its key, and what is joined are two
+/// sets of its rows, never each row with a set.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+    SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_nestloop = off";
+
 #[async_trait]
 impl Database for PostgresDb {
     async fn query(&self, statement: Statement) -> Result<Vec<Row>, ReadError> {
@@ -58,7 +63,7 @@ impl PostgresDb {
         let params: Vec<Vec<&(dyn ToSql + Sync)>> =
             statements.iter().map(|statement| statement.params.iter().map(|param| param as _).collect()).collect();
         // Polled in order, so sent in order, in one round trip. The last is sent whatever comes of those before it.
-        let begin = client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off");
+        let begin = client.batch_execute(BEGIN);
         let queries = join_all(prepared.iter().zip(&params).map(|(statement, params)| client.query(statement, params)));
         let commit = client.batch_execute("COMMIT");
         let (began, results, committed) = futures::join!(begin, queries, commit);

@@ -28,7 +28,7 @@ const FACTS: &str = "SELECT f.fact_id, f.kind, f.body, f.subject, f.predicate, f
     f.rep_occurred_at_us, f.rep_event_id, f.rep_message_index, \
     coalesce(s.mentions, 0), coalesce(s.first_mentioned_at_us, f.rep_occurred_at_us), coalesce(s.last_mentioned_at_us, f.rep_occurred_at_us) \
     FROM @facts f LEFT JOIN @fact_stats s \
-    ON s.tenant = f.tenant AND s.entity_key = f.entity_key AND s.generation = f.generation AND s.fact_id = f.fact_id \
+    ON s.tenant = f.tenant AND s.entity_key = f.entity_key AND s.generation = f.generation AND s.fact_id = f.fact_id{part of s.fact_id} \
     WHERE f.tenant = $1 AND f.entity_key = $2 AND f.generation = $3{part of f.fact_id}";
 
 const MENTIONS: &str = "SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.session_id, \
@@ -63,7 +63,7 @@ const MESSAGES_WITH_VECTORS: &str = "SELECT m.message_key, m.event_id, m.content
     m.content, m.content_format, m.created_at_us, m.process_id, m.session_id, m.occurred_at_us, v.vector_scale, v.vector \
     FROM @messages m LEFT JOIN @message_vectors v ON v.tenant = m.tenant AND v.entity_key = m.entity_key AND v.generation = $3 \
     AND v.message_key = m.message_key AND v.event_id = m.event_id AND v.content_hash = m.content_hash \
-    AND v.message_index = m.message_index AND v.vector_model = $4 \
+    AND v.message_index = m.message_index AND v.vector_model = $4{part of v.message_key} \
     WHERE m.tenant = $1 AND m.entity_key = $2{part of m.message_key}";
 
 /// Chunks of one kind and of the events without a session ([`PackKind`]), each in their order.
