@@ -516,6 +516,39 @@ fn model(records: &[Record]) -> Tables {
     out
 }
 
+/// Whether what is named is all that an image would show otherwise: every row that is new or another, and none that went.
+fn tells(change: &ImageChange, before: &Tables, after: &Tables) -> bool {
+    fn changed<K: Ord + Clone, R: PartialEq>(before: &BTreeMap<K, R>, after: &BTreeMap<K, R>) -> (Vec<K>, bool) {
+        let new = after.iter().filter(|(key, row)| before.get(key) != Some(row)).map(|(key, _)| key.clone()).collect();
+        (new, before.keys().any(|key| !after.contains_key(key)))
+    }
+    let (facts, fact_went) = changed(&before.facts, &after.facts);
+    let (stats, _) = changed(&before.stats, &after.stats);
+    let (mentions, mention_went) = changed(&before.mentions, &after.mentions);
+    let (vectors, vector_went) = changed(&before.message_vectors, &after.message_vectors);
+    let message_went = before.messages.iter().any(|message| !after.messages.contains(message));
+    let unnamed = |tables: &Tables| -> BTreeSet<EventRef> {
+        let rows = tables.events.values().filter(|row| !row.erased && row.session_id.is_none());
+        rows.map(|row| row.event.clone()).collect()
+    };
+    let event_went = !unnamed(before).is_subset(&unnamed(after));
+    let mut named_facts: BTreeSet<FactId> = facts.iter().chain(&stats).map(|fact| fact.1).collect();
+    named_facts.extend(mentions.iter().map(|key| key.fact_id));
+    // An interval that went is replaced: its fact is read anew.
+    for (fact, _) in changed(&before.validity, &after.validity).0.iter().chain(&changed(&after.validity, &before.validity).0) {
+        named_facts.insert(fact.1);
+    }
+    let mut named_messages: BTreeSet<MessageKey> =
+        after.messages.iter().filter(|message| !before.messages.contains(*message)).map(|message| message.1).collect();
+    named_messages.extend(vectors.iter().map(|key| key.message_key));
+    let went = fact_went || mention_went || vector_went || message_went || event_went;
+    match change {
+        ImageChange::Rebased => true,
+        ImageChange::Nothing => !went && named_facts.is_empty() && named_messages.is_empty(),
+        ImageChange::Named(row) => !went && named_facts.is_subset(&row.facts) && named_messages.is_subset(&row.messages),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -534,7 +567,9 @@ proptest! {
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(1 + dice.below(rest.len()));
                 let writes = tables.plan(&batch_of(now));
+                let (before, change) = (tables.clone(), writes.image_change(1));
                 tables.write(writes);
+                prop_assert!(tells(&change, &before, &tables), "{:?} is not all that changed", change);
                 rest = later;
             }
             prop_assert_eq!(&tables, &expected);
