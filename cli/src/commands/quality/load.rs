@@ -4,6 +4,7 @@
 //! the same name is touched.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use memori_schemas::Micros;
 use memori_service::ProcessError;
@@ -22,6 +23,10 @@ const BATCH_BYTES: usize = 8 << 20;
 const EVENT_MESSAGES: usize = 200;
 /// How long the system may take for all of them after the last was accepted.
 const APPLIED_WITHIN_SECONDS: u64 = 900;
+/// How long erasing may take.
+const ERASED_WITHIN: Duration = Duration::from_secs(60);
+/// Between two looks at a receipt.
+const RECEIPT_EVERY: Duration = Duration::from_millis(50);
 
 /// The entity as the system knows it.
 pub(super) fn entity_id(prefix: &str, entity: &str) -> String {
@@ -119,10 +124,23 @@ async fn all_applied(client: &Client, ids: &[String]) -> Result<(), ProcessError
     Ok(())
 }
 
-/// Erases what [`post`] brought in.
+/// Erases what [`post`] brought in, and waits for the receipts.
 pub(super) async fn erase(client: &Client, prefix: &str, entities: &BTreeSet<&str>) -> Result<(), ProcessError> {
+    let mut receipts = Vec::new();
     for entity in entities {
-        client.call(Method::DELETE, &format!("/v1/entities/{}", segment(&entity_id(prefix, entity))), None).await?;
+        let asked = client.call(Method::DELETE, &format!("/v1/entities/{}", segment(&entity_id(prefix, entity))), None).await?;
+        receipts.push(asked["erasure_id"].as_str().unwrap_or_default().to_owned());
+    }
+    let end = Instant::now() + ERASED_WITHIN;
+    for receipt in receipts {
+        while client.get(&format!("/v1/erasures/{}", segment(&receipt))).await?["status"] != "applied" {
+            if Instant::now() > end {
+                return Err(ProcessError::Failed(format!(
+                    "the entities that begin with {prefix} are not all erased yet; what is left of it happens by itself"
+                )));
+            }
+            tokio::time::sleep(RECEIPT_EVERY).await;
+        }
     }
     Ok(())
 }
