@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use super::file::{FileError, ModelFile};
-use super::matrix::{self, Matrix};
+use super::matrix::{self, Matrix, Steps};
 use super::shape::{BRANCH, BRANCHES, CHUNK_ROWS, CHUNKS, EMBEDDING, FEATURES, MATRICES, NARROW};
+use super::steps::{Bytes, Packed};
 
 const EPSILON: f32 = 1e-12;
 const PROJECTED: usize = BRANCHES.len() * BRANCH;
@@ -66,6 +67,7 @@ pub struct Scratch {
     y1: Vec<f32>,
     y2: Vec<f32>,
     vectors: Vec<f32>,
+    bytes: Bytes,
 }
 
 /// `buffer` with room for `count` values, whatever they are.
@@ -77,18 +79,25 @@ fn room(buffer: &mut Vec<f32>, count: usize) -> &mut [f32] {
 }
 
 impl Network {
-    /// Over the sections of `file`.
+    /// Over the sections of `file`, with products of what this processor does best.
     ///
     /// # Errors
     /// [`FileError`] where one is missing or of another size.
     pub fn new(file: Arc<ModelFile>) -> Result<Self, FileError> {
+        Self::with(file, Packed::possible())
+    }
+
+    /// [`Network::new`], with products of bytes or of floats.
+    pub(crate) fn with(file: Arc<ModelFile>, bytes: bool) -> Result<Self, FileError> {
         file.exactly::<u8>("table", CHUNKS * CHUNK_ROWS * EMBEDDING)?;
         let vector = |name, count| file.exactly::<f32>(name, count).map(|(values, _)| values.to_vec());
-        let matrix = |name: &'static str| {
+        let steps = |name: &'static str| {
             let (_, rows, columns) = MATRICES.into_iter().find(|(n, ..)| *n == name).ok_or(FileError::Section(name))?;
-            let (steps, step) = file.exactly::<i8>(name, rows * columns)?;
-            Ok::<_, FileError>(Matrix::of_steps(rows, columns, steps, step))
+            let (values, step) = file.exactly::<i8>(name, rows * columns)?;
+            Ok::<_, FileError>(Steps::new(rows, columns, values, step))
         };
+        // The head stays exact: what it sees are sums, whose few large components would leave the others no bits.
+        let matrix = |name: &'static str| steps(name).map(|steps| Matrix::of(&steps, false));
         let vectors = |names: [&'static str; 3]| {
             let mut all = Vec::with_capacity(PROJECTED);
             for name in names {
@@ -101,7 +110,7 @@ impl Network {
         let mut branches = Vec::new();
         for ((neighbours, before), [w1, b1, w2, b2]) in BRANCHES.into_iter().zip(names) {
             let convolution = |weights, bias| {
-                let taps = Matrix::beside(&matrix(weights)?.cut(neighbours));
+                let taps = Matrix::of(&Steps::beside(&steps(weights)?.cut(neighbours)), bytes);
                 Ok::<_, FileError>(Convolution { taps, bias: vector(bias, BRANCH)? })
             };
             branches.push(Branch { neighbours, before, first: convolution(w1, b1)?, second: convolution(w2, b2)? });
@@ -109,14 +118,14 @@ impl Network {
         Ok(Self {
             low: vector("lo", CHUNKS)?,
             scale: vector("scale", CHUNKS)?,
-            projection: Matrix::beside(&[matrix("proj2")?, matrix("proj3")?, matrix("proj5")?]),
+            projection: Matrix::of(&Steps::beside(&[steps("proj2")?, steps("proj3")?, steps("proj5")?]), bytes),
             projection_bias: vectors(["proj_b2", "proj_b3", "proj_b5"])?,
             projection_norm: (vectors(["ln_g2", "ln_g3", "ln_g5"])?, vectors(["ln_b2", "ln_b3", "ln_b5"])?),
             branches,
             feature_norm: (vector("ln_g", FEATURES)?, vector("ln_b", FEATURES)?),
             out: matrix("cnn_W")?,
             out_bias: vector("cnn_b", EMBEDDING)?,
-            d0_p1: Matrix::beside(&[matrix("d0")?, matrix("p1")?]),
+            d0_p1: Matrix::of(&Steps::beside(&[steps("d0")?, steps("p1")?]), false),
             d1: matrix("d1")?,
             d2: matrix("d2")?,
             p3: matrix("p3")?,
@@ -157,10 +166,15 @@ impl Network {
     fn together(&self, ids: &[u32], lengths: &[usize], scratch: &mut Scratch) -> Result<(), FileError> {
         let pieces = ids.len();
         let features = room(&mut scratch.features, pieces * FEATURES);
-        self.look_up(ids, features)?;
+        let bytes = &mut scratch.bytes;
+        self.look_up(ids, features, bytes)?;
 
         let projected = room(&mut scratch.projected, pieces * PROJECTED);
-        self.projection.apply(features, FEATURES, pieces, projected, false);
+        match self.projection.packed() {
+            // The table's steps themselves: exact.
+            Some(packed) => packed.apply(bytes, projected, false),
+            None => self.projection.apply(features, FEATURES, pieces, projected, false, bytes),
+        }
         for row in projected.chunks_exact_mut(PROJECTED) {
             matrix::add(row, &self.projection_bias);
             matrix::normalise(row, &self.projection_norm.0, &self.projection_norm.1, EPSILON);
@@ -169,12 +183,12 @@ impl Network {
         let hidden = room(&mut scratch.hidden, pieces * BRANCH);
         for (n, branch) in self.branches.iter().enumerate() {
             let taps = room(&mut scratch.taps, pieces * branch.first.taps.columns());
-            branch.first.taps.apply(&projected[n * BRANCH..], PROJECTED, pieces, taps, false);
+            branch.first.taps.apply(&projected[n * BRANCH..], PROJECTED, pieces, taps, false, bytes);
             branch.gather(&branch.first.bias, taps, lengths, |piece, row| {
                 matrix::rectify_and_add(row, &projected[piece * PROJECTED + n * BRANCH..][..BRANCH]);
                 hidden[piece * BRANCH..][..BRANCH].copy_from_slice(row);
             });
-            branch.second.taps.apply(hidden, BRANCH, pieces, taps, false);
+            branch.second.taps.apply(hidden, BRANCH, pieces, taps, false, bytes);
             branch.gather(&branch.second.bias, taps, lengths, |piece, row| {
                 matrix::rectify_and_add(row, &hidden[piece * BRANCH..][..BRANCH]);
                 features[piece * FEATURES + EMBEDDING + n * BRANCH..][..BRANCH].copy_from_slice(row);
@@ -194,13 +208,18 @@ impl Network {
         Ok(())
     }
 
-    /// Each piece's row of the table, into the first columns of its features.
-    fn look_up(&self, ids: &[u32], features: &mut [f32]) -> Result<(), FileError> {
+    /// Each piece's row of the table: as it is into `bytes`, what it is worth into the first columns of its features.
+    fn look_up(&self, ids: &[u32], features: &mut [f32], bytes: &mut Bytes) -> Result<(), FileError> {
         let (table, _) = self.file.section::<u8>("table")?;
+        bytes.bytes.clear();
+        bytes.grid.clear();
         for (id, row) in ids.iter().zip(features.chunks_exact_mut(FEATURES)) {
             let id = Some(*id as usize).filter(|id| *id < CHUNKS * CHUNK_ROWS).unwrap_or(0);
             let (scale, low) = (self.scale[id % CHUNKS], self.low[id % CHUNKS]);
-            for (value, step) in row.iter_mut().zip(&table[id * EMBEDDING..][..EMBEDDING]) {
+            let steps = &table[id * EMBEDDING..][..EMBEDDING];
+            bytes.bytes.extend_from_slice(steps);
+            bytes.grid.push((scale, low));
+            for (value, step) in row.iter_mut().zip(steps) {
                 *value = f32::from(*step) * scale + low;
             }
         }
@@ -210,8 +229,9 @@ impl Network {
     /// From sums over sentences to vectors. The sum and the linear layer after it commute, so that layer sees sentences, not pieces.
     fn head(&self, lengths: &[usize], scratch: &mut Scratch) {
         let count = lengths.len();
+        let bytes = &mut scratch.bytes;
         let mean = room(&mut scratch.mean, count * EMBEDDING);
-        self.out.apply(&scratch.sums, FEATURES, count, mean, false);
+        self.out.apply(&scratch.sums, FEATURES, count, mean, false, bytes);
         for (row, length) in mean.chunks_exact_mut(EMBEDDING).zip(lengths) {
             #[expect(clippy::cast_precision_loss, reason = "some hundreds at most")]
             let length = *length as f32;
@@ -221,7 +241,7 @@ impl Network {
             }
         }
         let wide = room(&mut scratch.wide, count * 2 * NARROW);
-        self.d0_p1.apply(mean, EMBEDDING, count, wide, false);
+        self.d0_p1.apply(mean, EMBEDDING, count, wide, false, bytes);
         let y0 = room(&mut scratch.y0, count * NARROW);
         let y1 = room(&mut scratch.y1, count * NARROW);
         for (n, row) in wide.chunks_exact(2 * NARROW).enumerate() {
@@ -229,14 +249,14 @@ impl Network {
             y1[n * NARROW..][..NARROW].copy_from_slice(&row[NARROW..]);
         }
         matrix::rectify(y0);
-        self.d1.apply(y0, NARROW, count, y1, true);
+        self.d1.apply(y0, NARROW, count, y1, true, bytes);
         matrix::rectify(y1);
         let y2 = room(&mut scratch.y2, count * EMBEDDING);
-        self.d2.apply(y1, NARROW, count, y2, false);
+        self.d2.apply(y1, NARROW, count, y2, false, bytes);
         matrix::rectify(y2);
         let vectors = room(&mut scratch.vectors, count * EMBEDDING);
-        self.p3.apply(y1, NARROW, count, vectors, false);
-        self.d3.apply(y2, EMBEDDING, count, vectors, true);
+        self.p3.apply(y1, NARROW, count, vectors, false, bytes);
+        self.d3.apply(y2, EMBEDDING, count, vectors, true, bytes);
         for row in vectors.chunks_exact_mut(EMBEDDING) {
             for value in row.iter_mut() {
                 *value = value.tanh();

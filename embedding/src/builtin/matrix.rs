@@ -1,20 +1,22 @@
 //! Matrices of the network, and what is done to rows.
 
-use std::sync::Arc;
+use super::steps::{Bytes, Packed};
 
-/// A weight matrix, row by row: `rows` inputs to `columns` outputs.
+/// A weight matrix as it is stored, row by row: `rows` inputs to `columns` outputs.
 #[derive(Clone, Debug)]
-pub(crate) struct Matrix {
-    rows: usize,
-    columns: usize,
-    values: Arc<[f32]>,
+pub(crate) struct Steps {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) values: Vec<i8>,
+    /// What a step of each column is worth.
+    pub(crate) step: Vec<f32>,
 }
 
-impl Matrix {
+impl Steps {
     /// Of int8 steps of which one is worth `step`.
-    pub(crate) fn of_steps(rows: usize, columns: usize, steps: &[i8], step: f32) -> Self {
-        assert_eq!(steps.len(), rows * columns, "a matrix of another size");
-        Self { rows, columns, values: steps.iter().map(|s| f32::from(*s) * step).collect() }
+    pub(crate) fn new(rows: usize, columns: usize, values: &[i8], step: f32) -> Self {
+        assert_eq!(values.len(), rows * columns, "a matrix of another size");
+        Self { rows, columns, values: values.to_vec(), step: vec![step; columns] }
     }
 
     /// These beside each other, as one: all have the same inputs.
@@ -28,14 +30,41 @@ impl Matrix {
                 values.extend_from_slice(&part.values[row * part.columns..][..part.columns]);
             }
         }
-        Self { rows, columns, values: values.into() }
+        Self { rows, columns, values, step: parts.iter().flat_map(|part| part.step.iter().copied()).collect() }
     }
 
     /// The matrix cut into `parts` of equal height.
     pub(crate) fn cut(&self, parts: usize) -> Vec<Self> {
         let rows = self.rows / parts;
         let cut = self.values.chunks_exact(rows * self.columns);
-        cut.map(|values| Self { rows, columns: self.columns, values: values.into() }).collect()
+        cut.map(|values| Self { rows, columns: self.columns, values: values.to_vec(), step: self.step.clone() }).collect()
+    }
+}
+
+/// A matrix, ready to multiply.
+#[derive(Debug)]
+pub(crate) struct Matrix {
+    rows: usize,
+    columns: usize,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Bytes(Packed),
+    Floats(Vec<f32>),
+}
+
+impl Matrix {
+    /// To be multiplied with `bytes`, which must be possible, or with floats.
+    pub(crate) fn of(steps: &Steps, bytes: bool) -> Self {
+        let form = if bytes {
+            Form::Bytes(Packed::of(steps))
+        } else {
+            let worth = steps.values.iter().zip(steps.step.iter().cycle());
+            Form::Floats(worth.map(|(value, step)| f32::from(*value) * step).collect())
+        };
+        Self { rows: steps.rows, columns: steps.columns, form }
     }
 
     /// Outputs.
@@ -43,10 +72,23 @@ impl Matrix {
         self.columns
     }
 
+    /// The product with bytes, where this matrix takes them.
+    pub(crate) fn packed(&self) -> Option<&Packed> {
+        if let Form::Bytes(packed) = &self.form { Some(packed) } else { None }
+    }
+
     /// `out = input · self`, or `out += …`, for `count` rows of `input`, which begin `stride` apart.
-    pub(crate) fn apply(&self, input: &[f32], stride: usize, count: usize, out: &mut [f32], add: bool) {
+    pub(crate) fn apply(&self, input: &[f32], stride: usize, count: usize, out: &mut [f32], add: bool, scratch: &mut Bytes) {
         assert!(stride >= self.rows && out.len() >= count * self.columns, "a product into too little room");
         assert!(count == 0 || input.len() >= (count - 1) * stride + self.rows, "a product of too little");
+        let values = match &self.form {
+            Form::Bytes(packed) => {
+                scratch.of(input, stride, self.rows, count);
+                packed.apply(scratch, out, add);
+                return;
+            }
+            Form::Floats(values) => values,
+        };
         let signed = |n: usize| isize::try_from(n).expect("a matrix fits the address space");
         // SAFETY: the asserts above hold every index below inside its slice, and `out` is borrowed alone.
         unsafe {
@@ -61,7 +103,7 @@ impl Matrix {
                 input.as_ptr(),
                 1,
                 signed(stride),
-                self.values.as_ptr(),
+                values.as_ptr(),
                 1,
                 signed(self.columns),
                 1.0_f32,

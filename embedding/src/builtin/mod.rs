@@ -7,6 +7,7 @@ mod matrix;
 mod npy;
 pub mod pieces;
 mod shape;
+mod steps;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,16 @@ use crate::local::LocalModel;
 pub const MODEL: &str = "use-multilingual@3";
 /// Components of its vectors.
 pub const DIMENSIONS: usize = shape::EMBEDDING;
+
+/// Multiplications that the network cannot do without, for sentences of so many pieces in all.
+#[must_use]
+pub fn multiplications(pieces: usize, sentences: usize) -> usize {
+    let of = |wanted: fn(&str) -> bool| {
+        shape::MATRICES.into_iter().filter(|(name, ..)| wanted(name)).map(|(_, rows, columns)| rows * columns).sum::<usize>()
+    };
+    let per_piece: fn(&str) -> bool = |name| name.starts_with("proj") || name.starts_with('w');
+    pieces * of(per_piece) + sentences * of(|name| !(name.starts_with("proj") || name.starts_with('w')))
+}
 
 /// The model, mapped and ready.
 #[derive(Debug)]
@@ -46,6 +57,15 @@ impl Model {
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let file = Arc::new(ModelFile::open(path)?);
         Ok(Self { tokenizer: Tokenizer::new(Arc::clone(&file))?, network: Network::new(file)? })
+    }
+
+    /// The same with floats throughout, as on a processor that has nothing better: three times the work, and nearer to the reference.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn open_with_floats(path: &Path) -> Result<Self, FileError> {
+        let file = Arc::new(ModelFile::open(path)?);
+        Ok(Self { tokenizer: Tokenizer::new(Arc::clone(&file))?, network: Network::with(file, false)? })
     }
 
     /// The ids of the pieces of `text`.
