@@ -2,6 +2,7 @@
 //!
 //! A ratio says how near we are to what the machine gives at all: 1 is the floor itself. Only ratios travel between machines.
 
+mod embedding;
 mod end_to_end;
 mod extraction;
 mod input;
@@ -29,6 +30,8 @@ enum Bench {
     Writer,
     /// Recall, hot and cold, over a read of the entity's version row, and over pgvector in SQL.
     Recall,
+    /// The built-in model: a sentence alone and in a batch, and products of vectors.
+    Embedding,
     /// From a durable answer to the fact in a recall.
     Recallable,
     /// The builtin extractor over one that makes no mistake.
@@ -63,6 +66,9 @@ async fn main() -> anyhow::Result<()> {
     let options = Options { runs: flags.runs.max(1), quick: flags.quick };
     let wanted = |bench: Bench| flags.benches.is_empty() || flags.benches.contains(&bench);
     let mut report = Report::default();
+    if wanted(Bench::Embedding) {
+        embedding::run(options, &mut report)?;
+    }
     if wanted(Bench::Extraction) {
         extraction::run(&mut report)?;
     }
