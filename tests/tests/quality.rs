@@ -112,6 +112,7 @@ fn check(floors: &Floors) -> anyhow::Result<()> {
     let overall = &report["overall"]["measures"];
     let recipe = report["ranking"]["recipe"].as_str().context("no recipe")?;
     let file = floors.file;
+    ensure!(report["answers_by_recipe"].as_object().is_some_and(|recipes| recipes.len() == 1), "{}", report["answers_by_recipe"]);
     let mut wrong = below(file, overall, if recipe == "vectors" { floors.vectors } else { floors.lexical })?;
     wrong.extend(below(&format!("{file}, by words"), ablation(&report, "vectors: false")?, floors.by_words)?);
 

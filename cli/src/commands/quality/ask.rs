@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::format::{Data, Question};
 use super::load::entity_id;
+use super::measure::without_digests;
 use crate::client::Client;
 use crate::output::aside;
 
@@ -153,7 +154,8 @@ async fn fitting(client: &Client, asking: &Asking, mut body: Value) -> Result<Ve
     for (budget, of_it) in asking.budgets.iter().zip(results.chunks(3)) {
         let covered = |n: usize| {
             let ranking = of_it.get(n).map(ranking).unwrap_or_default();
-            ranking.messages.into_iter().chain(ranking.facts).flat_map(|item| item.messages).collect()
+            let facts = without_digests(&ranking.facts);
+            ranking.messages.into_iter().chain(facts).flat_map(|item| item.messages).collect()
         };
         fitting.push(Fitting { budget: *budget, by_facts: covered(0), by_messages: covered(1), by_both: covered(2) });
     }

@@ -24,6 +24,8 @@ use format::Data;
 
 /// Token budgets where none are given.
 const BUDGETS: [u64; 4] = [250, 500, 1_000, 2_000];
+/// How long a system of its own waits for the vector of a query.
+const PATIENCE_MS: u64 = 30_000;
 
 #[derive(clap::Args)]
 pub(crate) struct Flags {
@@ -84,6 +86,8 @@ async fn embedded(mut settings: Settings, data: &Data, flags: &Flags) -> Result<
     settings.embedded.database_url = None;
     settings.ingest.listen.set_port(0);
     settings.auth.keys_file = None;
+    // A slow machine waits for a query's vector: figures that depend on its speed would be worth nothing.
+    settings.writer.query_embedding_timeout_ms = PATIENCE_MS;
     let shutdown = Shutdown::new(Duration::from_millis(settings.shutdown.deadline_ms));
     let Some(system) = Embedded::start(settings, shutdown).await? else { return Ok(()) };
     let client = Client::new(&ClientFlags { url: format!("http://{}", system.address()), key: None })?;

@@ -42,7 +42,10 @@ struct Times {
 /// Everything that was measured.
 pub(super) struct Report {
     counts: Value,
+    /// Of the first answer.
     recipe: Value,
+    /// How many answers came by each recipe.
+    recipes: BTreeMap<String, usize>,
     overall: Group,
     by_category: BTreeMap<String, Group>,
     by_language: BTreeMap<String, Group>,
@@ -71,6 +74,7 @@ impl Report {
                 "messages": data.messages(), "questions": data.questions.len(),
             }),
             recipe: found.first().map(|found| found.recipe.clone()).unwrap_or_default(),
+            recipes: recipes(found),
             overall: Group { questions: scores.len(), means: measure::means(&scores) },
             by_category: groups(&scored, |question| &question.category),
             by_language: groups(&scored, |question| &question.language),
@@ -97,6 +101,7 @@ impl Report {
         json!({
             "data": self.counts,
             "ranking": self.recipe,
+            "answers_by_recipe": self.recipes,
             "overall": self.overall.json(),
             "by_category": Value::Object(groups(&self.by_category)),
             "by_language": Value::Object(groups(&self.by_language)),
@@ -146,7 +151,9 @@ impl Report {
         let text = |name: &str| self.recipe[name].as_str().map(str::to_owned);
         let recipe = text("recipe").unwrap_or_else(|| "not told".to_owned());
         let because = text("model").or_else(|| text("reason"));
-        because.map_or(recipe.clone(), |because| format!("{recipe} ({because})"))
+        let recipe = because.map_or(recipe.clone(), |because| format!("{recipe} ({because})"));
+        let several: Vec<String> = self.recipes.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        if several.len() > 1 { format!("{recipe}; answers: {}", several.join(", ")) } else { recipe }
     }
 
     fn overall_text(&self) -> String {
@@ -197,6 +204,18 @@ impl Times {
         json!({"queries": self.queries, "client_p50": rounded(self.client.0), "client_p99": rounded(self.client.1),
             "took_p50": rounded(self.service.0), "took_p99": rounded(self.service.1)})
     }
+}
+
+/// How many answers came by which recipe, and why by words.
+fn recipes(found: &[Found]) -> BTreeMap<String, usize> {
+    let mut recipes = BTreeMap::new();
+    for found in found {
+        let text = |name: &str| found.recipe[name].as_str();
+        let recipe = text("recipe").unwrap_or("not told");
+        let name = text("reason").map_or_else(|| recipe.to_owned(), |reason| format!("{recipe}: {reason}"));
+        *recipes.entry(name).or_default() += 1;
+    }
+    recipes
 }
 
 fn times<'a>(found: impl Iterator<Item = &'a Found>) -> Times {
