@@ -5,6 +5,7 @@
 
 pub mod cursor;
 pub mod db;
+mod images;
 pub mod postgres;
 pub mod rows;
 mod sql;

@@ -3,73 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use memori_schemas::{
-    ContentFormat, ContentHash, EntityKey, FactId, FactKind, Lane, MessageKey, Role, TextHash, TripleHash, ids,
-};
+use memori_schemas::{ContentHash, EntityKey, FactId, Lane, MessageKey, TextHash, TripleHash, ids};
 use uuid::Uuid;
 
 use super::db::{Database, Param, Part, Row, Statement};
+use super::images::{Of, VERSION, chunks, facts_of, mention_row, messages_of, version};
 use super::rows::{
-    Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRow, FactRows,
-    ForgetTarget, IntervalRow, KnownEvent, LineageRow, MentionRow, MessageRow, MessageRows, Packed, Shown, UnnamedRow, VectorRow,
+    Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRows, ForgetTarget,
+    KnownEvent, LineageRow, MessageRows, Packed, Shown,
 };
 use super::{ReadError, ReadStore};
-use crate::recall::islands::Unnamed;
 use crate::store::packs::PackKind;
-
-/// The generation of a tenant without a row of its own.
-const FIRST_GENERATION: i64 = 1;
-
-const VERSION: &str = "SELECT e.version, {epoch}, coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1), \
-    e.rebased_version, e.packed_version FROM (SELECT 1) one LEFT JOIN @entities e ON e.tenant = $1 AND e.entity_key = $2";
-
-const FACTS: &str = "SELECT f.fact_id, f.kind, f.body, f.subject, f.predicate, f.object, f.confidence, f.process_id, f.extractor, \
-    f.rep_occurred_at_us, f.rep_event_id, f.rep_message_index, \
-    coalesce(s.mentions, 0), coalesce(s.first_mentioned_at_us, f.rep_occurred_at_us), coalesce(s.last_mentioned_at_us, f.rep_occurred_at_us) \
-    FROM @facts f LEFT JOIN @fact_stats s \
-    ON s.tenant = f.tenant AND s.entity_key = f.entity_key AND s.generation = f.generation AND s.fact_id = f.fact_id{part of s.fact_id} \
-    WHERE f.tenant = $1 AND f.entity_key = $2 AND f.generation = $3{part of f.fact_id}";
-
-const MENTIONS: &str = "SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.session_id, \
-    {process of m}, m.occurred_at_us, NULL, NULL FROM @mentions m \
-    WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3{part of fact_id}";
-
-/// As [`MENTIONS`]; the smallest mention of each fact that has a vector of the model brings it.
-const MENTIONS_WITH_VECTORS: &str = "SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, \
-    m.session_id, m.process_id, m.occurred_at_us, \
-    CASE WHEN m.place = 1 THEN m.vector_scale END, CASE WHEN m.place = 1 THEN m.vector END FROM (\
-    SELECT m.fact_id, m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.session_id, \
-    {process of m} AS process_id, m.occurred_at_us, m.vector_scale, m.vector, \
-    CASE WHEN m.vector_model = $4 THEN row_number() OVER (PARTITION BY m.fact_id, m.vector_model \
-    ORDER BY m.occurred_at_us, m.event_id {bytewise}, m.message_index, m.content_hash, m.message_key) END AS place \
-    FROM @mentions m WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3{part of fact_id}) m";
-
-const VALIDITY: &str = "SELECT fact_id, valid_from_us, valid_to_us FROM @validity \
-    WHERE tenant = $1 AND entity_key = $2 AND generation = $3{part of fact_id}";
-
-const UNNAMED: &str = "SELECT process_id, occurred_at_us, event_id, content_hash FROM @events \
-    WHERE tenant = $1 AND entity_key = $2 AND session_id IS NULL AND NOT erased";
-
-/// As [`UNNAMED`], by the messages that changed: whatever event is new has some.
-const UNNAMED_OF_MESSAGES: &str = "SELECT DISTINCT process_id, occurred_at_us, event_id, content_hash FROM @messages \
-    WHERE tenant = $1 AND entity_key = $2 AND session_id IS NULL{part of message_key}";
-
-const MESSAGES: &str = "SELECT message_key, event_id, content_hash, message_index, message_id, role, name, content, content_format, \
-    created_at_us, process_id, session_id, occurred_at_us, NULL, NULL FROM @messages \
-    WHERE tenant = $1 AND entity_key = $2{part of message_key}";
-
-const MESSAGES_WITH_VECTORS: &str = "SELECT m.message_key, m.event_id, m.content_hash, m.message_index, m.message_id, m.role, m.name, \
-    m.content, m.content_format, m.created_at_us, m.process_id, m.session_id, m.occurred_at_us, v.vector_scale, v.vector \
-    FROM @messages m LEFT JOIN @message_vectors v ON v.tenant = m.tenant AND v.entity_key = m.entity_key AND v.generation = $3 \
-    AND v.message_key = m.message_key AND v.event_id = m.event_id AND v.content_hash = m.content_hash \
-    AND v.message_index = m.message_index AND v.vector_model = $4{part of v.message_key} \
-    WHERE m.tenant = $1 AND m.entity_key = $2{part of m.message_key}";
-
-/// Chunks of one kind and of the events without a session ([`PackKind`]), each in their order.
-const PACKS: &str = "SELECT p.kind, p.chunk, p.bytes FROM @entities e JOIN @packs p ON p.tenant = e.tenant \
-    AND p.entity_key = e.entity_key AND p.version = e.packed_version AND p.generation = $3 AND p.model = $4 AND p.kind IN ($5, 3) \
-    WHERE e.tenant = $1 AND e.entity_key = $2 ORDER BY p.kind, p.chunk";
 
 const STATUS: &str = "SELECT e.event_id, e.entity_key, e.content_hash, e.erased, e.accepted_at_us, \
     o.kind, o.ended_at_us, o.dead_letter_class, o.dead_letter_reason \
@@ -105,11 +49,11 @@ const LINEAGE: &str = "SELECT m.fact_id, m.message_key, m.event_id, m.content_ha
     FROM @mentions m LEFT JOIN @outcomes o ON o.tenant = m.tenant AND o.entity_key = m.entity_key AND o.generation = m.generation \
     AND o.event_id = m.event_id AND o.content_hash = m.content_hash \
     WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3 AND m.fact_id = $4 \
-    ORDER BY m.occurred_at_us, m.event_id, m.message_index, m.content_hash, m.message_key";
+    ORDER BY m.occurred_at_us, m.event_id {bytewise}, m.message_index, m.content_hash, m.message_key";
 
 const FORGET: &str = "SELECT m.message_key, m.text_hash, m.triple_hash FROM @mentions m \
     WHERE m.tenant = $1 AND m.entity_key = $2 AND m.generation = $3 AND m.fact_id = $4 \
-    ORDER BY m.occurred_at_us, m.event_id, m.message_index, m.content_hash, m.message_key";
+    ORDER BY m.occurred_at_us, m.event_id {bytewise}, m.message_index, m.content_hash, m.message_key";
 
 const ENTITY_ID: &str = "SELECT entity_id FROM @entities WHERE tenant = $1 AND entity_key = $2";
 
@@ -154,114 +98,11 @@ impl<D: Database> SqlReads<D> {
     }
 }
 
-/// Whose rows an image is made from, of which generation, with vectors of which model.
-struct Of<'a> {
-    tenant: &'a str,
-    entity_key: &'a EntityKey,
-    generation: i32,
-    model: Option<&'a str>,
-}
-
-impl Of<'_> {
-    fn of_entity(&self) -> Vec<Param> {
-        vec![text(self.tenant), key(self.entity_key)]
-    }
-
-    fn of_generation(&self) -> Vec<Param> {
-        vec![text(self.tenant), key(self.entity_key), Param::Int(self.generation.into())]
-    }
-
-    fn of_model(&self) -> Vec<Param> {
-        let mut params = self.of_generation();
-        params.push(text(self.model.unwrap_or_default()));
-        params
-    }
-
-    /// What [`facts_of`] reads.
-    fn fact_statements(&self, part: Part) -> Vec<Statement> {
-        let mentions = match self.model {
-            None => Statement::part(MENTIONS, self.of_generation(), part),
-            Some(_) => Statement::part(MENTIONS_WITH_VECTORS, self.of_model(), part),
-        };
-        vec![
-            Statement::whole(VERSION, self.of_entity()),
-            Statement::part(FACTS, self.of_generation(), part),
-            mentions,
-            Statement::part(VALIDITY, self.of_generation(), part),
-            self.unnamed(part),
-        ]
-    }
-
-    /// What [`messages_of`] reads.
-    fn message_statements(&self, part: Part) -> Vec<Statement> {
-        let messages = match self.model {
-            None => Statement::part(MESSAGES, self.of_entity(), part),
-            Some(_) => Statement::part(MESSAGES_WITH_VECTORS, self.of_model(), part),
-        };
-        vec![Statement::whole(VERSION, self.of_entity()), messages, self.unnamed(part)]
-    }
-
-    fn packs(&self, kind: PackKind) -> Statement {
-        let mut params = self.of_model();
-        params.push(Param::Int(kind.code().into()));
-        Statement::whole(PACKS, params)
-    }
-
-    fn unnamed(&self, part: Part) -> Statement {
-        let template = if part == Part::Whole { UNNAMED } else { UNNAMED_OF_MESSAGES };
-        Statement::part(template, self.of_entity(), part)
-    }
-}
-
-fn facts_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(EntityVersion, FactRows), ReadError> {
-    let [head, facts, mentions, validity, unnamed] = exactly(results)?;
-    let head = version(head)?;
-    let mut facts = all(facts, fact_row)?;
-    let rows = FactRows {
-        version: head.version,
-        epoch: head.epoch,
-        generation: of.generation,
-        mentions: mentions_and_vectors(mentions, &mut facts)?,
-        facts,
-        validity: all(validity, interval_row)?,
-        unnamed: all(unnamed, unnamed_row)?,
-    };
-    Ok((head, rows))
-}
-
-fn messages_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(EntityVersion, MessageRows), ReadError> {
-    let [head, messages, unnamed] = exactly(results)?;
-    let head = version(head)?;
-    let rows = MessageRows {
-        version: head.version,
-        epoch: head.epoch,
-        generation: of.generation,
-        messages: all(messages, message_row)?,
-        unnamed: all(unnamed, unnamed_row)?,
-    };
-    Ok((head, rows))
-}
-
-/// Chunks of a kind and of the events without a session; `None` where either is missing.
-#[allow(clippy::type_complexity)]
-fn chunks(rows: Vec<Row>, kind: PackKind) -> Result<Option<(Vec<Bytes>, Vec<Bytes>)>, ReadError> {
-    let (mut chunks, mut unnamed) = (Vec::with_capacity(rows.len()), Vec::new());
-    for mut row in rows {
-        let (of_kind, number) = (row.int()?, row.int()?);
-        let into = if of_kind == i64::from(kind.code()) { &mut chunks } else { &mut unnamed };
-        if usize::try_from(number).ok() != Some(into.len()) {
-            return Err(ReadError::Corrupt("a chunk is missing"));
-        }
-        into.push(row.bytes()?);
-    }
-    Ok((!chunks.is_empty() && !unnamed.is_empty()).then_some((chunks, unnamed)))
-}
-
-fn text(text: &str) -> Param {
+pub(super) fn text(text: &str) -> Param {
     Param::Text(text.to_owned())
 }
 
-fn key(entity_key: &EntityKey) -> Param {
+pub(super) fn key(entity_key: &EntityKey) -> Param {
     Param::Bytes(entity_key.0.to_vec())
 }
 
@@ -269,114 +110,17 @@ fn fact(fact_id: FactId) -> Param {
     Param::Bytes(fact_id.0.as_bytes().to_vec())
 }
 
-fn fact_id(row: &mut Row) -> Result<FactId, ReadError> {
+pub(super) fn fact_id(row: &mut Row) -> Result<FactId, ReadError> {
     row.hash(|bytes| Uuid::from_slice(bytes).ok()).map(FactId)
 }
 
-fn generation_of(n: i64) -> Result<i32, ReadError> {
+pub(super) fn generation_of(n: i64) -> Result<i32, ReadError> {
     i32::try_from(n).map_err(|_| ReadError::Corrupt("a generation out of range"))
 }
 
 /// Whatever a template's columns are, each row by one function.
-fn all<T>(rows: Vec<Row>, read: impl Fn(&mut Row) -> Result<T, ReadError>) -> Result<Vec<T>, ReadError> {
+pub(super) fn all<T>(rows: Vec<Row>, read: impl Fn(&mut Row) -> Result<T, ReadError>) -> Result<Vec<T>, ReadError> {
     rows.into_iter().map(|mut row| read(&mut row)).collect()
-}
-
-fn version(rows: Vec<Row>) -> Result<EntityVersion, ReadError> {
-    let mut row = rows.into_iter().next().ok_or(ReadError::Corrupt("a version without a row"))?;
-    Ok(EntityVersion {
-        version: row.opt_int()?,
-        epoch: row.int()?,
-        generation: generation_of(row.opt_int()?.unwrap_or(FIRST_GENERATION))?,
-        rebased_version: row.opt_int()?.unwrap_or(0),
-        packed_version: row.opt_int()?,
-    })
-}
-
-fn fact_row(row: &mut Row) -> Result<FactRow, ReadError> {
-    Ok(FactRow {
-        fact_id: fact_id(row)?,
-        kind: row.one_of(FactKind::ALL)?,
-        body: row.text()?,
-        subject: row.opt_text()?,
-        predicate: row.opt_text()?,
-        object: row.opt_text()?,
-        confidence: row.real()?,
-        process_id: row.opt_text()?,
-        extractor: row.text()?,
-        rep_occurred_at_us: row.int()?,
-        rep_event_id: row.text()?,
-        rep_message_index: row.int()?,
-        mentions: row.int()?,
-        first_mentioned_at_us: row.int()?,
-        last_mentioned_at_us: row.int()?,
-        vector: None,
-    })
-}
-
-#[allow(clippy::cast_possible_truncation)] // a column of four bytes
-fn vector_row(row: &mut Row) -> Result<Option<VectorRow>, ReadError> {
-    let scale = row.opt_real()?;
-    Ok(scale.zip(row.opt_bytes()?).map(|(scale, values)| VectorRow { scale: scale as f32, values }))
-}
-
-/// Gives each fact the vector that one of its mentions brings, and takes the mentions.
-fn mentions_and_vectors(rows: Vec<Row>, facts: &mut [FactRow]) -> Result<Vec<MentionRow>, ReadError> {
-    let mut vectors: HashMap<FactId, VectorRow> = HashMap::new();
-    let mut mentions = Vec::with_capacity(rows.len());
-    for mut row in rows {
-        let mention = mention_row(&mut row)?;
-        if let Some(vector) = vector_row(&mut row)? {
-            vectors.insert(mention.fact_id, vector);
-        }
-        mentions.push(mention);
-    }
-    for fact in facts {
-        fact.vector = vectors.remove(&fact.fact_id);
-    }
-    Ok(mentions)
-}
-
-fn mention_row(row: &mut Row) -> Result<MentionRow, ReadError> {
-    Ok(MentionRow {
-        fact_id: fact_id(row)?,
-        message_key: row.hash(MessageKey::from_slice)?,
-        event_id: row.text()?,
-        content_hash: row.hash(ContentHash::from_slice)?,
-        message_index: row.int()?,
-        message_id: row.text()?,
-        session_id: row.opt_text()?,
-        process_id: row.opt_text()?,
-        occurred_at_us: row.int()?,
-    })
-}
-
-fn interval_row(row: &mut Row) -> Result<IntervalRow, ReadError> {
-    Ok(IntervalRow { fact_id: fact_id(row)?, valid_from_us: row.int()?, valid_to_us: row.opt_int()? })
-}
-
-fn unnamed_row(row: &mut Row) -> Result<UnnamedRow, ReadError> {
-    let event = Unnamed { process_id: row.opt_text()?, occurred_at_us: row.int()?, event_id: row.text()? };
-    Ok(UnnamedRow { event, content_hash: row.hash(ContentHash::from_slice)? })
-}
-
-fn message_row(row: &mut Row) -> Result<MessageRow, ReadError> {
-    Ok(MessageRow {
-        message_key: row.hash(MessageKey::from_slice)?,
-        event_id: row.text()?,
-        content_hash: row.hash(ContentHash::from_slice)?,
-        message_index: row.int()?,
-        message_id: row.text()?,
-        role: row.one_of(Role::ALL)?,
-        name: row.opt_text()?,
-        content: row.text()?,
-        content_format: row.one_of(ContentFormat::ALL)?,
-        created_at_us: row.opt_int()?,
-        process_id: row.opt_text()?,
-        session_id: row.opt_text()?,
-        occurred_at_us: row.int()?,
-        vector: vector_row(row)?,
-    })
 }
 
 fn status_row(row: &mut Row) -> Result<EventStatus, ReadError> {
@@ -632,6 +376,6 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
 }
 
 /// As many results as there were statements.
-fn exactly<const N: usize>(results: Vec<Vec<Row>>) -> Result<[Vec<Row>; N], ReadError> {
+pub(super) fn exactly<const N: usize>(results: Vec<Vec<Row>>) -> Result<[Vec<Row>; N], ReadError> {
     results.try_into().map_err(|_| ReadError::Corrupt("a statement without a result"))
 }

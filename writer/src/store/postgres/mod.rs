@@ -271,8 +271,7 @@ impl StoreTransaction for PostgresTransaction {
             }
             locked.insert(entity, held);
         }
-        let mut take = |entity: &&EntityRef| locked.remove(*entity);
-        let all: Option<Vec<LockedEntity>> = entities.iter().map(|entity| take(entity)).collect();
+        let all: Option<Vec<LockedEntity>> = entities.iter().map(|entity| locked.remove(*entity)).collect();
         all.ok_or_else(|| StoreError::Broken("an entity's row was locked and not answered".to_owned()))
     }
 
