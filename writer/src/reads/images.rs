@@ -16,7 +16,8 @@ use crate::store::packs::PackKind;
 const FIRST_GENERATION: i64 = 1;
 
 pub(super) const VERSION: &str = "SELECT e.version, {epoch}, \
-    coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1), e.rebased_version, e.packed_version FROM (SELECT 1) one LEFT JOIN @entities e ON e.tenant = $1 AND e.entity_key = $2";
+    coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1), e.rebased_version, e.packed_version \
+    FROM (SELECT 1) one LEFT JOIN @entities e ON e.tenant = $1 AND e.entity_key = $2";
 
 const FACTS: &str = "SELECT f.fact_id, f.kind, f.body, f.subject, f.predicate, f.object, f.confidence, f.process_id, f.extractor, \
     f.rep_occurred_at_us, f.rep_event_id, f.rep_message_index, \

@@ -355,9 +355,12 @@ macro_rules! composite {
 
 composite! {
     EventRef { event_id: String, content_hash: ContentHash } = [Text, Bytes];
-    Marks { first_live_offset: Option<i64>, first_backfill_offset: Option<i64>, first_spooled_at_us: Option<i64> } = [I64, I64, I64];
-    MentionKey { generation: i32, fact_id: FactId, message_key: MessageKey, event: EventRef } = [I32, Uuid, Bytes, Text, Bytes];
+    Marks { first_live_offset: Option<i64>, first_backfill_offset: Option<i64>, first_spooled_at_us: Option<i64> }
+        = [I64, I64, I64];
+    MentionKey { generation: i32, fact_id: FactId, message_key: MessageKey, event: EventRef }
+        = [I32, Uuid, Bytes, Text, Bytes];
     MessageVectorKey { generation: i32, message_key: MessageKey, event: EventRef } = [I32, Bytes, Text, Bytes];
     Vector { model: String, scale: f32, values: Vec<u8> } = [Text, F32, Bytes];
-    DeadLetterKey { source_topic_id: String, source_partition: i32, source_offset: i64, generation: i32 } = [Text, I32, I64, I32];
+    DeadLetterKey { source_topic_id: String, source_partition: i32, source_offset: i64, generation: i32 }
+        = [Text, I32, I64, I32];
 }
