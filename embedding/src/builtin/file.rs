@@ -200,13 +200,13 @@ impl FileBuilder {
 
 /// A temporary file is its owner's alone; the cache is for every process of the machine that may enter the folder.
 #[cfg(unix)]
-fn readable_by_all(file: &File) -> std::io::Result<()> {
+pub(crate) fn readable_by_all(file: &File) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     file.set_permissions(std::fs::Permissions::from_mode(0o644))
 }
 
 #[cfg(not(unix))]
-fn readable_by_all(_file: &File) -> std::io::Result<()> {
+pub(crate) fn readable_by_all(_file: &File) -> std::io::Result<()> {
     Ok(())
 }
 
