@@ -109,6 +109,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let topic_prefix = settings.kafka.topic_prefix.clone();
     let config = ApiConfig { recall, topic_prefix, look_again, ..ApiConfig::default() };
     let state = ApiState::with_embedder(Arc::new(PostgresReads::new(recall_pool)), commits.clone(), config, embedder);
+    let readers = state.readers();
     let mut router = api::router(state);
     if let Some(token) = validated.internal_token {
         router = api::with_internal_token(router, token);
@@ -120,11 +121,12 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         reads: Arc::new(PostgresReads::new(packer_reads)),
         model,
     };
-    let sink_config = SinkConfig { packer: Some(packer), ..SinkConfig::from_settings(&settings.writer, &settings.shutdown) };
+    let sink_config =
+        SinkConfig { packer: Some(packer), ..SinkConfig::from_settings(&settings.writer, &settings.shutdown).beside(readers) };
     let sink = tokio::spawn(run_sink(log, store, commits, sink_config, scaffold.shutdown.token()));
     scaffold.ready(Some(api_address));
 
-    // The sink keeps its own deadline, except while a store or a log that hangs does not answer where partitions begin.
+    // The sink keeps its own deadline, except while a log that hangs takes no commit and lets no partition go.
     let overdue = async {
         scaffold.shutdown.requested().await;
         tokio::time::sleep(scaffold.shutdown.deadline() / 5 * 4).await;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 pub use super::sink::{BatchConfig, BatchSink, SinkError};
 pub use crate::gather::{Advance, Batch, FlushCause};
 
+use super::asking::{Answers, ask};
 use super::lag::{self, LagProbe};
 use super::sink::{Flushed, flush};
 use super::{Drain, Observer, Policy, Rebalance, Retry, policy};
@@ -53,9 +54,12 @@ struct Batches {
     config: BatchConfig,
     observer: Arc<dyn Observer>,
     consumer: Box<dyn Consumer>,
-    /// Away while it flushes.
+    /// Away while it flushes or is asked.
     sink: Option<Box<dyn BatchSink>>,
     flushing: JoinSet<Flushed>,
+    asking: JoinSet<Answers>,
+    /// About whom, as far as the answer still counts.
+    asked: BTreeSet<TopicPartition>,
     in_flight: Option<InFlight>,
     epochs: Epochs,
     parts: BTreeMap<TopicPartition, Part>,
@@ -91,6 +95,8 @@ pub async fn run_batches(
         consumer,
         sink: Some(sink),
         flushing: JoinSet::new(),
+        asking: JoinSet::new(),
+        asked: BTreeSet::new(),
         in_flight: None,
         epochs: Epochs::new(),
         parts: BTreeMap::new(),
@@ -129,7 +135,7 @@ impl Batches {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), LogError> {
         loop {
             let now = Instant::now();
-            self.ask_sink(now).await?;
+            self.ask_sink(now);
             self.begin_flush(now);
             self.settle_drains(now).await?;
             if now >= self.commit_at {
@@ -148,7 +154,7 @@ impl Batches {
                     return Ok(());
                 }
             }
-            // A finished flush first: it gives the budget back and the sink, and there is one at most. Shutdown before new
+            // A finished flush or answer first: it gives the budget back and the sink, and there is one at most. Shutdown before new
             // records. The clock (ages, drains, held partitions) before the log, which always has more: a busy log must not
             // make a batch older than it may be.
             let wake_at = self.wake_at(now);
@@ -156,6 +162,7 @@ impl Batches {
             tokio::select! {
                 biased;
                 Some(flushed) = self.flushing.join_next(), if !self.flushing.is_empty() => self.flushed(flushed)?,
+                Some(answers) = self.asking.join_next(), if !self.asking.is_empty() => self.answered(answers).await?,
                 () = shutdown.cancelled(), if self.stop_by.is_none() => self.stop(),
                 () = tokio::time::sleep_until(wake_at) => {}
                 ends = self.lag.looked() => self.tell_lag(&ends),
@@ -207,26 +214,49 @@ impl Batches {
     }
 
     /// What the sink is asked between flushes: where partitions begin, and whether held ones may flow.
-    async fn ask_sink(&mut self, now: Instant) -> Result<(), LogError> {
-        let Some(mut sink) = self.sink.take() else { return Ok(()) };
-        let mut result = Ok(());
-        if !self.to_begin.is_empty() && self.stop_by.is_none() && self.retry.is_due(now) {
-            result = self.begin(&mut *sink).await;
+    fn ask_sink(&mut self, now: Instant) {
+        if self.sink.is_none() {
+            return;
         }
-        if result.is_ok() && now >= self.held_at {
+        let mut begins: Vec<TopicPartition> = Vec::new();
+        if self.stop_by.is_none() && self.retry.is_due(now) {
+            begins.extend(&self.to_begin);
+        }
+        let mut held: Vec<TopicPartition> = Vec::new();
+        if now >= self.held_at {
             self.held_at = now + HELD_INTERVAL;
-            result = self.release_held(&mut *sink).await;
+            let waits = |(partition, part): &(&TopicPartition, &Part)| part.held && !part.draining && !begins.contains(partition);
+            held.extend(self.parts.iter().filter(waits).map(|(partition, _)| *partition));
         }
-        self.sink = Some(sink);
-        result
+        if begins.is_empty() && held.is_empty() {
+            return;
+        }
+        let Some(sink) = self.sink.take() else { return };
+        self.asked = begins.iter().chain(&held).copied().collect();
+        self.asking.spawn(ask(sink, begins, held));
     }
 
-    async fn begin(&mut self, sink: &mut dyn BatchSink) -> Result<(), LogError> {
-        let partitions: Vec<TopicPartition> = self.to_begin.iter().copied().collect();
-        let answered: BTreeMap<_, _> = match sink.starts(&partitions).await {
-            Ok(starts) => starts.into_iter().collect(),
-            Err(e) => return self.sink_failed(e),
+    async fn answered(&mut self, answers: Result<Answers, tokio::task::JoinError>) -> Result<(), LogError> {
+        let Answers { sink, begins, starts, flows } = match answers {
+            Ok(answers) => answers,
+            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+            Err(e) => return Err(LogError::Fatal(format!("a question to the sink was cut off: {e}"))),
         };
+        self.sink = Some(sink);
+        match starts {
+            Ok(starts) => self.begin(&begins, &starts).await?,
+            Err(e) => self.sink_failed(e)?,
+        }
+        self.release(flows).await
+    }
+
+    /// Partitions begin where the sink said, held.
+    async fn begin(&mut self, asked: &[TopicPartition], answered: &BTreeMap<TopicPartition, Start>) -> Result<(), LogError> {
+        let counts = |p: &&TopicPartition| self.asked.contains(p) && self.to_begin.contains(p) && self.stop_by.is_none();
+        let partitions: Vec<TopicPartition> = asked.iter().filter(counts).copied().collect();
+        if partitions.is_empty() {
+            return Ok(());
+        }
         let starts: Vec<(TopicPartition, Start)> =
             partitions.iter().map(|p| (*p, answered.get(p).copied().unwrap_or(Start::Committed))).collect();
         if let Err(e) = self.consumer.assign(&starts).await {
@@ -235,7 +265,7 @@ impl Batches {
             }
             return self.failed(e);
         }
-        self.to_begin.clear();
+        self.to_begin.retain(|p| !partitions.contains(p));
         self.retry.worked();
         for &(partition, start) in &starts {
             let from_offset = match start {
@@ -256,20 +286,17 @@ impl Batches {
             };
             self.parts.insert(partition, part);
         }
-        // Held until the sink has been asked, at once.
-        self.consumer.pause(&partitions)?;
-        self.release_held(sink).await
+        self.consumer.pause(&partitions)
     }
 
-    /// Asks about the partitions that are held. What came of them before they may flow was not taken, and is read again.
-    async fn release_held(&mut self, sink: &mut dyn BatchSink) -> Result<(), LogError> {
-        let held: Vec<TopicPartition> =
-            self.parts.iter().filter(|(_, part)| part.held && !part.draining).map(|(p, _)| *p).collect();
+    /// Lets held partitions flow that may. What came of them before was not taken, and is read again.
+    async fn release(&mut self, flows: Vec<(TopicPartition, Result<bool, SinkError>)>) -> Result<(), LogError> {
         let mut released = Vec::new();
-        for partition in held {
-            match sink.may_flow(partition).await {
-                Ok(true) => released.push(partition),
-                Ok(false) => {}
+        for (partition, flow) in flows {
+            let counts = self.parts.get(&partition).is_some_and(|part| part.held && !part.draining);
+            match flow {
+                Ok(true) if counts && self.asked.contains(&partition) => released.push(partition),
+                Ok(_) => {}
                 Err(e @ SinkError::Halt(_)) => return self.sink_failed(e),
                 // It is asked again soon.
                 Err(e) => tracing::warn!(%partition, error = %e, "the sink could not say whether the partition may flow"),
@@ -319,6 +346,7 @@ impl Batches {
             ConsumerEvent::Revoked(partitions) => {
                 for partition in &partitions {
                     self.to_begin.remove(partition);
+                    self.asked.remove(partition);
                     if let Some(part) = self.parts.get_mut(partition) {
                         part.draining = true;
                     }
@@ -505,6 +533,7 @@ impl Batches {
             self.epochs.end(*partition);
             self.parts.remove(partition);
             self.to_begin.remove(partition);
+            self.asked.remove(partition);
         }
     }
 

@@ -3,6 +3,7 @@
 //! [`keyed`] works on records one by one, in order per key (the worker); [`batch`] gathers them for a sink that keeps the offsets
 //! itself (the writer). Both pause at a full budget, drain in order when partitions go, and never commit past open work.
 
+mod asking;
 pub mod batch;
 pub mod keyed;
 mod lag;

@@ -44,6 +44,7 @@ enum Did {
     Work(i64, u32),
     Finish(i64),
     Flush(FlushCause, Vec<i64>),
+    Ask(usize),
     Dropped(usize),
     Close,
 }
@@ -493,6 +494,7 @@ async fn a_batch_gathers_while_one_is_written_and_a_drain_writes_the_rest() {
     let permits = Arc::new(Semaphore::new(0));
     let running = Running::start(BatchRun { permits: Arc::clone(&permits), answers: Vec::new(), drain_deadline: PATIENCE });
     running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.diary.until(Did::Resume(vec![at(0), at(1)])).await;
     running.tell(ConsumerEvent::Records(vec![
         record(0, 0, "a"),
         record(0, 4, "a"),
@@ -523,6 +525,7 @@ async fn a_refused_batch_is_written_without_the_partition_that_another_owner_mov
     let answers = vec![Err(SinkError::Fenced(vec![at(0)]))];
     let running = Running::start(BatchRun { permits, answers, drain_deadline: PATIENCE });
     running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.diary.until(Did::Resume(vec![at(0), at(1)])).await;
     running.tell(ConsumerEvent::Records(vec![record(0, 0, "a"), record(1, 0, "b"), record(1, 1, "b")]));
     running.diary.until(Did::Flush(FlushCause::Rows, vec![0, 0, 1])).await;
     // The store says where: once when it was assigned, once after the fence (and once more for each when it may flow).
@@ -538,6 +541,7 @@ async fn a_store_that_is_away_holds_a_revoked_partition_no_longer_than_the_deadl
     let answers = vec![Err(SinkError::Retry("away".to_owned())); 3];
     let running = Running::start(BatchRun { permits, answers, drain_deadline: Duration::from_millis(20) });
     running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.diary.until(Did::Resume(vec![at(0), at(1)])).await;
     running.tell(ConsumerEvent::Records(vec![record(0, 0, "a"), record(1, 0, "b"), record(0, 1, "b")]));
     running.diary.until(Did::Flush(FlushCause::Rows, vec![0, 0, 1])).await;
     running.tell(ConsumerEvent::Revoked(vec![at(0)]));
@@ -555,6 +559,7 @@ async fn a_record_that_must_not_be_passed_halts_its_partition_only() {
     let answers = vec![Err(SinkError::StandStill { partition: at(0), offset: 1, reason: "upgrade first".to_owned() })];
     let running = Running::start(BatchRun { permits, answers, drain_deadline: PATIENCE });
     running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.diary.until(Did::Resume(vec![at(0), at(1)])).await;
     running.tell(ConsumerEvent::Records(vec![record(0, 0, "a"), record(0, 1, "a"), record(1, 0, "b")]));
     running.diary.until(Did::Pause(vec![at(0)])).await;
     running.tell(ConsumerEvent::Records(vec![record(0, 2, "a"), record(1, 1, "b"), record(1, 2, "b"), record(1, 3, "b")]));
@@ -572,8 +577,84 @@ async fn a_sink_that_halts_ends_the_driver_with_its_reason() {
     let answers = vec![Err(SinkError::Halt("an unknown control: upgrade first".to_owned()))];
     let running = Running::start(BatchRun { permits, answers, drain_deadline: PATIENCE });
     running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.diary.until(Did::Resume(vec![at(0)])).await;
     running.tell(ConsumerEvent::Records(vec![record(0, 0, "a"), record(0, 1, "a"), record(0, 2, "a")]));
     let ended = tokio::time::timeout(PATIENCE, running.driver).await.expect("it ends").expect("no panic");
     assert!(matches!(ended, Err(LogError::Fatal(reason)) if reason == "an unknown control: upgrade first"));
     assert_eq!(running.diary.read().last(), Some(&Did::Close));
+}
+
+/// Says where partitions begin only for permits: at as many as it was asked.
+struct SlowSink {
+    diary: Diary,
+    permits: Arc<Semaphore>,
+    asked: usize,
+}
+
+#[async_trait]
+impl BatchSink for SlowSink {
+    async fn starts(&mut self, assigned: &[TopicPartition]) -> Result<Vec<(TopicPartition, Start)>, SinkError> {
+        self.asked += 1;
+        self.diary.write(Did::Ask(self.asked));
+        self.permits.acquire().await.expect("open").forget();
+        let offset = i64::try_from(self.asked).expect("few");
+        Ok(assigned.iter().map(|p| (*p, Start::Offset(offset))).collect())
+    }
+
+    async fn flush(&mut self, _: &Batch) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+struct SlowRun(Arc<Semaphore>);
+
+impl AsyncRun for SlowRun {
+    fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>> {
+        let config = BatchConfig {
+            group: "g".to_owned(),
+            topics: vec![Topic::ConversationsLive],
+            batch_rows: 3,
+            batch_bytes: 10_000,
+            batch_max_age: Duration::from_secs(3600),
+            budget_events: 100,
+            budget_bytes: 10_000,
+            drain_deadline: PATIENCE,
+        };
+        let sink = SlowSink { diary: diary.clone(), permits: self.0, asked: 0 };
+        tokio::spawn(run_batches(log, config, Box::new(sink), Arc::new(diary), shutdown))
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_never_answers_stops_neither_the_polling_nor_the_end() {
+    let running = Running::start(SlowRun(Arc::new(Semaphore::new(0))));
+    running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.diary.until(Did::Ask(1)).await;
+    // Only who polls hears of these.
+    running.tell(ConsumerEvent::Revoked(vec![at(0)]));
+    running.diary.until(Did::Unassign(vec![at(0)])).await;
+    running.tell(ConsumerEvent::Lost(vec![at(1)]));
+    running.diary.until(Did::Unassign(vec![at(1)])).await;
+    running.tell(ConsumerEvent::Assigned(vec![at(2)]));
+    let did = running.stop().await;
+    assert_eq!(did.last(), Some(&Did::Close));
+    assert!(!did.iter().any(|did| matches!(did, Did::Assign(_))), "{did:?}");
+}
+
+#[tokio::test]
+async fn an_answer_about_a_partition_that_has_gone_does_not_count_when_it_is_back() {
+    let permits = Arc::new(Semaphore::new(0));
+    let running = Running::start(SlowRun(Arc::clone(&permits)));
+    running.tell(ConsumerEvent::Assigned(vec![at(0), at(1)]));
+    running.diary.until(Did::Ask(1)).await;
+    running.tell(ConsumerEvent::Lost(vec![at(0)]));
+    running.diary.until(Did::Unassign(vec![at(0)])).await;
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    permits.add_permits(1);
+    running.diary.until(Did::Resume(vec![at(1)])).await;
+    permits.add_permits(1);
+    running.diary.until(Did::Assign(vec![(at(0), Start::Offset(2))])).await;
+    let did = running.stop().await;
+    assert!(did.contains(&Did::Assign(vec![(at(1), Start::Offset(1))])), "{did:?}");
+    assert!(!did.contains(&Did::Assign(vec![(at(0), Start::Offset(1))])), "{did:?}");
 }
