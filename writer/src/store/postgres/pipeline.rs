@@ -122,16 +122,12 @@ impl<'a> Pipeline<'a> {
 
     /// Runs them all.
     pub(super) async fn finish(self) -> Result<(), StoreError> {
-        let mut told: Option<PgError> = None;
-        for error in join_all(self.statements).await.into_iter().filter_map(Result::err) {
-            let follows = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
-            if told.is_none()
-                || (!follows && told.as_ref().is_some_and(|e| e.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)))
-            {
-                told = Some(error);
-            }
+        let mut errors: Vec<PgError> = join_all(self.statements).await.into_iter().filter_map(Result::err).collect();
+        if errors.is_empty() {
+            return Ok(());
         }
-        told.map_or(Ok(()), |error| Err(failed(error)))
+        let cause = errors.iter().position(|error| error.code() != Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
+        Err(failed(errors.swap_remove(cause.unwrap_or(0))))
     }
 }
 
