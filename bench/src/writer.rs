@@ -21,7 +21,8 @@ use tokio_postgres::{Client, NoTls};
 use crate::report::{Better, Report};
 use crate::{Options, input};
 
-/// The tables that these records touch, beside `entities`, whose rows are there; with the number of rows of each event.
+/// The tables that these records touch, with the number of rows of each event; beside them `entities`, whose rows are there, and
+/// `entity_changes`, one row per entity and flush.
 const TABLES: [(&str, usize); 8] = [
     ("events", 1),
     ("messages", 2),
@@ -43,16 +44,17 @@ async fn connect(url: &str) -> anyhow::Result<Client> {
 /// One table's rows as COPY takes them.
 type Copied = Vec<(&'static str, Bytes)>;
 
-/// The rows that the tenant's events of these numbers left, by table.
-async fn rows_of(client: &Client, tenant: &str, numbers: &Range<usize>) -> anyhow::Result<Copied> {
+/// The rows that the tenant's events of these numbers left, and what its flush of this number named as changed, by table.
+async fn rows_of(client: &Client, tenant: &str, numbers: &Range<usize>, flush: i64) -> anyhow::Result<Copied> {
     // An event's id ends with its number.
     let of = |column: &str| {
         let number = format!("substring({column} from '[0-9]+$')::int8");
         format!("tenant = '{tenant}' AND {number} >= {} AND {number} < {}", numbers.start, numbers.end)
     };
     let mut tables = Vec::new();
-    for (table, _) in TABLES {
+    for table in TABLES.iter().map(|(table, _)| *table).chain(["entity_changes"]) {
         let condition = match table {
+            "entity_changes" => format!("tenant = '{tenant}' AND version = {flush}"),
             "facts" => of("rep_event_id"),
             "fact_stats" | "validity" => {
                 format!("tenant = '{tenant}' AND fact_id IN (SELECT fact_id FROM memori.facts WHERE {})", of("rep_event_id"))
@@ -178,13 +180,14 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
                     store::flush(&store, &now).await?;
                     let seconds = since.elapsed().as_secs_f64();
                     // Rows that the records name: what was there already counts as written.
-                    ours.add(case.floor.len() * rows_each, seconds, wal_position(&our_client).await? - wal);
+                    let named = case.floor.len() * rows_each + entities;
+                    ours.add(named, seconds, wal_position(&our_client).await? - wal);
 
-                    copy(&mut floor_client, &rows_of(&our_client, &tenant, &case.floor_before).await?).await?;
-                    let tables = rows_of(&our_client, &tenant, &case.floor).await?;
+                    copy(&mut floor_client, &rows_of(&our_client, &tenant, &case.floor_before, 1).await?).await?;
+                    let tables = rows_of(&our_client, &tenant, &case.floor, 2).await?;
                     let wal = wal_position(&floor_client).await?;
                     let (rows, seconds) = copy(&mut floor_client, &tables).await?;
-                    ensure!(rows == case.floor.len() * rows_each, "{rows} rows instead of {}", case.floor.len() * rows_each);
+                    ensure!(rows == named, "{rows} rows instead of {named}");
                     floor.add(rows, seconds, wal_position(&floor_client).await? - wal);
                 }
                 if run > 0 {
