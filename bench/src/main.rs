@@ -11,6 +11,7 @@ mod producer;
 mod recall;
 mod recall_peer;
 mod report;
+mod under_sink;
 mod writer;
 
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ enum Bench {
     Writer,
     /// Recall, hot and cold, over a read of the entity's version row, and over pgvector in SQL.
     Recall,
+    /// Recall while the sink writes at full speed, over recall while nobody writes.
+    UnderSink,
     /// The built-in model: a sentence alone and in a batch, and products of vectors.
     Embedding,
     /// From a durable answer to the fact in a recall.
@@ -85,6 +88,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(Bench::Recall) {
         recall::run(&servers, options, &mut report).await?;
+    }
+    if wanted(Bench::UnderSink) {
+        under_sink::run(&servers, options, &mut report).await?;
     }
     if wanted(Bench::Recallable) {
         end_to_end::run(&servers, options, &mut report).await?;

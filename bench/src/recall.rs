@@ -45,7 +45,7 @@ const EVENTS_AT_ONCE: usize = 2_500;
 const FACTS_PER_EVENT: usize = 2;
 
 /// Makes vectors of the model that the stored ones are of, at no cost.
-struct Directions;
+pub(crate) struct Directions;
 
 #[async_trait]
 impl Embedder for Directions {
@@ -66,7 +66,7 @@ impl Embedder for Directions {
     }
 }
 
-async fn ours(recall: &Recall, tenant: &str, count: usize) -> anyhow::Result<Vec<f64>> {
+pub(crate) async fn ours(recall: &Recall, tenant: &str, count: usize) -> anyhow::Result<Vec<f64>> {
     let mut took = Vec::with_capacity(count);
     for n in 0..count {
         let query = RecallQuery::new(ENTITY, QUERIES[n % QUERIES.len()]);

@@ -87,7 +87,7 @@ impl Embedded {
         let sink_config = SinkConfig {
             drain_deadline: share,
             packer: Some(packer),
-            ..SinkConfig::from_settings(&settings.writer, &settings.shutdown)
+            ..SinkConfig::from_settings(&settings.writer, &settings.shutdown).beside(writer.readers())
         };
         let sink = tokio::spawn(run_sink(storage.log.clone(), storage.store.clone(), commits, sink_config, sink_stop.clone()));
         let in_flight = InFlight::new();

@@ -112,6 +112,9 @@ section!(
         recall_connections: usize = 16,
         /// Connections for the sink.
         sink_connections: usize = 4,
+        /// Share of its time that the sink may flush while somebody recalls, in percent; 100: recalls do not slow it. Where the
+        /// processors are few, less keeps recall quick while a backlog is written.
+        sink_share_percent: u32 = 100,
     }
 );
 
@@ -377,6 +380,9 @@ impl Settings {
             if !(1..=10_000).contains(&value) {
                 return bad(key, &value.to_string(), "between 1 and 10000");
             }
+        }
+        if !(1..=100).contains(&self.writer.sink_share_percent) {
+            return bad("writer.sink_share_percent", &self.writer.sink_share_percent.to_string(), "between 1 and 100");
         }
         if self.worker.generation < 1 {
             return bad("worker.generation", &self.worker.generation.to_string(), "at least 1");

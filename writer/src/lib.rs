@@ -3,6 +3,7 @@
 pub mod api;
 pub mod metrics;
 pub mod notify;
+pub mod pace;
 pub mod packer;
 pub mod plan;
 pub mod postgres;

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::notify::Commits;
+use crate::pace::{Pace, Readers};
 use crate::packer::{Packer, PackerConfig};
 use crate::sink::Sink;
 use crate::sink::metrics::SinkObserver;
@@ -36,6 +37,8 @@ pub struct SinkConfig {
     pub drain_deadline: Duration,
     /// Keeps packs of what flushes change; without it entities are read by rows.
     pub packer: Option<PackerConfig>,
+    /// How fast it goes while somebody recalls.
+    pub pace: Pace,
 }
 
 impl SinkConfig {
@@ -48,7 +51,15 @@ impl SinkConfig {
             batch_max_age: Duration::from_millis(writer.batch_max_age_ms),
             drain_deadline: Duration::from_millis(shutdown.deadline_ms / 4 * 3),
             packer: None,
+            pace: Pace { share_percent: writer.sink_share_percent, ..Pace::default() },
         }
+    }
+
+    /// Paced by these.
+    #[must_use]
+    pub fn beside(mut self, readers: Readers) -> Self {
+        self.pace.readers = readers;
+        self
     }
 }
 
@@ -82,7 +93,7 @@ pub async fn run_sink(
         .packer
         .map(Packer::new)
         .map_or((None, None), |(packer, handle)| (Some(handle), Some(tokio::spawn(packer.run(stop_packing.clone())))));
-    let sink = Sink::new(log.clone(), store, identity, commits, committed).with_packer(packer);
+    let sink = Sink::new(log.clone(), store, identity, commits, committed).with_packer(packer).at_pace(config.pace);
     let ended = run_batches(log, batches, Box::new(sink), Arc::new(SinkObserver::default()), shutdown).await;
     announcing.abort();
     stop_packing.cancel();

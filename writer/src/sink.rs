@@ -17,9 +17,11 @@ use memori_event_log::{Log, LogError, LogIdentity, NewRecord, Start, Topic, Topi
 use memori_schemas::{LogRecordBody, Micros, framing};
 use memori_service::trace_context;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::notify::Commits;
+use crate::pace::Pace;
 use crate::packer::PackerHandle;
 use crate::store::{self, FlushReport, OffsetKey, OffsetMove, Store, StoreError};
 use prepare::{Prepared, Refused};
@@ -43,6 +45,7 @@ pub struct Sink {
     controls_until: BTreeMap<i32, i64>,
     /// The last attempt may have been committed.
     unsure: bool,
+    pace: Pace,
     /// Refused records of the batch under way whose dead letters are acknowledged.
     buried: BTreeSet<(TopicPartition, i64)>,
 }
@@ -64,7 +67,24 @@ impl Sink {
         committed: Arc<Notify>,
     ) -> Self {
         let (controls_until, buried) = (BTreeMap::new(), BTreeSet::new());
-        Self { log, store, identity, commits, committed, packer: None, controls_until, unsure: false, buried }
+        Self {
+            log,
+            store,
+            identity,
+            commits,
+            committed,
+            packer: None,
+            controls_until,
+            unsure: false,
+            pace: Pace::default(),
+            buried,
+        }
+    }
+
+    /// Rests between flushes as `pace` says.
+    #[must_use]
+    pub fn at_pace(self, pace: Pace) -> Self {
+        Self { pace, ..self }
     }
 
     /// Tells a packer of what its flushes change.
@@ -225,7 +245,11 @@ impl BatchSink for Sink {
         for traceparent in traces.into_iter().take(MAX_LINKS) {
             trace_context::add_link(&span, traceparent);
         }
-        self.write(batch).instrument(span).await
+        let began = Instant::now();
+        self.write(batch).instrument(span).await?;
+        // After the commit, and what was gathered meanwhile goes in one flush.
+        self.pace.rest(began.elapsed()).await;
+        Ok(())
     }
 
     async fn may_flow(&mut self, partition: TopicPartition) -> Result<bool, SinkError> {

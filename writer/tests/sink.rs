@@ -44,6 +44,7 @@ fn quick() -> SinkConfig {
         batch_max_age: Duration::from_millis(5),
         drain_deadline: Duration::from_secs(20),
         packer: None,
+        pace: memori_writer::pace::Pace::default(),
     }
 }
 

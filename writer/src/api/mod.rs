@@ -27,6 +27,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 use crate::notify::Commits;
+use crate::pace::Readers;
 use crate::reads::{ReadError, ReadStore};
 use crate::recall::{Recall, RecallConfig};
 
@@ -44,6 +45,8 @@ pub struct ApiConfig {
     pub max_waiters: usize,
     /// How often a waiter looks without having been woken, for commits that no notification told of.
     pub look_again: Duration,
+    /// Told of every recall, for the sink's pace.
+    pub readers: Readers,
 }
 
 impl Default for ApiConfig {
@@ -53,6 +56,7 @@ impl Default for ApiConfig {
             topic_prefix: "memori".to_owned(),
             max_waiters: 1_024,
             look_again: Duration::from_secs(1),
+            readers: Readers::default(),
         }
     }
 }
@@ -95,6 +99,12 @@ impl ApiState {
     #[must_use]
     pub fn recall(&self) -> &Recall {
         &self.recall
+    }
+
+    /// Who recalls through these routes.
+    #[must_use]
+    pub fn readers(&self) -> Readers {
+        self.config.readers.clone()
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) async fn single(
     let mut errors = FieldErrors::default();
     let query = query_of(json_body(&headers, body, MAX_BODY_BYTES).await?, "", &mut errors);
     let query = errors.into_result(query)?.ok_or_else(|| Problem::invalid(Vec::new()))?;
+    let _reading = state.config.readers.enter();
     state.recall.recall(&tenant.0, &query, "single").await.map(Json).map_err(unreadable)
 }
 
@@ -56,6 +57,7 @@ pub(super) async fn batch(State(state): State<ApiState>, tenant: Tenant, headers
             Err(problem) => refused.push(Some(problem)),
         }
     }
+    let _reading = state.config.readers.enter();
     let mut answers = state.recall.recall_all(&tenant.0, &good, "batch").await.into_iter();
     let result = |refused: Option<Problem>| match refused {
         Some(problem) => json!({"error": problem.to_json()}),
