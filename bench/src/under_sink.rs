@@ -45,7 +45,7 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
     store.migrate().await?;
     let reads = Arc::new(PostgresReads::new(target.pool(4)?));
     let recalls = Recall::with_embedder(reads, RecallConfig::default(), Some(Arc::new(recall::Directions)));
-    store::flush(&store, &input::flush(TENANT, 1, FACTS / 2, 2, 0)).await?;
+    store::flush(&store, &input::flush(TENANT, 1, 0..FACTS / 2, 2, 0)).await?;
     let mut from = i64::try_from(FACTS / 2)?;
     let (count, flushes) = if options.quick { (50, 4) } else { (1_000, 40) };
     recall::ours(&recalls, TENANT, 50).await?;
@@ -58,7 +58,7 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
         for (at, share_percent) in shares.into_iter().enumerate() {
             let mut inputs = Vec::new();
             for n in 0..flushes {
-                inputs.push(input::flush(&format!("{run}-{share_percent}-{n}"), ENTITIES, EVENTS, 2, from));
+                inputs.push(input::flush(&format!("{run}-{share_percent}-{n}"), ENTITIES, 0..EVENTS, 2, from));
                 from += i64::try_from(EVENTS)?;
             }
             let (readers, stop) = (Readers::default(), Arc::new(AtomicBool::new(false)));
