@@ -58,12 +58,8 @@ pub fn dot(a: &[i8], b: &[i8]) -> i32 {
 pub fn dot_rows(query: &[i8], rows: &[i8], out: &mut [i32]) {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512bw") {
-            // SAFETY: the processor has what the function was compiled for.
-            return unsafe { dot_rows_avx512(query, rows, out) };
-        }
         if is_x86_feature_detected!("avx2") {
-            // SAFETY: as above.
+            // SAFETY: the processor has what the function is compiled for.
             return unsafe { dot_rows_avx2(query, rows, out) };
         }
     }
@@ -71,15 +67,33 @@ pub fn dot_rows(query: &[i8], rows: &[i8], out: &mut [i32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512bw,avx512f,avx512vl")]
-fn dot_rows_avx512(query: &[i8], rows: &[i8], out: &mut [i32]) {
-    dot_rows_plain(query, rows, out);
-}
-
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn dot_rows_avx2(query: &[i8], rows: &[i8], out: &mut [i32]) {
-    dot_rows_plain(query, rows, out);
+    use std::arch::x86_64::{
+        __m128i, __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_madd_epi16, _mm256_setzero_si256,
+        _mm256_storeu_si256,
+    };
+    if query.is_empty() {
+        out.fill(0);
+        return;
+    }
+    for (out, row) in out.iter_mut().zip(rows.chunks(query.len())) {
+        let (left, left_rest) = query[..row.len()].as_chunks::<16>();
+        let (right, right_rest) = row.as_chunks::<16>();
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for (n, (a, b)) in left.iter().zip(right).enumerate() {
+            // SAFETY: both are 16 bytes.
+            let (a, b) =
+                unsafe { (_mm_loadu_si128(a.as_ptr().cast::<__m128i>()), _mm_loadu_si128(b.as_ptr().cast::<__m128i>())) };
+            let product = _mm256_madd_epi16(_mm256_cvtepi8_epi16(a), _mm256_cvtepi8_epi16(b));
+            sums[n % 2] = _mm256_add_epi32(sums[n % 2], product);
+        }
+        let mut lanes = [0_i32; 8];
+        // SAFETY: eight integers are 32 bytes.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast::<__m256i>(), _mm256_add_epi32(sums[0], sums[1])) };
+        let rest: i32 = left_rest.iter().zip(right_rest).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum();
+        *out = lanes.iter().sum::<i32>() + rest;
+    }
 }
 
 /// Written so that the compiler makes it vectors of whatever width its caller is compiled for.
