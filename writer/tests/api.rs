@@ -155,7 +155,7 @@ async fn what_holds_is_shown_and_what_was_superseded_is_asked_for() {
     world.flush().await;
     let time = |minute: i64| Micros(START_US + minute * MINUTE_US).to_rfc3339();
     let recalled = |at: Option<i64>, all: bool| {
-        let body = json!({"entity_id": "bob", "query": "where does Bob live", "as_of": at.map(time), "include_superseded": all});
+        let body = json!({"entity_id": "bob", "query": "where does Bob live", "kinds": ["fact"], "as_of": at.map(time), "include_superseded": all});
         async { world.recall(body).await["facts"].clone() }
     };
     let now = recalled(None, false).await;
@@ -312,9 +312,11 @@ async fn listings_are_complete_without_repeats_page_by_page() {
 
     for (path, list, expected) in [
         ("/v1/entities?limit=5", "entities", 24),
-        ("/v1/entities/many/facts?limit=10", "facts", 57),
+        // 57 facts, and the summary of their session.
+        ("/v1/entities/many/facts?limit=10", "facts", 58),
+        ("/v1/entities/many/facts?limit=10&kind=fact", "facts", 38),
         ("/v1/entities/many/facts?limit=10&kind=attribute", "facts", 19),
-        ("/v1/entities/many/facts?limit=1000", "facts", 57),
+        ("/v1/entities/many/facts?limit=1000", "facts", 58),
         ("/v1/entities/nobody/facts", "facts", 0),
     ] {
         let mut seen = std::collections::BTreeSet::new();
@@ -466,7 +468,7 @@ async fn an_export_is_everything_in_order_and_the_same_whatever_the_order_of_arr
             said,
             [json!("zeroth"), json!("first"), json!("second"), json!("ok"), json!([{"text": "look", "type": "text"}])]
         );
-        let facts: Vec<_> = lines.iter().filter(|l| l["type"] == "fact").map(|l| l["content"].as_str().unwrap()).collect();
+        let facts: Vec<_> = lines.iter().filter(|l| l["kind"] == "fact").map(|l| l["content"].as_str().unwrap()).collect();
         assert_eq!(facts.len(), 5);
         assert!(lines.iter().rposition(|l| l["type"] == "message") < lines.iter().position(|l| l["type"] == "fact"));
         let all = lines.iter().find(|l| l["content"] == "said by all").unwrap();

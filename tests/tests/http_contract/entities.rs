@@ -120,10 +120,12 @@ async fn pages_are_complete_and_repeat_nothing() {
         by_kind += facts.len();
     }
     assert_eq!(by_kind, whole.len());
-    // What is learned or forgotten while somebody turns pages costs the others nothing.
+    // What is learned or forgotten while somebody turns pages costs the others nothing; digests are made anew of what is left.
+    let by_rules = |fact: &Value| fact["extractor"].as_str().is_some_and(|name| name.starts_with("digests/"));
+    let expected: BTreeSet<String> = whole.iter().filter(|fact| !by_rules(fact)).map(id_of).collect();
     let first = http.get("/v1/entities/owner/facts?limit=10").await.ok(200).json;
     let mut seen: BTreeSet<String> = first["facts"].as_array().expect("facts").iter().map(id_of).collect();
-    http.delete(&format!("/v1/facts/{}", seen.first().expect("a fact"))).await.ok(204);
+    http.delete(&format!("/v1/facts/{}", seen.iter().find(|id| expected.contains(*id)).expect("a fact"))).await.ok(204);
     http.learn(event("new", "owner", "I own a lighthouse.")).await;
     let mut cursor = first["next_cursor"].as_str().map(str::to_owned);
     while let Some(at) = cursor {

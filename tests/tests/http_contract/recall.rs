@@ -36,7 +36,12 @@ async fn every_option_changes_what_it_says() {
     let system = System::open().await;
     let http = &system.http;
     rita(http).await;
-    let recall = async |options: Value| http.recall("rita", QUERY, options).await;
+    // Digests tell of the past, too: here it is facts that are looked at.
+    let recall = async |options: Value| {
+        let mut of_facts = json!({"kinds": ["fact"]});
+        of_facts.as_object_mut().expect("an object").extend(options.as_object().expect("an object").clone());
+        http.recall("rita", QUERY, of_facts).await
+    };
     let home = |answer: &Value, place: &str| contents(&answer["facts"]).iter().any(|content| content.contains(place));
 
     let plain = recall(json!({})).await;
@@ -72,7 +77,9 @@ async fn every_option_changes_what_it_says() {
     let explicit = json!({"limit": 5, "kinds": ["fact", "attribute", "summary", "timeline"], "instruction_limit": 3, "process_id": null,
         "session_id": null, "as_of": null, "include_superseded": false, "include_messages": false, "token_budget": null, "min_score": null,
         "explain": false, "vectors": true});
-    assert_eq!(recall(explicit).await["facts"], plain["facts"], "these are the defaults");
+    let default = http.recall("rita", QUERY, json!({})).await;
+    assert_eq!(recall(explicit).await["facts"], default["facts"], "these are the defaults");
+    assert!(contents(&default["facts"])[0].contains("Berlin"), "a fact before the digests that repeat it: {default}");
 
     let all = recall(json!({"include_superseded": true, "limit": 100})).await;
     assert!(home(&all, "Paris") && home(&all, "Berlin"), "{all}");
@@ -93,7 +100,9 @@ async fn every_option_changes_what_it_says() {
         assert_eq!(answer["facts"], plain["facts"], "instructions never compete with facts");
         assert!(answer["instructions"].as_array().expect("a list").iter().all(|one| one["kind"] == "instruction"));
     }
-    assert_eq!(recall(json!({"kinds": ["timeline"]})).await["facts"], json!([]));
+    let course = recall(json!({"kinds": ["timeline"]})).await;
+    assert!(home(&course, "Paris (2026-01-01) → Berlin (2026-03-01)"), "{course}");
+    assert_eq!(recall(json!({"kinds": ["attribute"]})).await["facts"], json!([]));
     assert_eq!(recall(json!({"kinds": ["fact"]})).await["facts"], plain["facts"]);
 
     let of_session = recall(json!({"session_id": "s1", "include_superseded": true})).await;

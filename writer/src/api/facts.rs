@@ -1,18 +1,23 @@
 //! Listings, single facts with their lineage, receipts.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+
 use axum::Json;
 use axum::extract::{Path, State};
 use memori_event_log::Topic;
-use memori_schemas::{FactKind, Micros, ids};
+use memori_schemas::{EntityKey, FactId, FactKind, MessageKey, Micros, ids};
 use memori_service::problem::{Answer, Problem};
 use serde_json::{Value, json};
 
 use super::request::{EntityId, FactPath, QueryParameters, Tenant, no_such_fact};
 use super::{ApiState, unreadable};
 use crate::reads::cursor;
-use crate::reads::rows::LineageRow;
-use crate::recall::answer::shown_fact;
+use crate::reads::rows::{FactPlace, LineageRow};
+use crate::recall::answer::{MAX_SOURCES, shown_fact};
 use crate::recall::image::Interval;
+
+/// Entities that one id may be of: their keys share 60 bits, so two are a rarity.
+const ENTITIES_OF_AN_ID: usize = 16;
 
 pub(super) async fn entities(
     State(state): State<ApiState>,
@@ -72,7 +77,7 @@ pub(super) async fn by_id(
     parameters: QueryParameters,
 ) -> Answer<Json<Value>> {
     parameters.finish()?;
-    let place = state.store.locate_fact(&tenant.0, fact_id).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
+    let place = located(&state, &tenant.0, fact_id).await?;
     let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
     let number = image.find(fact_id).ok_or_else(no_such_fact)?;
     let fact = image.fact(number);
@@ -100,13 +105,16 @@ pub(super) async fn lineage(
     parameters: QueryParameters,
 ) -> Answer<Json<Value>> {
     parameters.finish()?;
-    let place = state.store.locate_fact(&tenant.0, fact_id).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
-    let rows = state.store.lineage(&tenant.0, &place, fact_id).await.map_err(unreadable)?;
+    let place = located(&state, &tenant.0, fact_id).await?;
+    // The image knows the sessions that nobody named.
+    let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
+    let rows = match image.digest(&place.entity_key, fact_id) {
+        Some((_, evidence)) => of_digest(&state, &tenant.0, &place, evidence).await?,
+        None => state.store.lineage(&tenant.0, &place, fact_id).await.map_err(unreadable)?,
+    };
     if rows.is_empty() {
         return Err(no_such_fact());
     }
-    // The image knows the sessions that nobody named.
-    let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
     let number = image.find(fact_id);
     let mentions: Vec<Value> = rows
         .into_iter()
@@ -120,6 +128,54 @@ pub(super) async fn lineage(
         })
         .collect();
     Ok(Json(json!({"fact_id": fact_id.to_string(), "generation": place.generation, "mentions": mentions})))
+}
+
+/// The mentions of a digest's facts that count for it, in conversation order; of very many facts those of the latest.
+async fn of_digest(
+    state: &ApiState,
+    tenant: &str,
+    place: &FactPlace,
+    evidence: Vec<(FactId, MessageKey)>,
+) -> Answer<Vec<LineageRow>> {
+    let mut counts: HashMap<FactId, HashSet<MessageKey>> = HashMap::new();
+    for (fact_id, message_key) in evidence.into_iter().rev() {
+        if counts.len() < MAX_SOURCES || counts.contains_key(&fact_id) {
+            counts.entry(fact_id).or_default().insert(message_key);
+        }
+    }
+    let mut rows = Vec::new();
+    for (fact_id, message_keys) in counts {
+        let of_fact = state.store.lineage(tenant, place, fact_id).await.map_err(unreadable)?;
+        rows.extend(of_fact.into_iter().filter(|row| message_keys.contains(&row.mention.message_key)));
+    }
+    rows.sort_unstable_by(|a, b| {
+        let (one, other) = (&a.mention, &b.mention);
+        (one.occurred_at_us, &one.event_id, one.message_index, one.fact_id).cmp(&(
+            other.occurred_at_us,
+            &other.event_id,
+            other.message_index,
+            other.fact_id,
+        ))
+    });
+    Ok(rows)
+}
+
+/// Where a fact is: by its id in the tables, or, of a digest by rules, which is in none, in the images of the entities that its id may
+/// be of.
+async fn located(state: &ApiState, tenant: &str, fact_id: FactId) -> Answer<FactPlace> {
+    if let Some(place) = state.store.locate_fact(tenant, fact_id).await.map_err(unreadable)? {
+        return Ok(place);
+    }
+    let (first, last) = ids::entity_key_range(fact_id);
+    let before = u128::from_be_bytes(first.0).checked_sub(1).map(|key| EntityKey(key.to_be_bytes()));
+    let entities = state.store.entities(tenant, before.as_ref(), ENTITIES_OF_AN_ID).await.map_err(unreadable)?;
+    for entity in entities.into_iter().take_while(|entity| entity.entity_key <= last) {
+        let image = state.recall.facts(tenant, entity.entity_key).await.map_err(unreadable)?;
+        if image.digest(&entity.entity_key, fact_id).is_some() {
+            return Ok(FactPlace { entity_key: entity.entity_key, generation: image.generation });
+        }
+    }
+    Err(no_such_fact())
 }
 
 fn mention(topic_prefix: &str, row: LineageRow, session_id: Option<String>) -> Value {
@@ -160,7 +216,19 @@ pub(super) async fn forget_target(
     tenant: Tenant,
     FactPath(fact_id): FactPath,
 ) -> Answer<Json<Value>> {
-    let place = state.store.locate_fact(&tenant.0, fact_id).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
+    let place = located(&state, &tenant.0, fact_id).await?;
+    let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
+    if let Some((text_hash, evidence)) = image.digest(&place.entity_key, fact_id) {
+        let entity_id =
+            state.store.entity_id(&tenant.0, &place.entity_key).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
+        let message_keys: BTreeSet<String> = evidence.into_iter().map(|(_, message_key)| message_key.to_string()).collect();
+        return Ok(Json(json!({
+            "entity_id": entity_id,
+            "text_hash": text_hash.to_string(),
+            "triple_hash": null,
+            "message_keys": message_keys,
+        })));
+    }
     let target = state.store.forget_target(&tenant.0, &place, fact_id).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
     Ok(Json(json!({
         "entity_id": target.entity_id,

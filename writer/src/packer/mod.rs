@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::due::{Candidates, is_due};
 use crate::plan::EntityRef;
 use crate::reads::{ReadError, ReadStore};
-use crate::recall::packed;
+use crate::recall::{image, packed};
 use crate::store::StoreError;
 use crate::store::packs::{NewPacks, PackKind, PackState, PackStore, Packing};
 
@@ -154,10 +154,11 @@ impl Packer {
         let messages = self.config.reads.message_rows(tenant, key, generation, model.as_deref()).await?;
         // Read one after the other; what came in between is read again as a change, which changes nothing.
         let (Some(version), Some(later)) = (facts.version, messages.version) else { return Ok(None) };
+        let entity_key = *key;
         let packing = move || {
             let model = model.as_deref();
             vec![
-                (PackKind::Facts, packed::pack_facts(&facts, model)),
+                (PackKind::Facts, image::pack(&entity_key, &facts, model)),
                 (PackKind::Messages, packed::pack_messages(&messages, model)),
                 (PackKind::Unnamed, vec![packed::pack_unnamed(&facts.unnamed)]),
             ]

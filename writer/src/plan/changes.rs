@@ -42,7 +42,10 @@ impl EntityWrites {
         let removes = !self.messages_deleted.is_empty()
             || !self.mentions_deleted.is_empty()
             || !self.message_vectors_deleted.is_empty()
-            || !self.facts_deleted.is_empty();
+            || !self.facts_deleted.is_empty()
+            // What is forgotten of a digest removes no row, and changes what images make of the rows.
+            || !self.forgets.insert.is_empty()
+            || !self.forgets.update.is_empty();
         if removes || self.has_silent_event() {
             return ImageChange::Rebased;
         }

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use memori_schemas::{ContentFormat, ContentHash, EntityKey, FactId, FactKind, MessageKey, Role};
+use memori_schemas::{ContentFormat, ContentHash, EntityKey, FactId, FactKind, MessageKey, Role, TextHash};
 
 use super::ReadError;
 use super::db::{Param, Part, Row, Statement};
-use super::rows::{EntityVersion, FactRow, FactRows, IntervalRow, MentionRow, MessageRow, MessageRows, UnnamedRow, VectorRow};
+use super::rows::{EntityVersion, FactRow, FactRows, ForgottenRow, IntervalRow, MentionRow, MessageRow, MessageRows, UnnamedRow, VectorRow};
 use super::sql::{all, exactly, fact_id, generation_of, key, text};
 use crate::recall::islands::Unnamed;
 use crate::store::packs::PackKind;
@@ -47,6 +47,8 @@ const VALIDITY: &str = "SELECT fact_id, valid_from_us, valid_to_us FROM @validit
 
 const UNNAMED: &str = "SELECT process_id, occurred_at_us, event_id, content_hash FROM @events \
     WHERE tenant = $1 AND entity_key = $2 AND session_id IS NULL AND NOT erased";
+
+const FORGOTTEN: &str = "SELECT text_hash, message_keys FROM @forgets WHERE tenant = $1 AND entity_key = $2";
 
 /// As [`UNNAMED`], by the messages that changed: whatever event is new has some.
 const UNNAMED_OF_MESSAGES: &str = "SELECT DISTINCT process_id, occurred_at_us, event_id, content_hash FROM @messages \
@@ -103,6 +105,7 @@ impl Of<'_> {
             mentions,
             Statement::part(VALIDITY, self.of_generation(), part),
             self.unnamed(part),
+            Statement::whole(FORGOTTEN, self.of_entity()),
         ]
     }
 
@@ -128,7 +131,7 @@ impl Of<'_> {
 }
 
 pub(super) fn facts_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(EntityVersion, FactRows), ReadError> {
-    let [head, facts, mentions, validity, unnamed] = exactly(results)?;
+    let [head, facts, mentions, validity, unnamed, forgets] = exactly(results)?;
     let head = version(head)?;
     let mut facts = all(facts, fact_row)?;
     let rows = FactRows {
@@ -139,6 +142,7 @@ pub(super) fn facts_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(EntityVer
         facts,
         validity: all(validity, interval_row)?,
         unnamed: all(unnamed, unnamed_row)?,
+        forgets: all(forgets, forgotten_row)?,
     };
     Ok((head, rows))
 }
@@ -242,6 +246,16 @@ pub(super) fn mention_row(row: &mut Row) -> Result<MentionRow, ReadError> {
 
 fn interval_row(row: &mut Row) -> Result<IntervalRow, ReadError> {
     Ok(IntervalRow { fact_id: fact_id(row)?, valid_from_us: row.int()?, valid_to_us: row.opt_int()? })
+}
+
+fn forgotten_row(row: &mut Row) -> Result<ForgottenRow, ReadError> {
+    let text_hash = row.hash(TextHash::from_slice)?;
+    let bytes = row.bytes()?;
+    let (keys, rest) = bytes.as_chunks::<{ MessageKey::LEN }>();
+    if !rest.is_empty() {
+        return Err(ReadError::Corrupt("message keys that are none"));
+    }
+    Ok(ForgottenRow { text_hash, message_keys: keys.iter().copied().map(MessageKey).collect() })
 }
 
 fn unnamed_row(row: &mut Row) -> Result<UnnamedRow, ReadError> {

@@ -127,6 +127,9 @@ pub trait ReadStore: Send + Sync + 'static {
     /// The mentions of a fact in conversation order, each with its outcome.
     async fn lineage(&self, tenant: &str, place: &FactPlace, fact_id: FactId) -> Result<Vec<LineageRow>, ReadError>;
 
+    /// The tenant's own id of an entity; `None` where nothing has named it.
+    async fn entity_id(&self, tenant: &str, entity_key: &EntityKey) -> Result<Option<String>, ReadError>;
+
     /// What forgetting a fact takes; `None` where it has no mention or its entity no name.
     async fn forget_target(&self, tenant: &str, place: &FactPlace, fact_id: FactId) -> Result<Option<ForgetTarget>, ReadError>;
 

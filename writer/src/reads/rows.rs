@@ -86,6 +86,8 @@ pub struct FactRows {
     pub validity: Vec<IntervalRow>,
     /// Events without a session.
     pub unnamed: Vec<UnnamedRow>,
+    /// All that was asked to be forgotten of the entity, in no particular order.
+    pub forgets: Vec<ForgottenRow>,
 }
 
 /// All messages of an entity, read at one instant.
@@ -139,6 +141,15 @@ pub struct MentionRow {
     pub session_id: Option<String>,
     pub process_id: Option<String>,
     pub occurred_at_us: i64,
+}
+
+/// What was asked to be forgotten: messages that no longer count for what has this text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForgottenRow {
+    /// Of the text.
+    pub text_hash: TextHash,
+    /// The messages.
+    pub message_keys: Vec<MessageKey>,
 }
 
 /// When a fact holds.

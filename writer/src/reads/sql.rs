@@ -326,6 +326,13 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         all(self.0.query(Statement::whole(LINEAGE, params)).await?, lineage_row)
     }
 
+    async fn entity_id(&self, tenant: &str, entity_key: &EntityKey) -> Result<Option<String>, ReadError> {
+        match self.one(ENTITY_ID, vec![text(tenant), key(entity_key)]).await? {
+            Some(mut row) => row.opt_text(),
+            None => Ok(None),
+        }
+    }
+
     async fn forget_target(&self, tenant: &str, place: &FactPlace, fact_id: FactId) -> Result<Option<ForgetTarget>, ReadError> {
         let statements = vec![
             Statement::whole(ENTITY_ID, vec![text(tenant), key(&place.entity_key)]),

@@ -22,7 +22,7 @@ use self::topics::{Memo, Topic};
 /// The extractor that digests name.
 pub const EXTRACTOR: &str = "digests/1";
 /// Facts that a session needs before there is anything to sum up.
-const LEAST_OF_SESSION: usize = 2;
+const LEAST_OF_SESSION: usize = 4;
 /// Dated entries that a topic needs.
 const LEAST_ENTRIES: usize = 3;
 /// Days on which they must lie.
@@ -143,6 +143,12 @@ pub fn digests(
     list.extend(made.timelines(&memo, &stored));
     list.sort_unstable_by_key(|digest| (digest.kind, digest.fact_id));
     Digests { list, replaced: stored.replaced, memo }
+}
+
+/// The digests of an extractor that a later one of the same session or subject stands for, in order.
+#[must_use]
+pub fn replaced(facts: &[DigestFact<'_>]) -> Vec<u32> {
+    Stored::of(facts).replaced
 }
 
 /// The digests that an extractor wrote: the latest of each session and subject goes before the one by rules.

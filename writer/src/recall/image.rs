@@ -1,18 +1,22 @@
 //! What is known about one entity, laid out for recall: facts in chunks, with what ranking needs of each at hand.
 //!
-//! Promises: a function of the rows alone, whether it was made from all of them, from packed chunks, or from an earlier image and
+//! Digests by rules ([`super::digests`]) are items of it like the facts that they are made from. Promises: a function of the rows alone, whether it was made from all of them, from packed chunks, or from an earlier image and
 //! what changed since; a text is taken apart again only where its fact has changed; [`EntityImage::bytes`] is what it holds, about.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use memori_schemas::{EntityKey, FactId, FactKind};
+use memori_schemas::{EntityKey, FactId, FactKind, MessageKey, TextHash};
 
+use super::digest_items::{Members, holds_digests};
+use super::digests::Digests;
 use super::items::{Items, Model, NONE, Place, Segment, SessionTable, VectorIndex, absorbed, beside};
 use super::language::Languages;
-use super::packed::{CHUNK_ITEMS, FactChunk, FactInput, FactView, SourceView, encode_facts, fact_inputs, order_of_facts};
+use super::packed::{
+    CHUNK_ITEMS, FactChunk, FactInput, FactView, SourceView, encode_facts, fact_inputs, order_of_facts, pack_facts,
+};
 use super::text::Term;
-use crate::reads::rows::{FactRows, UnnamedRow};
+use crate::reads::rows::{FactRows, ForgottenRow, UnnamedRow};
 
 pub use super::packed::Interval;
 
@@ -22,7 +26,7 @@ const KIND_BITS: u8 = 0x0F;
 const UNBOUNDED: u8 = 0x10;
 const DATED: u8 = 0x20;
 
-/// All facts of an entity in one generation, in the order of the mentions that word them.
+/// All facts of an entity in one generation, in the order of the mentions that word them; behind them the digests by rules.
 #[derive(Debug, Default)]
 pub struct EntityImage {
     /// The entity's version that it shows.
@@ -49,6 +53,12 @@ pub struct EntityImage {
     traits: Vec<u8>,
     unnamed: Arc<Vec<UnnamedRow>>,
     model: Option<Model>,
+    forgotten: Vec<ForgottenRow>,
+    /// The first segments hold what is stored, the others the digests that were made of it.
+    stored_segments: usize,
+    digests: Digests,
+    /// From this number on there are digests by rules: behind the facts, so that none parts neighbours.
+    pub(super) first_digest: usize,
 }
 
 /// Which state of the entity rows or chunks show.
@@ -63,6 +73,30 @@ impl Head {
     fn of(rows: &FactRows) -> Self {
         Self { version: rows.version, epoch: rows.epoch, generation: rows.generation }
     }
+}
+
+/// What was known before an image is made.
+enum Before<'a> {
+    Nothing,
+    Image(&'a EntityImage),
+    /// Digests that were packed with the facts, and whether the facts are still those.
+    Packed {
+        made: Vec<Segment<FactChunk>>,
+        unchanged: bool,
+    },
+}
+
+/// All facts of complete rows as chunks, and behind them the digests that they make; the rows' vectors are those of `model`.
+#[must_use]
+pub fn pack(entity_key: &EntityKey, rows: &FactRows, model: Option<&str>) -> Vec<Vec<u8>> {
+    let mut packed = pack_facts(rows, model);
+    let decoded = packed.iter().map(|bytes| FactChunk::decode(bytes.clone()).expect("what was just encoded can be decoded"));
+    let segments: Vec<Segment<FactChunk>> = decoded.map(Segment::whole).collect();
+    let sessions = SessionTable::of(entity_key, &segments, &rows.unnamed);
+    let members = Members::of(&segments, &sessions);
+    let digests = members.digests(entity_key, rows.generation, &rows.forgets, None);
+    packed.extend(members.chunks(&digests, &[]));
+    packed
 }
 
 impl EntityImage {
@@ -91,7 +125,8 @@ impl EntityImage {
         });
         let segments = inputs.chunks(CHUNK_ITEMS).map(segment).collect();
         let head = Head::of(&rows);
-        Self::assemble(entity_key, head, segments, model.cloned(), Arc::new(rows.unnamed))
+        let before = previous.map_or(Before::Nothing, Before::Image);
+        Self::assemble(entity_key, head, segments, model.cloned(), Arc::new(rows.unnamed), &rows.forgets, before)
     }
 
     /// From packed chunks and what changed after they were packed.
@@ -103,16 +138,18 @@ impl EntityImage {
         since: &FactRows,
         model: Option<&Model>,
     ) -> Self {
-        let segments = chunks.into_iter().map(Segment::whole).collect();
-        let segments = with_changes(segments, since, model);
+        let (made, stored): (Vec<_>, Vec<_>) = chunks.into_iter().map(Segment::whole).partition(|s| holds_digests(&s.chunk));
+        let before = Before::Packed { made, unchanged: since.facts.is_empty() && since.unnamed.is_empty() };
+        let segments = with_changes(stored, since, model);
         join(&mut unnamed, &since.unnamed);
-        Self::assemble(entity_key, Head::of(since), segments, model.cloned(), Arc::new(unnamed))
+        Self::assemble(entity_key, Head::of(since), segments, model.cloned(), Arc::new(unnamed), &since.forgets, before)
     }
 
     /// The image after `since`: every changed fact complete, and events without a session that came.
     #[must_use]
     pub fn refreshed(&self, entity_key: &EntityKey, since: &FactRows) -> Self {
-        let segments = with_changes(self.items.segments.clone(), since, self.model.as_ref());
+        let stored = self.items.segments[..self.stored_segments].to_vec();
+        let segments = with_changes(stored, since, self.model.as_ref());
         let unnamed = if since.unnamed.is_empty() {
             self.unnamed.clone()
         } else {
@@ -120,28 +157,58 @@ impl EntityImage {
             join(&mut unnamed, &since.unnamed);
             Arc::new(unnamed)
         };
-        Self::assemble(entity_key, Head::of(since), segments, self.model.clone(), unnamed)
+        Self::assemble(entity_key, Head::of(since), segments, self.model.clone(), unnamed, &since.forgets, Before::Image(self))
     }
 
     fn assemble(
         entity_key: &EntityKey,
         head: Head,
-        segments: Vec<Segment<FactChunk>>,
+        mut segments: Vec<Segment<FactChunk>>,
         model: Option<Model>,
         unnamed: Arc<Vec<UnnamedRow>>,
+        forgotten: &[ForgottenRow],
+        before: Before<'_>,
     ) -> Self {
+        let stored_segments = segments.len();
+        let sessions = SessionTable::of(entity_key, &segments, &unnamed);
+        let members = Members::of(&segments, &sessions);
+        let of_this_generation = |image: &&Self| image.generation == head.generation;
+        let known = match &before {
+            Before::Image(image) => Some(*image).filter(of_this_generation).map(|image| &image.digests),
+            Before::Nothing | Before::Packed { .. } => None,
+        };
+        let (made, replaced, digests) = match before {
+            Before::Packed { made, unchanged: true } if !made.is_empty() => (made, members.replaced(), Digests::default()),
+            _ => {
+                let digests = members.digests(entity_key, head.generation, forgotten, known);
+                let made_before = match &before {
+                    Before::Image(image) => &image.items.segments[image.stored_segments..],
+                    Before::Packed { made, .. } => made,
+                    Before::Nothing => &[],
+                };
+                (members.segments(&digests, made_before), members.places_of(&digests.replaced), digests)
+            }
+        };
+        let sessions = if made.is_empty() {
+            sessions
+        } else {
+            segments.extend(made);
+            SessionTable::of(entity_key, &segments, &unnamed)
+        };
         let mut order = Items::places(&segments);
+        order.retain(|place| replaced.is_empty() || !replaced.contains(&(place.segment, place.item)));
         let view = |place: &Place| segments[place.segment as usize].chunk.fact(place.item as usize);
         // Chunks are sorted and mostly follow each other, which a stable sort uses.
         order.sort_by(|a, b| {
+            let is_made = |place: &Place| place.segment as usize >= stored_segments;
+            let apart = is_made(a).cmp(&is_made(b));
             let (a, b) = (view(a), view(b));
-            a.occurred_at_us()
-                .cmp(&b.occurred_at_us())
+            apart
+                .then_with(|| a.occurred_at_us().cmp(&b.occurred_at_us()))
                 .then_with(|| a.rep_event_id().cmp(b.rep_event_id()))
                 .then_with(|| a.rep_message_index().cmp(&b.rep_message_index()))
                 .then_with(|| a.fact_id().cmp(&b.fact_id()))
         });
-        let sessions = SessionTable::of(entity_key, &segments, &unnamed);
         let (subjects, numbers) = subjects(&segments);
         let mut groups = Vec::with_capacity(order.len());
         let mut subjects_of = Vec::with_capacity(order.len());
@@ -163,6 +230,7 @@ impl EntityImage {
                 instructions.push(number);
             }
         }
+        let first_digest = order.partition_point(|place| (place.segment as usize) < stored_segments);
         let items = Items::arranged(segments, order);
         let vectors = model.as_ref().and_then(|model| VectorIndex::of(model, &items, &groups));
         let of_unnamed: usize = unnamed.iter().map(|row| size_of::<UnnamedRow>() + row.event.event_id.len()).sum();
@@ -171,7 +239,8 @@ impl EntityImage {
             + of_unnamed
             + items.len() * 9
             + subjects.iter().map(|words| words.len() * 8 + 16).sum::<usize>()
-            + vectors.as_ref().map_or(0, VectorIndex::bytes);
+            + vectors.as_ref().map_or(0, VectorIndex::bytes)
+            + digests.bytes();
         let Head { version, epoch, generation } = head;
         Self {
             version,
@@ -189,6 +258,10 @@ impl EntityImage {
             traits,
             unnamed,
             model,
+            forgotten: forgotten.to_vec(),
+            stored_segments,
+            digests,
+            first_digest,
         }
     }
 
@@ -220,6 +293,17 @@ impl EntityImage {
     #[must_use]
     pub fn find(&self, fact_id: FactId) -> Option<usize> {
         self.facts().position(|fact| fact.fact_id() == fact_id)
+    }
+
+    /// Of the digest by rules of this id, the hash of its identity and what it rests on: its facts, and the messages that count for it.
+    #[must_use]
+    pub fn digest(&self, entity_key: &EntityKey, fact_id: FactId) -> Option<(TextHash, Vec<(FactId, MessageKey)>)> {
+        self.find(fact_id).filter(|number| *number >= self.first_digest)?;
+        let members = Members::of(&self.items.segments[..self.stored_segments], &self.sessions);
+        // Packed digests come without what they were made of.
+        let made = self.digests.list.is_empty().then(|| members.digests(entity_key, self.generation, &self.forgotten, None));
+        let digest = made.as_ref().unwrap_or(&self.digests).list.iter().find(|digest| digest.fact_id == fact_id)?;
+        Some((digest.text_hash, members.evidence(digest)))
     }
 
     /// The session of one of a fact's sources; none while its event has not arrived.

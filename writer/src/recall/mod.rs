@@ -16,6 +16,7 @@ pub mod asks;
 mod bm25;
 pub mod budget;
 pub mod cache;
+mod digest_items;
 pub mod digests;
 pub mod image;
 pub mod islands;

@@ -51,6 +51,9 @@ impl<'a> Matches<'a> {
     }
 }
 
+/// What the signs of a digest by rules count.
+pub const DIGEST: f64 = 0.6;
+
 /// A query's facts that may be shown.
 pub struct Among<'m> {
     matches: &'m Matches<'m>,
@@ -83,6 +86,9 @@ impl Among<'_> {
         let like = |of: &[f32]| of.get(number).copied().map_or(0.0, f64::from);
         let yes = |holds: bool| f64::from(u8::from(holds));
         let subject = image.subjects_of[number] as usize;
+        // A digest repeats what facts say: it goes before them only where the question gathers or asks when.
+        let gathers = asks.summary || asks.when;
+        let own = if number >= image.first_digest && !gathers { DIGEST } else { 1.0 };
         Parts {
             bm25: weights.bm25 * bm25[number] * factor,
             neighbour: weights.neighbour * beside_bm25 * factor,
@@ -94,5 +100,6 @@ impl Among<'_> {
             time: weights.time * yes(asks.when && image.is_dated(number)),
             ..Parts::default()
         }
+        .times(own)
     }
 }

@@ -127,6 +127,27 @@ impl Parts {
         ]
     }
 
+    /// Each as many times.
+    #[must_use]
+    #[inline]
+    pub fn times(self, factor: f64) -> Self {
+        Self {
+            bm25: self.bm25 * factor,
+            role: self.role * factor,
+            neighbour: self.neighbour * factor,
+            person_two_away: self.person_two_away * factor,
+            session: self.session * factor,
+            window: self.window * factor,
+            speaker: self.speaker * factor,
+            length: self.length * factor,
+            vector: self.vector * factor,
+            vector_context: self.vector_context * factor,
+            vector_neighbour: self.vector_neighbour * factor,
+            time: self.time * factor,
+            question: self.question * factor,
+        }
+    }
+
     /// The score.
     #[must_use]
     #[inline]

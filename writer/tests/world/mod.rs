@@ -274,6 +274,12 @@ impl World {
         self.of(entity_id).1.forgets.push(intake::forget(&control, START_US + 9).unwrap());
     }
 
+    /// Puts a control that forgets into the next flush.
+    pub(crate) fn forget(&mut self, control: ForgetFact) {
+        let entity_id = control.entity_id.clone();
+        self.of(&entity_id).1.forgets.push(intake::forget(&control, START_US + 9).unwrap());
+    }
+
     /// Writes what was put together in one flush, and tells of it.
     pub(crate) async fn flush(&mut self) {
         let entities = std::mem::take(&mut self.batch);

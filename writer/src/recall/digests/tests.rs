@@ -93,6 +93,8 @@ fn gym() -> Vec<Told> {
         Told::new("User has a new gym card").triple("User", "has", "a new gym card").said(2, "s2", "2026-03-09"),
         Told::new("on 2026-03-15 User went to the gym").said(3, "s3", "2026-03-16"),
         Told::new("User likes tea").triple("User", "likes", "tea").said(4, "s3", "2026-03-16"),
+        Told::new("User owns a boat").triple("User", "owns", "a boat").said(5, "s3", "2026-03-16"),
+        Told::new("User is a nurse").triple("User", "is", "a nurse").said(6, "s3", "2026-03-16"),
     ]
 }
 
@@ -109,7 +111,7 @@ fn what_recurs_has_a_timeline() {
     assert_eq!((timeline.first_us, timeline.last_us), (us("2026-03-02") + 1, us("2026-03-16") + 3));
     // Twice, or on one day, is no recurrence.
     assert!(of_kind(&made(&gym()[..2], &[], None), FactKind::Timeline).is_empty());
-    let one_day: Vec<Told> = (0..4).map(|n| Told::new(&format!("The gym number {n}")).said(n, "s", "2026-01-01")).collect();
+    let one_day: Vec<Told> = (0..3).map(|n| Told::new(&format!("The gym number {n}")).said(n, "s", "2026-01-01")).collect();
     assert!(of_kind(&made(&one_day, &[], None), FactKind::Timeline).is_empty());
 }
 
@@ -183,7 +185,7 @@ fn a_session_has_a_summary_of_what_was_learned() {
     let digests = made(&gym(), &[], None);
     assert_eq!(
         of_kind(&digests, FactKind::Summary),
-        ["2026-03-16: on 2026-03-15 User went to the gym; User likes tea"],
+        ["2026-03-16: on 2026-03-15 User went to the gym; User likes tea; User owns a boat; User is a nurse"],
         "s1 and s2 have one fact each"
     );
     let summary = digests.list.iter().find(|d| d.kind == FactKind::Summary).unwrap();
@@ -222,7 +224,7 @@ fn what_an_extractor_wrote_goes_before() {
     facts.push(timeline);
     let digests = made(&facts, &[], None);
     assert!(digests.list.is_empty(), "{digests:?}");
-    assert_eq!(digests.replaced, [4]);
+    assert_eq!(digests.replaced, [6]);
 }
 
 #[test]
@@ -270,8 +272,8 @@ fn long_timelines_are_cut_in_the_middle_and_say_so() {
 
 #[test]
 fn sessions_that_differ_in_case_alone_are_two() {
-    let facts: Vec<Told> = (0..4)
-        .map(|n| Told::new(&format!("fact {n} here")).said(n, if n < 2 { "Session A" } else { "session  a" }, "2026-01-01"))
+    let facts: Vec<Told> = (0..8)
+        .map(|n| Told::new(&format!("fact {n} here")).said(n, if n < 4 { "Session A" } else { "session  a" }, "2026-01-01"))
         .collect();
     let ids: HashSet<FactId> = made(&facts, &[], None).list.iter().map(|d| d.fact_id).collect();
     assert_eq!(ids.len(), 2);

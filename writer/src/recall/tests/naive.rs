@@ -237,7 +237,11 @@ proptest! {
         let items: Vec<Item> = seeds_of(&image, &fact_rows(1, &seeds));
         let weights = if with_vectors { &recipe::FACTS } else { &recipe::FACTS_BY_WORDS };
         let naive = scores(&items, &query, image.languages, with_vectors.then_some(&floats), weights, false);
-        let naive = items.iter().zip(naive).filter(|(item, _)| item.shown).map(|(item, score)| (item.id.clone(), score)).collect();
+        let asks = Asks::of(&query, &text::query(&query, image.languages).spoken);
+        let digest = if asks.summary || asks.when { 1.0 } else { crate::recall::rank_facts::DIGEST };
+        let by_rules: Vec<bool> = image.facts().map(|fact| fact.extractor() == crate::recall::digests::EXTRACTOR).collect();
+        let own = naive.into_iter().zip(by_rules).map(|(score, by_rules)| if by_rules { score * digest } else { score });
+        let naive = items.iter().zip(own).filter(|(item, _)| item.shown).map(|(item, score)| (item.id.clone(), score)).collect();
         close(&ours, &naive)?;
     }
 
@@ -280,13 +284,19 @@ fn seeds_of(image: &EntityImage, rows: &crate::reads::rows::FactRows) -> Vec<Ite
     (0..image.len())
         .map(|number| {
             let fact = image.fact(number);
-            let row = rows.facts.iter().find(|row| row.fact_id == fact.fact_id()).unwrap();
+            // Digests are in no row.
+            let row = rows.facts.iter().find(|row| row.fact_id == fact.fact_id());
             let session = fact.sources().next().and_then(|source| image.session_of(number, &source).map(str::to_owned));
             Item {
-                group: session.filter(|_| matches!(row.kind, FactKind::Fact | FactKind::Attribute)),
-                name: row.subject.clone(),
-                shown: row.kind != FactKind::Instruction,
-                ..Item::of(row.fact_id.to_string(), &row.body, row.rep_occurred_at_us, row.vector.as_ref())
+                group: session.filter(|_| matches!(fact.kind(), FactKind::Fact | FactKind::Attribute)),
+                name: fact.subject().map(str::to_owned),
+                shown: fact.kind() != FactKind::Instruction,
+                ..Item::of(
+                    fact.fact_id().to_string(),
+                    fact.content(),
+                    fact.occurred_at_us(),
+                    row.and_then(|row| row.vector.as_ref()),
+                )
             }
         })
         .collect()

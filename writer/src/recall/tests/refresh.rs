@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::world::{KEY, fact_rows, fact_seed, message_rows, message_seed, model};
 use crate::reads::rows::{FactRows, MessageRows};
 use crate::recall::answer::answer;
-use crate::recall::packed::{FactChunk, MessageChunk, pack_facts, pack_messages, pack_unnamed, unpack_unnamed};
+use crate::recall::image;
+use crate::recall::packed::{FactChunk, MessageChunk, pack_messages, pack_unnamed, unpack_unnamed};
 use crate::recall::{EntityImage, MessageImage, RecallQuery};
 
 /// Everything that can be seen of two images.
@@ -106,7 +107,7 @@ proptest! {
             prop_assert_eq!(&seen(&now_facts, &now_messages, &text), &wanted);
 
             // Packed when there was less, and brought up to date by what came since.
-            let chunks = pack_facts(&fact_before, Some(&model.id)).into_iter().map(|bytes| FactChunk::decode(bytes).unwrap());
+            let chunks = image::pack(&KEY, &fact_before, Some(&model.id)).into_iter().map(|bytes| FactChunk::decode(bytes).unwrap());
             let unnamed = unpack_unnamed(pack_unnamed(&fact_before.unnamed)).unwrap();
             let since = fact_changes(&fact_before, &fact_after);
             let unpacked = EntityImage::unpack(&KEY, chunks.collect(), unnamed, &since, Some(&model));
@@ -115,6 +116,16 @@ proptest! {
             let since = message_changes(&message_before, &message_after);
             let said = MessageImage::unpack(&KEY, chunks.collect(), unnamed, &since, Some(&model));
             prop_assert_eq!(&seen(&unpacked, &said, &text), &wanted);
+
+            // Packed now, and nothing came since.
+            let chunks = image::pack(&KEY, &fact_after, Some(&model.id)).into_iter().map(|bytes| FactChunk::decode(bytes).unwrap());
+            let unnamed = unpack_unnamed(pack_unnamed(&fact_after.unnamed)).unwrap();
+            let nothing = FactRows { facts: Vec::new(), mentions: Vec::new(), validity: Vec::new(), unnamed: Vec::new(), ..fact_after.clone() };
+            let unpacked = EntityImage::unpack(&KEY, chunks.collect(), unnamed, &nothing, Some(&model));
+            prop_assert_eq!(&seen(&unpacked, &now_messages, &text), &wanted);
+            for fact in unpacked.facts() {
+                prop_assert_eq!(unpacked.digest(&KEY, fact.fact_id()), anew_facts.digest(&KEY, fact.fact_id()));
+            }
 
             // Read whole again by one that has taken the texts apart before.
             let again = EntityImage::build(&KEY, fact_after.clone(), Some(&model), Some(&now_facts));
