@@ -255,7 +255,8 @@ async fn injected_blocks_and_names() {
     assert!(!export.text().contains("zebra"), "{}", export.text());
     let said = export.lines();
     assert_eq!(said[0]["content"], "I like tea. I like jam.");
-    assert_eq!(said[3]["content"], json!([{"type": "text", "text": "I play chess. "}, "", {"type": "image", "url": "x"}]));
+    // A part that held nothing else goes with its block.
+    assert_eq!(said[3]["content"], json!([{"type": "text", "text": "I play chess. "}, {"type": "image", "url": "x"}]));
     let recalled = http.recall("ctx", "zebra", json!({"limit": 100, "include_messages": true, "include_superseded": true})).await;
     assert!(!recalled.to_string().contains("zebra"), "{recalled}");
     for learned in ["tea", "jam", "chess"] {
