@@ -7,7 +7,9 @@ use memori_schemas::{ContentFormat, ContentHash, EntityKey, FactId, FactKind, Me
 
 use super::ReadError;
 use super::db::{Param, Part, Row, Statement};
-use super::rows::{EntityVersion, FactRow, FactRows, ForgottenRow, IntervalRow, MentionRow, MessageRow, MessageRows, UnnamedRow, VectorRow};
+use super::rows::{
+    EntityVersion, FactRow, FactRows, ForgottenRow, IntervalRow, MentionRow, MessageRow, MessageRows, UnnamedRow, VectorRow,
+};
 use super::sql::{all, exactly, fact_id, generation_of, key, text};
 use crate::recall::islands::Unnamed;
 use crate::store::packs::PackKind;
