@@ -225,7 +225,9 @@ impl Made<'_> {
 
     /// Of each recurring topic, and of each value that changed, its course.
     fn timelines(&self, memo: &Memo, stored: &Stored) -> Vec<Digest> {
-        let mut candidates: Vec<(Topic, TextHash, Vec<(u32, u32)>, usize, usize)> = Vec::new();
+        /// Topic, its identity, its evidence, and by how many days and entries it is supported.
+        type Candidate = (Topic, TextHash, Vec<(u32, u32)>, usize, usize);
+        let mut candidates: Vec<Candidate> = Vec::new();
         for (topic, facts) in memo.topics(self.facts) {
             let text_hash = ids::text_hash(&identity("timeline", &topic.key()));
             let evidence = self.evidence(&facts, text_hash, None);

@@ -224,7 +224,7 @@ impl EntityImage {
             subjects_of.push(fact.subject_number().map_or(NONE, |subject| numbers[place.segment as usize][subject]));
             let mut intervals = fact.intervals();
             let unbounded = intervals.len() == 1 && intervals.next().is_some_and(|interval| interval.to_us.is_none());
-            traits.push(place_of(kind) | u8::from(unbounded) * UNBOUNDED | u8::from(fact.is_dated()) * DATED);
+            traits.push(place_of(kind) | (u8::from(unbounded) * UNBOUNDED) | (u8::from(fact.is_dated()) * DATED));
             languages = languages.union(fact.languages());
             if kind == FactKind::Instruction {
                 instructions.push(number);

@@ -80,7 +80,6 @@ pub const FACTS: Weights = Weights {
     vector_neighbour: 0.0,
     time: 0.2,
     question: 0.0,
-    ..MESSAGES
 };
 
 /// Facts, by words alone.

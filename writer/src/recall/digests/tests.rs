@@ -330,8 +330,10 @@ fn set(facts: Vec<Told>) -> Vec<Told> {
     facts.into_iter().filter(|fact| seen.insert(fact.view().fact_id)).collect()
 }
 
+type Shown = (FactId, FactKind, String, String, Vec<(FactId, MessageKey)>, i64, i64);
+
 /// What is shown, without the numbers of the facts.
-fn shown(facts: &[Told], digests: &Digests) -> Vec<(FactId, FactKind, String, String, Vec<(FactId, MessageKey)>, i64, i64)> {
+fn shown(facts: &[Told], digests: &Digests) -> Vec<Shown> {
     let views: Vec<DigestFact<'_>> = facts.iter().map(Told::view).collect();
     let evidence = |d: &Digest| {
         d.evidence

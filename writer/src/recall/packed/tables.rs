@@ -293,7 +293,9 @@ impl Vectors {
 
 /// The vectors of items in their order, as four sections. Grouped by model and dimensions; an item's second of a group is left out.
 pub(super) fn write_vectors<'a>(items: impl Iterator<Item = &'a [VectorInput<'a>]>, arena: &mut ArenaWriter) -> [Vec<u8>; 4] {
-    let mut groups: std::collections::BTreeMap<(&str, usize), Vec<(u16, f32, &[u8])>> = std::collections::BTreeMap::new();
+    /// By model and dimensions: item, scale, values.
+    type Groups<'a> = std::collections::BTreeMap<(&'a str, usize), Vec<(u16, f32, &'a [u8])>>;
+    let mut groups = Groups::new();
     for (number, vectors) in items.enumerate() {
         let number = u16::try_from(number).expect("a chunk has at most 65,535 items");
         for vector in vectors.iter().filter(|vector| !vector.values.is_empty()) {
