@@ -22,15 +22,14 @@ pub(crate) const FETCH: &str = "memori model fetch";
 /// The models' folder.
 ///
 /// # Errors
-/// [`EmbedError::Configuration`] where the settings name none and there is no home.
+/// [`EmbedError::Unavailable`] where the settings name none and there is no home (as in a bare container): the model is then missing.
 pub fn model_dir(settings: &Settings) -> Result<PathBuf, EmbedError> {
     if let Some(dir) = &settings.embedding.model_dir {
         return Ok(dir.clone());
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    let cache =
-        cache.ok_or_else(|| EmbedError::Configuration("no home folder for models: set embedding.model_dir".to_owned()))?;
+    let cache = cache.ok_or_else(|| EmbedError::Unavailable("no home folder for models: set embedding.model_dir".to_owned()))?;
     Ok(cache.join("memori-stream").join("models"))
 }
 
