@@ -193,15 +193,46 @@ pub fn answer(
     vector: Option<&Embedding>,
     now: Micros,
 ) -> Recalled {
-    let budget = query.token_budget.unwrap_or(usize::MAX);
     let terms = text::query(&query.query, image.languages);
     let asks = Asks::of(&query.query, &terms.spoken);
     let matches = rank_facts::Matches::of(image, &terms, asks, vector);
     let asked = Asked { query, asks, vector, now };
-    let (facts, left) = asked.facts(image, &matches, budget);
+    let wanted: Vec<bool> = (0..image.len()).map(|number| asked.wants(image, number)).collect();
+    let among = matches.among(&wanted);
+    let ranked = asked.ranked(0..image.len(), &wanted, |number| among.parts(number), among.most());
+    let best = best(ranked, query.limit, |a, b| order_of_facts(image, a, b));
+    let mut fits = None;
+    let messages = messages.map(|messages| {
+        asked.said(messages, |said| {
+            let tokens = query.token_budget?;
+            let statements: Vec<_> = best.iter().map(|one| statement(image, one.number)).collect();
+            let (of_facts, of_messages) = budget::together(&statements, said, tokens);
+            fits = Some(of_facts);
+            Some(of_messages)
+        })
+    });
+    let cost = |one: &Ranked| budget::tokens(image.fact(one.number).content());
+    let fits = fits.or_else(|| query.token_budget.map(|tokens| budget::fitting(best.iter().map(cost), tokens)));
+    let facts = fitting(best, fits).map(|one| asked.shown_fact(image, &one, &among)).collect();
     let instructions = asked.instructions(image, &matches);
-    let messages = messages.map(|messages| asked.said(messages, left));
     Recalled { facts, instructions, messages, ranking: None, took_ms: None }
+}
+
+/// What a fact costs, and the messages that it rests on: event and message id.
+fn statement(image: &EntityImage, number: usize) -> budget::Statement<(&str, &str)> {
+    let fact = image.fact(number);
+    budget::Statement {
+        tokens: budget::tokens(fact.content()),
+        rests_on: fact.sources().map(|source| (source.event_id(), source.message_id())).collect(),
+        // A digest is shorter than what it is made of: it does not stand for it.
+        stands_for_them: !matches!(fact.kind(), FactKind::Summary | FactKind::Timeline),
+    }
+}
+
+/// Those that fit; without a budget all.
+fn fitting(best: Vec<Ranked>, fits: Option<Vec<bool>>) -> impl Iterator<Item = Ranked> {
+    let fits = fits.unwrap_or_else(|| vec![true; best.len()]);
+    best.into_iter().zip(fits).filter(|(_, fits)| *fits).map(|(one, _)| one)
 }
 
 /// A query with what is known of it.
@@ -234,20 +265,6 @@ impl Asked<'_> {
             && self.holds(image, number)
     }
 
-    fn facts(&self, image: &EntityImage, matches: &rank_facts::Matches<'_>, budget: usize) -> (Vec<RecalledFact>, usize) {
-        let shown: Vec<bool> = (0..image.len()).map(|number| self.wants(image, number)).collect();
-        let among = matches.among(&shown);
-        let ranked = self.ranked(0..image.len(), &shown, |number| among.parts(number), among.most());
-        let best = best(ranked, self.query.limit, |a, b| order_of_facts(image, a, b));
-        let content = |one: &Ranked| budget::tokens(image.fact(one.number).content());
-        let (fits, left) = match self.query.token_budget {
-            Some(_) => budget::fitting(best.iter().map(content), budget),
-            None => (vec![true; best.len()], budget),
-        };
-        let taken = best.into_iter().zip(fits).filter(|(_, fits)| *fits);
-        (taken.map(|(one, _)| self.shown_fact(image, &one, &among)).collect(), left)
-    }
-
     /// All standing instructions, by relevance; every one that holds is a candidate.
     fn instructions(&self, image: &EntityImage, matches: &rank_facts::Matches<'_>) -> Vec<RecalledFact> {
         if self.query.instruction_limit == 0 || image.instructions.is_empty() {
@@ -276,7 +293,12 @@ impl Asked<'_> {
         self.query.explain.then(|| Explained { score_parts: parts(), score_raw: recipe::raw(one.score) })
     }
 
-    fn said(&self, image: &MessageImage, budget: usize) -> Vec<RecalledMessage> {
+    /// The best messages, of them those that `choose` takes: all where it has no say.
+    fn said<'m>(
+        &self,
+        image: &'m MessageImage,
+        choose: impl FnOnce(&[budget::Said<(&'m str, &'m str)>]) -> Option<Vec<bool>>,
+    ) -> Vec<RecalledMessage> {
         let query = self.query;
         let terms = text::query(&query.query, image.languages);
         let in_process =
@@ -286,16 +308,13 @@ impl Asked<'_> {
         let matches = rank_messages::Matches::of(image, &terms, self.asks, self.vector, &shown);
         let ranked = self.ranked(0..image.len(), &shown, |number| matches.parts(number), matches.most());
         let best = best(ranked, query.limit, |a, b| order_of_messages(image, a, b));
-        let texts: Vec<String> = best.iter().map(|one| image.text(one.number)).collect();
-        let (fits, _) = match query.token_budget {
-            Some(_) => budget::fitting(texts.iter().map(|text| budget::tokens(text)), budget),
-            None => (vec![true; best.len()], budget),
+        let cost = |one: &Ranked| {
+            let message = image.message(one.number);
+            budget::Said { tokens: budget::tokens(&image.text(one.number)), place: (message.event_id(), message.message_id()) }
         };
-        best.into_iter()
-            .zip(texts)
-            .zip(fits)
-            .filter(|(_, fits)| *fits)
-            .map(|((one, content), _)| {
+        let fits = if query.token_budget.is_some() { choose(&best.iter().map(cost).collect::<Vec<_>>()) } else { None };
+        fitting(best, fits)
+            .map(|one| {
                 let message = image.message(one.number);
                 RecalledMessage {
                     message_id: message.message_id().to_owned(),
@@ -303,7 +322,7 @@ impl Asked<'_> {
                     session_id: image.session_id(one.number).map(str::to_owned),
                     role: message.role().as_str(),
                     name: message.name().map(str::to_owned),
-                    content,
+                    content: image.text(one.number),
                     occurred_at: Micros3339(message.occurred_at_us()),
                     score: recipe::shown(recipe::raw(one.score), matches.most()),
                     explained: self.explained(&one, || matches.parts(one.number)),
