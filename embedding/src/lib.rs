@@ -8,6 +8,8 @@ mod catalogue;
 mod fetch;
 mod local;
 pub mod metrics;
+#[cfg(feature = "minilm")]
+pub mod minilm;
 mod openai;
 mod quantise;
 
@@ -16,8 +18,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use memori_service::{ProcessError, Settings};
 
-pub use catalogue::{BuiltinFiles, builtin_files, keep_wheel, model_dir, open_builtin, prepare_builtin};
-pub use fetch::{FetchError, fetch_builtin};
+pub use catalogue::{BUILTIN, Files, Package, model_dir, open_builtin, package};
+#[cfg(feature = "minilm")]
+pub use catalogue::{MINILM, open_minilm};
+pub use fetch::{FetchError, fetch};
 pub use quantise::{Embedding, dot, dot_rows};
 
 use local::Local;
@@ -67,8 +71,18 @@ pub fn embedder_of(settings: &Settings) -> Result<Option<Arc<dyn Embedder>>, Emb
             let local = Local::new(builtin::MODEL, builtin::DIMENSIONS, model, threads(settings))?;
             Ok(Some(Arc::new(local)))
         }
+        #[cfg(feature = "minilm")]
+        "minilm" => {
+            let model = open_minilm(&model_dir(settings)?)?;
+            let local = Local::new(minilm::MODEL, minilm::DIMENSIONS, model, threads(settings))?;
+            Ok(Some(Arc::new(local)))
+        }
+        #[cfg(not(feature = "minilm"))]
+        "minilm" => package("minilm").map(|_| None),
         "openai" => Ok(Some(Arc::new(openai::Endpoint::of(settings)?))),
-        other => Err(EmbedError::Configuration(format!("embedding.kind is {other:?}; it must be builtin, openai or none"))),
+        other => {
+            Err(EmbedError::Configuration(format!("embedding.kind is {other:?}; it must be builtin, minilm, openai or none")))
+        }
     }
 }
 

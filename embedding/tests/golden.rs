@@ -56,7 +56,7 @@ fn pieces_and_vectors_are_the_reference_packages() {
 #[test]
 fn with_floats_they_are_nearer_still() {
     model();
-    let path = memori_embedding::prepare_builtin(&model_dir(&Settings::default()).unwrap()).unwrap();
+    let path = memori_embedding::BUILTIN.prepare(&model_dir(&Settings::default()).unwrap()).unwrap();
     held_to_the_reference(&Model::open_with_floats(&path).unwrap(), 0.999_99);
 }
 

@@ -193,7 +193,7 @@ section!(
 section!(
     /// Text to vectors.
     Embedding {
-        /// `builtin`, `openai` or `none`.
+        /// `builtin`, `minilm` (where the program is built with it), `openai` or `none`.
         kind: String = "builtin".to_owned(),
         /// For `openai`.
         base_url: Option<String> = None,
@@ -352,8 +352,8 @@ impl Settings {
         if !["builtin", "llm"].contains(&self.extractor.kind.as_str()) {
             return bad("extractor.kind", &self.extractor.kind, "builtin or llm");
         }
-        if !["builtin", "openai", "none"].contains(&self.embedding.kind.as_str()) {
-            return bad("embedding.kind", &self.embedding.kind, "builtin, openai or none");
+        if !["builtin", "minilm", "openai", "none"].contains(&self.embedding.kind.as_str()) {
+            return bad("embedding.kind", &self.embedding.kind, "builtin, minilm, openai or none");
         }
         let bounds: [(&str, u64); 16] = [
             ("embedding.dimensions", self.embedding.dimensions.unwrap_or(1) as u64),

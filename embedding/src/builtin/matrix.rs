@@ -89,31 +89,65 @@ impl Matrix {
             }
             Form::Floats(values) => values,
         };
-        let signed = |n: usize| isize::try_from(n).expect("a matrix fits the address space");
-        // SAFETY: the asserts above hold every index below inside its slice, and `out` is borrowed alone.
-        unsafe {
-            gemm::gemm(
-                count,
-                self.columns,
-                self.rows,
-                out.as_mut_ptr(),
-                1,
-                signed(self.columns),
-                add,
-                input.as_ptr(),
-                1,
-                signed(stride),
-                values.as_ptr(),
-                1,
-                signed(self.columns),
-                1.0_f32,
-                1.0_f32,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
+        let (left, right) = (View::of(input, stride, count, self.rows), View::of(values, self.columns, self.rows, self.columns));
+        product(left, right, out, self.columns, 1.0, add);
+    }
+}
+
+/// Rows and columns of floats that stand in a slice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'a> {
+    values: &'a [f32],
+    rows: usize,
+    columns: usize,
+    /// From one row to the next, and from one column to the next.
+    strides: (usize, usize),
+}
+
+impl<'a> View<'a> {
+    /// `rows` rows of `columns` values each, which begin `stride` apart.
+    pub(crate) fn of(values: &'a [f32], stride: usize, rows: usize, columns: usize) -> Self {
+        assert!(stride >= columns, "rows that overlap");
+        assert!(rows == 0 || values.len() >= (rows - 1) * stride + columns, "a view beyond its slice");
+        Self { values, rows, columns, strides: (stride, 1) }
+    }
+
+    /// Rows as columns.
+    #[cfg(feature = "minilm")]
+    pub(crate) fn transposed(self) -> Self {
+        Self { rows: self.columns, columns: self.rows, strides: (self.strides.1, self.strides.0), ..self }
+    }
+}
+
+/// `out = scale · left · right`, or `out += …`; the rows of `out` begin `stride` apart.
+pub(crate) fn product(left: View<'_>, right: View<'_>, out: &mut [f32], stride: usize, scale: f32, add: bool) {
+    let (rows, columns, inner) = (left.rows, right.columns, left.columns);
+    assert!(inner == right.rows && stride >= columns, "a product of unlike sizes");
+    assert!(rows == 0 || out.len() >= (rows - 1) * stride + columns, "a product into too little room");
+    let signed = |n: usize| isize::try_from(n).expect("a matrix fits the address space");
+    // SAFETY: a view's making and the asserts above hold every index below inside its slice, and `out` is borrowed alone.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            inner,
+            out.as_mut_ptr(),
+            1,
+            signed(stride),
+            add,
+            left.values.as_ptr(),
+            signed(left.strides.1),
+            signed(left.strides.0),
+            right.values.as_ptr(),
+            signed(right.strides.1),
+            signed(right.strides.0),
+            1.0_f32,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
     }
 }
 

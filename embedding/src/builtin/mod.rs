@@ -3,7 +3,7 @@
 pub mod convert;
 pub mod file;
 pub mod forward;
-mod matrix;
+pub(crate) mod matrix;
 mod npy;
 pub mod pieces;
 mod shape;

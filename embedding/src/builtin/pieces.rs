@@ -57,12 +57,37 @@ impl TrieParts {
     }
 }
 
+/// A trie in a model's file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trie<'a> {
+    first: &'a [u32],
+    label: &'a [u8],
+    /// As in [`TrieParts`].
+    pub(crate) piece: &'a [u32],
+}
+
+impl<'a> Trie<'a> {
+    pub(crate) fn of(file: &'a ModelFile) -> Result<Self, FileError> {
+        let (label, _) = file.section("trie.label")?;
+        let (first, _) = file.exactly("trie.first", label.len() + 1)?;
+        let (piece, _) = file.exactly("trie.piece", label.len())?;
+        Ok(Self { first, label, piece })
+    }
+
+    /// The node that `label` leads to from `node`.
+    pub(crate) fn child(&self, node: usize, label: u8) -> Option<usize> {
+        let from = *self.first.get(node)? as usize;
+        let to = *self.first.get(node + 1)? as usize;
+        let labels = self.label.get(from..to)?;
+        let at = if labels.len() <= 8 { labels.iter().position(|l| *l == label)? } else { labels.binary_search(&label).ok()? };
+        Some(from + at)
+    }
+}
+
 /// A model's pieces and character map, in the file.
 #[derive(Clone, Copy, Debug)]
 struct Pieces<'a> {
-    first: &'a [u32],
-    label: &'a [u8],
-    piece: &'a [u32],
+    trie: Trie<'a>,
     score: &'a [f32],
     units: &'a [u32],
     replacements: &'a [u8],
@@ -70,24 +95,12 @@ struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     fn of(file: &'a ModelFile) -> Result<Self, FileError> {
-        let (label, _) = file.section("trie.label")?;
-        let (score, _) = file.section("score")?;
         Ok(Self {
-            first: file.exactly("trie.first", label.len() + 1)?.0,
-            label,
-            piece: file.exactly("trie.piece", label.len())?.0,
-            score,
+            trie: Trie::of(file)?,
+            score: file.section("score")?.0,
             units: file.section("map.units")?.0,
             replacements: file.section("map.text")?.0,
         })
-    }
-
-    fn child(&self, node: usize, label: u8) -> Option<usize> {
-        let from = *self.first.get(node)? as usize;
-        let to = *self.first.get(node + 1)? as usize;
-        let labels = self.label.get(from..to)?;
-        let at = if labels.len() <= 8 { labels.iter().position(|l| *l == label)? } else { labels.binary_search(&label).ok()? };
-        Some(from + at)
     }
 
     /// What the longest key of the map that begins `text` turns into, and its length in bytes; else the first character itself.
@@ -161,7 +174,7 @@ impl Tokenizer {
     /// [`FileError`] where one is missing or they do not fit each other.
     pub fn new(file: std::sync::Arc<ModelFile>) -> Result<Self, FileError> {
         let pieces = Pieces::of(&file)?;
-        if pieces.piece.iter().any(|p| *p as usize > pieces.score.len()) {
+        if pieces.trie.piece.iter().any(|p| *p as usize > pieces.score.len()) {
             return Err(FileError::Section("trie.piece"));
         }
         let unknown_score = f64::from(pieces.score.iter().copied().fold(f32::INFINITY, f32::min)) - UNKNOWN_COST;
@@ -212,9 +225,9 @@ impl Tokenizer {
             let mut node = 0;
             let mut single = false;
             for (n, byte) in text[at..].iter().enumerate() {
-                let Some(child) = pieces.child(node, *byte) else { break };
+                let Some(child) = pieces.trie.child(node, *byte) else { break };
                 node = child;
-                let id = pieces.piece[node];
+                let id = pieces.trie.piece[node];
                 if id > 0 {
                     let end = at + n + 1;
                     reach(end, base + f64::from(pieces.score[id as usize - 1]), id - 1);
