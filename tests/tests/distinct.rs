@@ -24,6 +24,31 @@ fn events_of(fact: &Value) -> BTreeSet<&str> {
     fact["sources"].as_array().into_iter().flatten().filter_map(|source| source["event_id"].as_str()).collect()
 }
 
+/// The id that is shown for a conversation that nobody named is as good as a name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_nobody_named_is_taken_up_again_by_its_shown_id() -> anyhow::Result<()> {
+    let shape = Embedded::start(&[TENANT.to_owned()], &[])?;
+    let api = shape.api(TENANT);
+    say(&api, "island", "island-0", "I live in house 7.").await?;
+    let recall = json!({"entity_id": "island", "query": "house", "include_messages": true});
+    let first = api.post("/v1/recall", &recall).await?;
+    let shown = first.body["messages"][0]["session_id"].as_str().context("a session")?.to_owned();
+
+    let body = json!({"event_id": "island-1", "entity_id": "island", "session_id": shown,
+        "messages": [{"role": "user", "content": "My house has a red door."}]});
+    ensure!(api.post("/v1/events", &body).await?.status == StatusCode::ACCEPTED, "the second turn is not accepted");
+    api.wait_final(&["island-1".to_owned()], Duration::from_secs(60)).await?;
+    let both = api.post("/v1/recall", &recall).await?;
+    ensure!(both.status == StatusCode::OK, "{}: {}", both.status, both.body);
+    let messages = both.body["messages"].as_array().context("messages")?;
+    ensure!(messages.len() == 2 && messages.iter().all(|m| m["session_id"] == json!(shown)), "not one session: {messages:?}");
+    ensure!(
+        api.export("island").await?.iter().filter(|line| line["type"] == "message").count() == 2,
+        "the export lost a message"
+    );
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_differs_stays_apart_and_what_is_the_same_is_one() -> anyhow::Result<()> {
     let shape = Embedded::start(&[TENANT.to_owned()], &[])?;

@@ -110,10 +110,11 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let config = ApiConfig { recall, topic_prefix, look_again, ..ApiConfig::default() };
     let state = ApiState::with_embedder(Arc::new(PostgresReads::new(recall_pool)), commits.clone(), config, embedder);
     let readers = state.readers();
-    let mut router = api::router(state);
-    if let Some(token) = validated.internal_token {
-        router = api::with_internal_token(router, token);
-    }
+    let router = api::router(state);
+    let router = match validated.internal_token {
+        Some(token) => api::with_internal_token(router, token),
+        None => api::with_own_host(router),
+    };
     let api_stop = CancellationToken::new();
     let api_server = tokio::spawn(admin::serve(api_listener, router, api_stop.clone()));
     let packer = PackerConfig {

@@ -108,7 +108,7 @@ pub(super) async fn lineage(
     let place = located(&state, &tenant.0, fact_id).await?;
     // The image knows the sessions that nobody named.
     let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
-    let rows = match image.digest(&place.entity_key, fact_id) {
+    let rows = match state.recall.digest(&image, place.entity_key, fact_id).await.map_err(unreadable)? {
         Some((_, evidence)) => of_digest(&state, &tenant.0, &place, evidence).await?,
         None => state.store.lineage(&tenant.0, &place, fact_id).await.map_err(unreadable)?,
     };
@@ -171,7 +171,7 @@ async fn located(state: &ApiState, tenant: &str, fact_id: FactId) -> Answer<Fact
     let entities = state.store.entities(tenant, before.as_ref(), ENTITIES_OF_AN_ID).await.map_err(unreadable)?;
     for entity in entities.into_iter().take_while(|entity| entity.entity_key <= last) {
         let image = state.recall.facts(tenant, entity.entity_key).await.map_err(unreadable)?;
-        if image.digest(&entity.entity_key, fact_id).is_some() {
+        if state.recall.digest(&image, entity.entity_key, fact_id).await.map_err(unreadable)?.is_some() {
             return Ok(FactPlace { entity_key: entity.entity_key, generation: image.generation });
         }
     }
@@ -218,7 +218,7 @@ pub(super) async fn forget_target(
 ) -> Answer<Json<Value>> {
     let place = located(&state, &tenant.0, fact_id).await?;
     let image = state.recall.facts_of_generation(&tenant.0, place.entity_key, place.generation).await.map_err(unreadable)?;
-    if let Some((text_hash, evidence)) = image.digest(&place.entity_key, fact_id) {
+    if let Some((text_hash, evidence)) = state.recall.digest(&image, place.entity_key, fact_id).await.map_err(unreadable)? {
         let entity_id =
             state.store.entity_id(&tenant.0, &place.entity_key).await.map_err(unreadable)?.ok_or_else(no_such_fact)?;
         let message_keys: BTreeSet<String> = evidence.into_iter().map(|(_, message_key)| message_key.to_string()).collect();

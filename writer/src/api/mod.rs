@@ -138,6 +138,19 @@ pub fn with_internal_token(router: Router, token: impl Into<String>) -> Router {
     }))
 }
 
+/// Answers only who means this machine: without a token, whoever reaches the listener names the tenant himself, and a web page whose
+/// name resolves to a loopback address reaches it.
+pub fn with_own_host(router: Router) -> Router {
+    router.layer(axum::middleware::from_fn(async |request: Request, next: Next| {
+        if memori_service::host::means_this_machine(&request) {
+            return next.run(request).await;
+        }
+        let why =
+            "the request's `Host` is not a name of this machine: without auth.internal_token only loopback names are answered";
+        Problem::new(axum::http::StatusCode::FORBIDDEN, why).into_response()
+    }))
+}
+
 async fn guarded(expected: &str, request: Request, next: Next) -> Response {
     let given = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
     if bool::from(given.ct_eq(expected.as_bytes())) { next.run(request).await } else { Problem::unauthorized().into_response() }
@@ -151,4 +164,29 @@ fn unreadable(error: ReadError) -> Problem {
     }
     tracing::warn!(error = &error as &dyn std::error::Error, "a read failed");
     Problem::unavailable("the store cannot be read now", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_token_only_names_of_this_machine_are_answered() {
+        let router = with_own_host(Router::new().route("/v1/entities", get(async || "all of a tenant")));
+        for (host, status) in [
+            ("127.0.0.1:7702", StatusCode::OK),
+            ("localhost:7702", StatusCode::OK),
+            ("evil.example:7702", StatusCode::FORBIDDEN),
+            ("10.0.0.1", StatusCode::FORBIDDEN),
+        ] {
+            let request = Request::get("/v1/entities").header("host", host).header("x-memori-tenant", "acme").body(Body::empty());
+            let answer = router.clone().oneshot(request.expect("a request")).await.expect("an answer");
+            assert_eq!(answer.status(), status, "{host}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// Entities that are remembered; of more the least changed are forgotten.
 const REMEMBERED: usize = 10_000;
 
-/// Whether an entity's packs, with vectors of `model`, would be worth their while.
+/// Whether an entity's packs, made by `model` ([`crate::recall::packed::made_by`]), would be worth their while.
 #[must_use]
 pub fn is_due(state: &PackState, model: &str) -> bool {
     if !(MIN_ITEMS..=MAX_ITEMS).contains(&state.items) {

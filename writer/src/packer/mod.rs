@@ -140,7 +140,7 @@ impl Packer {
 
     async fn try_pack(&self, entity: &EntityRef) -> Result<Option<(Packing, usize)>, PackerError> {
         let Some(state) = self.config.store.pack_state(entity).await? else { return Ok(None) };
-        if !is_due(&state, self.config.model.as_deref().unwrap_or_default()) {
+        if !is_due(&state, &packed::made_by(self.config.model.as_deref())) {
             return Ok(None);
         }
         let Some(packs) = self.read(entity, &state).await? else { return Ok(None) };
@@ -165,7 +165,7 @@ impl Packer {
         };
         let chunks = tokio::task::spawn_blocking(packing).await.map_err(|_| PackerError::Panicked)?;
         let version = version.min(later);
-        let model = self.config.model.clone().unwrap_or_default();
+        let model = packed::made_by(self.config.model.as_deref());
         Ok(Some(NewPacks { entity: entity.clone(), generation, model, version, chunks }))
     }
 }

@@ -12,6 +12,7 @@ use super::rows::{
 };
 use super::sql::{all, exactly, fact_id, generation_of, key, text};
 use crate::recall::islands::Unnamed;
+use crate::recall::packed;
 use crate::store::packs::PackKind;
 
 /// The generation of a tenant without a row of its own.
@@ -121,7 +122,8 @@ impl Of<'_> {
     }
 
     pub(super) fn packs(&self, kind: PackKind) -> Statement {
-        let mut params = self.of_model();
+        let mut params = self.of_generation();
+        params.push(text(&packed::made_by(self.model)));
         params.push(Param::Int(kind.code().into()));
         Statement::whole(PACKS, params)
     }

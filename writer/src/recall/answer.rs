@@ -4,6 +4,7 @@
 //! mention, then by id; instructions are chosen among themselves and cost no fact its place or its tokens.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use memori_embedding::Embedding;
 use memori_schemas::{FactKind, Micros};
@@ -203,10 +204,11 @@ pub fn answer(
     let best = best(ranked, query.limit, |a, b| order_of_facts(image, a, b));
     let mut fits = None;
     let messages = messages.map(|messages| {
-        asked.said(messages, |said| {
+        asked.said(messages, |mut said| {
             let tokens = query.token_budget?;
             let statements: Vec<_> = best.iter().map(|one| statement(image, one.number)).collect();
-            let (of_facts, of_messages) = budget::together(&statements, said, tokens);
+            count_statements(image, &wanted, &mut said);
+            let (of_facts, of_messages) = budget::together(&statements, &said, tokens);
             fits = Some(of_facts);
             Some(of_messages)
         })
@@ -226,6 +228,19 @@ fn statement(image: &EntityImage, number: usize) -> budget::Statement<(&str, &st
         rests_on: fact.sources().map(|source| (source.event_id(), source.message_id())).collect(),
         // A digest is shorter than what it is made of: it does not stand for it.
         stands_for_them: !matches!(fact.kind(), FactKind::Summary | FactKind::Timeline),
+    }
+}
+
+/// How many statements of the entity rest on each message.
+fn count_statements<'a>(image: &'a EntityImage, wanted: &[bool], said: &mut [budget::Said<(&'a str, &'a str)>]) {
+    let mut at: HashMap<(&str, &str), &mut usize> = said.iter_mut().map(|one| (one.place, &mut one.statements)).collect();
+    for number in (0..image.len()).filter(|number| wanted[*number]) {
+        let statement = statement(image, number);
+        for place in statement.rests_on.iter().filter(|_| statement.stands_for_them) {
+            if let Some(count) = at.get_mut(place) {
+                **count += 1;
+            }
+        }
     }
 }
 
@@ -297,7 +312,7 @@ impl Asked<'_> {
     fn said<'m>(
         &self,
         image: &'m MessageImage,
-        choose: impl FnOnce(&[budget::Said<(&'m str, &'m str)>]) -> Option<Vec<bool>>,
+        choose: impl FnOnce(Vec<budget::Said<(&'m str, &'m str)>>) -> Option<Vec<bool>>,
     ) -> Vec<RecalledMessage> {
         let query = self.query;
         let terms = text::query(&query.query, image.languages);
@@ -310,9 +325,10 @@ impl Asked<'_> {
         let best = best(ranked, query.limit, |a, b| order_of_messages(image, a, b));
         let cost = |one: &Ranked| {
             let message = image.message(one.number);
-            budget::Said { tokens: budget::tokens(&image.text(one.number)), place: (message.event_id(), message.message_id()) }
+            let tokens = budget::tokens(&image.text(one.number));
+            budget::Said { tokens, place: (message.event_id(), message.message_id()), statements: 0 }
         };
-        let fits = if query.token_budget.is_some() { choose(&best.iter().map(cost).collect::<Vec<_>>()) } else { None };
+        let fits = if query.token_budget.is_some() { choose(best.iter().map(cost).collect()) } else { None };
         fitting(best, fits)
             .map(|one| {
                 let message = image.message(one.number);

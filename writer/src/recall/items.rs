@@ -246,22 +246,21 @@ impl SessionTable {
             let number = *number_of_island.entry(island).or_insert_with(|| push(&mut ids, island.to_string().into()));
             island_of_event.insert((&row.event.event_id, &row.content_hash.0[..16]), number);
         }
-        let mut named: HashMap<&str, u32> = HashMap::new();
+        // Who takes a conversation up again by the id that was shown for its island is in that session.
+        let mut named: HashMap<Arc<str>, u32> = ids.iter().cloned().zip(0..).collect();
         let of_segment = segments
             .iter()
             .map(|segment| {
-                let number = |session: SessionRef<'_>, ids: &mut Vec<Arc<str>>| match session {
+                let number = |session| match session {
                     SessionRef::Unnamed(event, hash) => island_of_event.get(&(event, &hash[..])).copied().unwrap_or(NONE),
-                    SessionRef::Named(id) => push(ids, id.into()),
+                    SessionRef::Named(id) => named.get(id).copied().unwrap_or_else(|| {
+                        let id: Arc<str> = id.into();
+                        let number = push(&mut ids, id.clone());
+                        named.insert(id, number);
+                        number
+                    }),
                 };
-                let mut numbers = Vec::new();
-                for session in segment.chunk.sessions() {
-                    numbers.push(match session {
-                        SessionRef::Named(id) => *named.entry(id).or_insert_with(|| number(session, &mut ids)),
-                        SessionRef::Unnamed(..) => number(session, &mut ids),
-                    });
-                }
-                numbers.into_boxed_slice()
+                segment.chunk.sessions().map(number).collect()
             })
             .collect();
         Self { ids, of_segment }
@@ -350,8 +349,10 @@ impl VectorIndex {
                 + product(at[item], before)
                 + product(at[item], after)
                 + 0.5 * product(before, after);
-            lengths.push(own.sqrt() as f32);
-            with_neighbours.push((own + around).max(0.0).sqrt() as f32);
+            // A scale beyond all bounds is no vector.
+            let length = |square: f64| Some(square.max(0.0).sqrt() as f32).filter(|length| length.is_finite()).unwrap_or(0.0);
+            lengths.push(length(own));
+            with_neighbours.push(length(own + around));
         }
         Some(Self { model: model.clone(), lengths, with_neighbours })
     }
@@ -374,7 +375,8 @@ impl VectorIndex {
                 let number = numbers[vectors.item(slot)] as usize;
                 if number < products.len() && self.lengths[number] > 0.0 {
                     let (scale, values) = vectors.get(slot);
-                    products[number] = scale * dot(values, &query) as f32;
+                    let product = scale * dot(values, &query) as f32;
+                    products[number] = if product.is_finite() { product } else { 0.0 };
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! What was said to and by one entity, laid out for recall. The promises are those of [`super::image`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -309,8 +309,10 @@ fn session_by_session(
         });
         of_message.push(number);
     }
-    let by_name: BTreeMap<(Option<&str>, Option<&str>), u32> =
-        names.iter().zip(0_u32..).map(|(name, number)| (*name, number)).collect();
+    // By its number too, so that none is ever left out.
+    /// Process and session.
+    type Name<'a> = (Option<&'a str>, Option<&'a str>);
+    let by_name: BTreeSet<(Name<'_>, u32)> = names.iter().copied().zip(0_u32..).collect();
     let mut sizes = vec![0_u32; names.len()];
     for session in &of_message {
         sizes[*session as usize] += 1;
@@ -318,7 +320,7 @@ fn session_by_session(
     let mut sessions = Vec::with_capacity(names.len());
     let mut next = vec![0_u32; names.len()];
     let mut start = 0;
-    for number in by_name.values() {
+    for (_, number) in &by_name {
         next[*number as usize] = start;
         let end = start + sizes[*number as usize];
         sessions.push(start..end);

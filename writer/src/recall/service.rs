@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use memori_embedding::{Embedder, Embedding};
-use memori_schemas::{EntityKey, Micros, ids};
+use memori_schemas::{EntityKey, FactId, MessageKey, Micros, TextHash, ids};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::answer::{Ranking, Recalled, answer};
@@ -79,10 +79,14 @@ struct Shared {
     store: Arc<dyn ReadStore>,
     cache: ImageCache,
     stripes: Vec<Mutex<()>>,
-    loads: Semaphore,
-    large: Semaphore,
+    /// Its permits go with the work, which goes on when whoever asked is gone.
+    loads: Arc<Semaphore>,
+    large: Arc<Semaphore>,
     vectors: Option<QueryVectors>,
 }
+
+/// What is known of an entity, and what was said where that is asked for.
+type Known = (Arc<EntityImage>, Option<Arc<MessageImage>>);
 
 /// A query's vector, or why there is none.
 type Vector = Result<Arc<Embedding>, NoVector>;
@@ -103,8 +107,8 @@ impl Recall {
             store,
             cache: ImageCache::new(config.cache_bytes),
             stripes,
-            loads: Semaphore::new(config.loads_at_once.max(1)),
-            large: Semaphore::new(processors),
+            loads: Arc::new(Semaphore::new(config.loads_at_once.max(1))),
+            large: Arc::new(Semaphore::new(processors)),
             vectors: embedder
                 .map(|embedder| QueryVectors::new(embedder, config.query_vectors.max(1), config.query_embedding_timeout)),
         }))
@@ -136,16 +140,29 @@ impl Recall {
         queries: &[RecallQuery],
         route: &'static str,
     ) -> Vec<Result<Recalled, ReadError>> {
-        let vectors = self.vectors_of(queries).await;
-        let mut answers = Vec::with_capacity(queries.len());
-        for (query, vector) in queries.iter().zip(vectors) {
-            let began = Instant::now();
-            answers.push(match self.known(tenant, query).await {
-                Ok(known) => self.answered(query, vector, known, began, route).await,
+        let mut vectors: Vec<Option<Vector>> = self.vectors_of(queries).await.into_iter().map(Some).collect();
+        // Entity by entity, so that an image too large for the cache is read once; those with messages first, for the same reason.
+        let mut order: Vec<usize> = (0..queries.len()).collect();
+        order.sort_by_key(|at| (&queries[*at].entity_id, !queries[*at].include_messages));
+        let mut answers: Vec<Option<Result<Recalled, ReadError>>> = queries.iter().map(|_| None).collect();
+        let mut last: Option<(&str, Known)> = None;
+        for at in order {
+            let (query, began) = (&queries[at], Instant::now());
+            let known = match last.take() {
+                Some((entity_id, known)) if entity_id == query.entity_id => Ok(known),
+                _ => self.known(tenant, query).await,
+            };
+            answers[at] = Some(match known {
+                Ok((facts, messages)) => {
+                    let vector = vectors[at].take().unwrap_or(Err(NoVector::NoModel));
+                    let asked_for = messages.clone().filter(|_| query.include_messages);
+                    last = Some((&query.entity_id, (facts.clone(), messages)));
+                    self.answered(query, vector, (facts, asked_for), began, route).await
+                }
                 Err(error) => Err(error),
             });
         }
-        answers
+        answers.into_iter().map(|answer| answer.unwrap_or(Err(ReadError::Closed))).collect()
     }
 
     async fn vector_of(&self, query: &RecallQuery) -> Vector {
@@ -165,7 +182,7 @@ impl Recall {
         queries.iter().map(of).collect()
     }
 
-    async fn known(&self, tenant: &str, query: &RecallQuery) -> Result<(Arc<EntityImage>, Option<Arc<MessageImage>>), ReadError> {
+    async fn known(&self, tenant: &str, query: &RecallQuery) -> Result<Known, ReadError> {
         let entity_key = ids::entity_key(tenant, &query.entity_id);
         let facts = self.facts(tenant, entity_key).await?;
         let messages = if query.include_messages { Some(self.messages(tenant, entity_key).await?) } else { None };
@@ -176,7 +193,7 @@ impl Recall {
         &self,
         query: &RecallQuery,
         vector: Vector,
-        (facts, messages): (Arc<EntityImage>, Option<Arc<MessageImage>>),
+        (facts, messages): Known,
         began: Instant,
         route: &'static str,
     ) -> Result<Recalled, ReadError> {
@@ -193,8 +210,12 @@ impl Recall {
         let cost = facts.len() + messages.as_ref().map_or(0, |messages| messages.len() * 3);
         let mut recalled = if cost > LARGE {
             let query = query.clone();
-            let _large = self.0.large.acquire().await.map_err(|_| ReadError::Closed)?;
-            beside(move || answer(&facts, messages.as_deref(), &query, vector.as_deref(), now)).await?
+            let large = permit(&self.0.large).await?;
+            beside(move || {
+                let _large = large;
+                answer(&facts, messages.as_deref(), &query, vector.as_deref(), now)
+            })
+            .await?
         } else {
             answer(&facts, messages.as_deref(), query, vector.as_deref(), now)
         };
@@ -231,8 +252,7 @@ impl Recall {
             return Ok(image);
         }
         metrics::cache_miss("facts");
-        let _load = self.0.loads.acquire().await.map_err(|_| ReadError::Closed)?;
-        let image = self.load_facts(tenant, entity_key, version, cached.facts).await?;
+        let image = self.loaded_facts(tenant, entity_key, version, cached.facts).await?;
         self.0.cache.put(key, Images { facts: Some(image.clone()), messages: cached.messages });
         Ok(image)
     }
@@ -251,8 +271,44 @@ impl Recall {
         if active.generation == generation {
             return self.facts(tenant, entity_key).await;
         }
-        let _load = self.0.loads.acquire().await.map_err(|_| ReadError::Closed)?;
-        self.load_facts(tenant, entity_key, EntityVersion { generation, ..active }, None).await
+        self.loaded_facts(tenant, entity_key, EntityVersion { generation, ..active }, None).await
+    }
+
+    /// As [`EntityImage::digest`], beside the runtime: digests that came packed are made again, from all facts.
+    ///
+    /// # Errors
+    /// The process is stopping.
+    pub async fn digest(
+        &self,
+        image: &Arc<EntityImage>,
+        entity_key: EntityKey,
+        fact_id: FactId,
+    ) -> Result<Option<(TextHash, Vec<(FactId, MessageKey)>)>, ReadError> {
+        if image.find(fact_id).is_none() {
+            return Ok(None);
+        }
+        let (large, image) = (permit(&self.0.large).await?, image.clone());
+        beside(move || {
+            let _large = large;
+            image.digest(&entity_key, fact_id)
+        })
+        .await
+    }
+
+    /// As [`Self::load_facts`], one of a bounded number at a time, and to its end: its permit covers what runs beside the runtime.
+    async fn loaded_facts(
+        &self,
+        tenant: &str,
+        entity_key: EntityKey,
+        version: EntityVersion,
+        previous: Option<Arc<EntityImage>>,
+    ) -> Result<Arc<EntityImage>, ReadError> {
+        let (load, this, tenant) = (permit(&self.0.loads).await?, self.clone(), tenant.to_owned());
+        let loading = async move {
+            let _load = load;
+            this.load_facts(&tenant, entity_key, version, previous).await
+        };
+        tokio::spawn(loading).await.map_err(|_| ReadError::Closed)?
     }
 
     async fn load_facts(
@@ -324,8 +380,12 @@ impl Recall {
             return Ok(image);
         }
         metrics::cache_miss("messages");
-        let _load = self.0.loads.acquire().await.map_err(|_| ReadError::Closed)?;
-        let image = self.load_messages(tenant, entity_key, version, cached.messages).await?;
+        let (load, this, owner, previous) = (permit(&self.0.loads).await?, self.clone(), tenant.to_owned(), cached.messages);
+        let loading = async move {
+            let _load = load;
+            this.load_messages(&owner, entity_key, version, previous).await
+        };
+        let image = tokio::spawn(loading).await.map_err(|_| ReadError::Closed)??;
         self.0.cache.put(key, Images { facts: cached.facts, messages: Some(image.clone()) });
         Ok(image)
     }
@@ -417,6 +477,10 @@ fn unpacked(chunks: Vec<Bytes>) -> Result<Vec<UnnamedRow>, PackError> {
         rows.extend(unpack_unnamed(chunk)?);
     }
     Ok(rows)
+}
+
+async fn permit(of: &Arc<Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit, ReadError> {
+    of.clone().acquire_owned().await.map_err(|_| ReadError::Closed)
 }
 
 /// Runs what takes long beside the runtime.

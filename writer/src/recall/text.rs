@@ -240,6 +240,7 @@ pub fn query(text: &str, languages: Languages) -> QueryTerms {
     let means_something = |word: &String| !language::of_word(word, language).unwrap_or(language).is_stop_word(word);
     let all_small = !spoken.iter().any(means_something);
     let mut seen = std::collections::HashSet::new();
+    let mut seen_parts = std::collections::HashSet::new();
     let mut looked_for = Vec::new();
     for word in spoken.iter().filter(|word| all_small || means_something(word)) {
         if looked_for.len() >= MAX_QUERY_WORDS {
@@ -257,7 +258,10 @@ pub fn query(text: &str, languages: Languages) -> QueryTerms {
         alternatives.sort_unstable();
         alternatives.dedup();
         looked_for.push(QueryWord { alternatives, weight: 1.0 });
-        looked_for.extend(parts(word).map(|part| QueryWord { alternatives: vec![term(part)], weight: PART_WEIGHT }));
+        // A word without spaces may be as long as the query: its parts count as words.
+        let room = MAX_QUERY_WORDS.saturating_sub(looked_for.len());
+        let new_parts = parts(word).filter(|part| seen_parts.insert(part.to_string())).take(room);
+        looked_for.extend(new_parts.map(|part| QueryWord { alternatives: vec![term(part)], weight: PART_WEIGHT }));
     }
     let without_ending = spoken.iter().filter_map(|word| word.strip_suffix("'s"));
     let mut named: Vec<Term> = spoken.iter().map(String::as_str).chain(without_ending).map(term).collect();

@@ -115,8 +115,8 @@ pub(super) async fn attempt(
     write(&mut lent, requests, &placed.places, &ends).await?;
     match lent.commit().await {
         Ok(()) => Ok(Done::Now(placed)),
-        // The server says that it did not happen.
-        Err(error @ sqlx::Error::Database(_)) => Err(Failure::Nothing(log_error(error))),
+        // The server says that it did not happen; but a lost connection (class 08) is what a pooler says in its place.
+        Err(error @ sqlx::Error::Database(_)) if !is_lost_connection(&error) => Err(Failure::Nothing(log_error(error))),
         Err(error) => Err(Failure::Unknown(log_error(error), placed)),
     }
 }
@@ -226,4 +226,8 @@ async fn write(lent: &mut Lent, requests: &[AppendRequest], mut places: &[Place]
             .map_err(log_error)?;
     }
     Ok(())
+}
+
+fn is_lost_connection(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code.starts_with("08"))
 }

@@ -27,6 +27,14 @@ pub(super) use tables::Vectors;
 /// Items of a chunk as they are packed; an encoder takes up to 65,535.
 pub const CHUNK_ITEMS: usize = 1_000;
 
+/// What packs are made by: the model of their vectors, and the versions of their layout, of how text is taken apart, and of the rules
+/// of the digests in them. Packs that were made by anything else are as good as none, and are made anew.
+#[must_use]
+pub fn made_by(model: Option<&str>) -> String {
+    let (layout, words, digests) = (layout::VERSION, super::text::VERSION, super::digests::EXTRACTOR);
+    format!("{} packs/{layout} words/{words} {digests}", model.unwrap_or_default())
+}
+
 /// Why bytes are not a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PackError {

@@ -314,8 +314,8 @@ impl StoreTransaction for PostgresTransaction {
                 drop(self.client.take());
                 Ok(())
             }
-            // The server says that it did not happen.
-            Err(error) if error.as_db_error().is_some() => Err(failed(error)),
+            // The server says that it did not happen; but a lost connection (class 08) is what a pooler says in its place.
+            Err(error) if error.code().is_some_and(|code| !code.code().starts_with("08")) => Err(failed(error)),
             Err(error) => Err(StoreError::CommitUnknown(error.to_string())),
         }
     }
