@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-/// Recalls answered, by route: `single`, `batch`.
+/// Recalls answered, by route: `single`, `batch`, `worker`.
 pub const RECALLS_TOTAL: &str = "memori_recalls_total";
 /// How long a recall took, from its query to its answer.
 pub const RECALL_SECONDS: &str = "memori_recall_seconds";

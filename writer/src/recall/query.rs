@@ -25,7 +25,7 @@ pub struct RecallQuery {
     pub include_superseded: bool,
     /// Also what was said.
     pub include_messages: bool,
-    /// At most so many estimated tokens of facts, then of messages.
+    /// At most so many estimated tokens; with messages, facts and messages take turns.
     pub token_budget: Option<usize>,
     /// Only facts and messages with at least this score.
     pub min_score: Option<f64>,
