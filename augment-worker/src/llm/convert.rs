@@ -244,7 +244,7 @@ mod tests {
     ];
 
     #[test]
-    fn facts_are_the_entitys_and_name_shown_messages() {
+    fn facts_are_of_the_entity_and_name_shown_messages() {
         let events = [event("e1", &TALK)];
         let shown = shown_of(&events);
         let converted = facts(vec![item(FactKind::Fact, "Alice lives in Paris.", &[0, 3, 0])], &events, &shown);
