@@ -118,7 +118,7 @@ impl Packer {
         self.waiting.push(NewPacks {
             entity: EntityRef { tenant: TENANT.to_owned(), key: entity },
             generation: GENERATION,
-            model: model.unwrap_or_default().to_owned(),
+            made_by: memori_writer::recall::packed::made_by(model),
             version: facts.min(messages),
             chunks: vec![(PackKind::Facts, chunk()), (PackKind::Messages, chunk()), (PackKind::Unnamed, chunk())],
         });

@@ -165,7 +165,7 @@ impl Packer {
         };
         let chunks = tokio::task::spawn_blocking(packing).await.map_err(|_| PackerError::Panicked)?;
         let version = version.min(later);
-        let model = packed::made_by(self.config.model.as_deref());
-        Ok(Some(NewPacks { entity: entity.clone(), generation, model, version, chunks }))
+        let made_by = packed::made_by(self.config.model.as_deref());
+        Ok(Some(NewPacks { entity: entity.clone(), generation, made_by, version, chunks }))
     }
 }

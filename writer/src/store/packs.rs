@@ -41,7 +41,7 @@ pub struct PackState {
     pub items: usize,
     /// Facts and messages that flushes have named since the packs were made; since ever where there are none.
     pub changed: usize,
-    /// Generation and model of the packs, where there are packs.
+    /// Generation of the packs and what made them, where there are packs.
     pub packed: Option<(i32, String)>,
 }
 
@@ -52,8 +52,8 @@ pub struct NewPacks {
     pub entity: EntityRef,
     /// Of which generation.
     pub generation: i32,
-    /// Of whose vectors; empty where they hold none.
-    pub model: String,
+    /// What made them: [`crate::recall::packed::made_by`].
+    pub made_by: String,
     /// The entity's version that they show at least.
     pub version: i64,
     /// Chunks of each kind, in their order.

@@ -46,7 +46,7 @@ impl PackStore for SqliteStore {
                         Cell::I32(packs.generation),
                         Cell::I16(Some(kind)),
                         Cell::I32(chunk),
-                        Cell::Text(Some(&packs.model)),
+                        Cell::Text(Some(&packs.made_by)),
                         Cell::Bytes(Some(bytes)),
                     ],
                 );
