@@ -116,6 +116,8 @@ struct Keyed {
     running: JoinSet<Completion>,
     drains: Vec<Drain>,
     retry: Retry,
+    /// The last try to take up assignments failed.
+    assign_failed: bool,
     commit_at: Instant,
     /// Set while stopping: when to go, drained or not.
     stop_by: Option<Instant>,
@@ -147,6 +149,7 @@ pub async fn run_keyed(
         drains: Vec::new(),
         retry: Retry::new(),
         commit_at: Instant::now() + config.commit_interval,
+        assign_failed: false,
         stop_by: None,
         lag: LagProbe::new(log),
         config,
@@ -194,7 +197,8 @@ impl Keyed {
             // they cannot starve the rest. Shutdown before new work. The clock (retries, drains, commits) before the log, which
             // always has more: a busy log must not keep the frontier from being committed.
             let wake_at = self.wake_at(now);
-            let ask = self.retry.is_due(now);
+            // What the group has to say may be why partitions cannot be assigned.
+            let ask = self.retry.is_due(now) || self.assign_failed;
             tokio::select! {
                 biased;
                 Some(done) = self.running.join_next(), if !self.running.is_empty() => {
@@ -211,7 +215,10 @@ impl Keyed {
                         self.retry.worked();
                         self.happened(event).await?;
                     }
-                    Err(e) => self.failed(e)?,
+                    Err(e) => {
+                        self.assign_failed = false;
+                        self.failed(e)?;
+                    }
                 },
             }
         }
@@ -287,7 +294,9 @@ impl Keyed {
     async fn assign(&mut self) -> Result<(), LogError> {
         let partitions = self.unassigned.clone();
         let starts: Vec<_> = partitions.iter().map(|partition| (*partition, Start::Committed)).collect();
-        if let Err(e) = self.consumer.assign(&starts).await {
+        let assigned = self.consumer.assign(&starts).await;
+        self.assign_failed = assigned.is_err();
+        if let Err(e) = assigned {
             if let LogError::Fenced(partition) = e {
                 self.unassigned.retain(|p| *p != partition);
             }

@@ -363,21 +363,27 @@ impl Consumer for KafkaConsumer {
     async fn assign(&mut self, starts: &[(TopicPartition, Start)]) -> Result<(), LogError> {
         let native = self.native()?;
         let resolved = self.resolve(starts).await?;
-        let mut list = TopicPartitionList::new();
+        let moved: Vec<TopicPartition> = starts.iter().map(|(p, _)| *p).filter(|p| self.held.contains_key(p)).collect();
+        let (mut list, mut moving) = (TopicPartitionList::new(), TopicPartitionList::new());
         for (partition, offset) in &resolved {
+            let list = if moved.contains(partition) { &mut moving } else { &mut list };
             list.add_partition_offset(self.shared.names.of(partition.topic), partition.partition, *offset)
                 .map_err(|error| log_error(&format!("assign {partition}"), &error))?;
         }
-        // one that is held already is moved: let go of, with what is on its way from the old place, and taken anew
-        let moved: Vec<TopicPartition> = starts.iter().map(|(p, _)| *p).filter(|p| self.held.contains_key(p)).collect();
-        if !moved.is_empty() {
-            native.incremental_unassign(&self.shared.names.list(&moved)).map_err(|error| log_error("move", &error))?;
-            for partition in &moved {
-                self.held.remove(partition);
+        // One that is held already is moved by a seek, which drops what is on its way from the old place. Letting go of it and taking
+        // it anew would be an answer to the group, and a wrong one to a change that waits to be told.
+        if moving.count() > 0 {
+            let seeking = Arc::clone(&native);
+            let sought = detached(move || seeking.seek_partitions(moving, REQUEST_TIMEOUT)).await?;
+            let sought = sought.map_err(|error| log_error("move", &error))?;
+            for element in sought.elements() {
+                element.error().map_err(|error| log_error(&format!("move {}", element.topic()), &error))?;
             }
         }
-        native.incremental_assign(&list).map_err(|error| log_error("assign", &error))?;
-        Self::answered(&native);
+        if list.count() > 0 {
+            native.incremental_assign(&list).map_err(|error| log_error("assign", &error))?;
+            Self::answered(&native);
+        }
         // librdkafka remembers a pause beyond the assignment that it was for; one that is moved stays paused
         let paused: Vec<TopicPartition> = starts.iter().map(|(p, _)| *p).filter(|p| self.paused.contains(p)).collect();
         let (stay, flow): (Vec<_>, Vec<_>) = paused.into_iter().partition(|p| moved.contains(p));
