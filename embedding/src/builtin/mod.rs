@@ -1,7 +1,6 @@
 //! The built-in model: Universal Sentence Encoder multilingual v3, run here.
 
 pub mod convert;
-pub mod file;
 pub mod forward;
 pub(crate) mod matrix;
 mod npy;
@@ -12,7 +11,7 @@ mod steps;
 use std::path::Path;
 use std::sync::Arc;
 
-use file::{FileError, ModelFile};
+use crate::file::{FileError, ModelFile};
 use forward::Network;
 use pieces::Tokenizer;
 

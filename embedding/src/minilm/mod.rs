@@ -9,7 +9,7 @@ mod wordpiece;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::builtin::file::{FileError, ModelFile};
+use crate::file::{FileError, ModelFile};
 use crate::local::LocalModel;
 use forward::Network;
 pub use shape::MAX_TOKENS;

@@ -14,8 +14,8 @@ use icu_properties::CodePointMapData;
 use icu_properties::props::{GeneralCategory, GeneralCategoryGroup};
 
 use super::shape::{MAX_TOKENS, WORDS};
-use crate::builtin::file::{FileError, ModelFile};
 use crate::builtin::pieces::Trie;
+use crate::file::{FileError, ModelFile};
 
 /// A word that the vocabulary has no parts for.
 const UNKNOWN: u32 = 100;
@@ -164,8 +164,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::builtin::file::FileBuilder;
     use crate::builtin::pieces::TrieParts;
+    use crate::file::FileBuilder;
 
     fn simple(text: &str) -> String {
         let mut out = String::new();
