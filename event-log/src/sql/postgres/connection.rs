@@ -90,6 +90,17 @@ impl Lent {
         Ok(Self(Some(pool.acquire().await.map_err(log_error)?)))
     }
 
+    /// A connection that has just answered; those that do not are closed, of which there are at most as many as the pool holds.
+    pub(super) async fn answering(pool: &PgPool) -> Result<Self, LogError> {
+        for _ in 0..CONNECTIONS {
+            let mut lent = Self::from(pool).await?;
+            if lent.ping().await.is_ok() {
+                return Ok(lent);
+            }
+        }
+        Self::from(pool).await
+    }
+
     /// A connection inside a new transaction.
     pub(super) async fn begin(pool: &PgPool) -> Result<Self, LogError> {
         let mut lent = Self::from(pool).await?;

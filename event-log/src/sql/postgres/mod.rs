@@ -91,18 +91,22 @@ impl PostgresDialect {
         }
     }
 
-    async fn fetch(
-        &self,
-        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
-    ) -> Result<Vec<PgRow>, LogError> {
-        in_time(async {
-            let mut lent = Lent::from(&self.pool).await?;
-            let rows = query.fetch_all(&mut *lent).await.map_err(log_error)?;
-            lent.give_back();
-            Ok(rows)
-        })
-        .await
+    /// What a statement that may be run twice answers. Connections that rested while the server was restarted are found out by their
+    /// first use, so one that fails is followed by one that has just answered.
+    async fn fetch<'q>(&self, query: impl Fn() -> PgQuery<'q> + Send) -> Result<Vec<PgRow>, LogError> {
+        match in_time(fetch_on(Lent::from(&self.pool).await?, query())).await {
+            Err(LogError::Transient(_)) => in_time(fetch_on(Lent::answering(&self.pool).await?, query())).await,
+            fetched => fetched,
+        }
     }
+}
+
+type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+async fn fetch_on(mut lent: Lent, query: PgQuery<'_>) -> Result<Vec<PgRow>, LogError> {
+    let rows = query.fetch_all(&mut *lent).await.map_err(log_error)?;
+    lent.give_back();
+    Ok(rows)
 }
 
 fn options(url: &str) -> Result<PgConnectOptions, LogError> {
@@ -197,9 +201,11 @@ impl Dialect for PostgresDialect {
 
     async fn identity(&self) -> Result<LogIdentity, LogError> {
         let rows = self
-            .fetch(sqlx::query(
-                "SELECT c.cluster_id, t.topic, t.topic_id, t.partitions FROM memori.log_cluster c CROSS JOIN memori.log_topics t",
-            ))
+            .fetch(|| {
+                sqlx::query(
+                    "SELECT c.cluster_id, t.topic, t.topic_id, t.partitions FROM memori.log_cluster c CROSS JOIN memori.log_topics t",
+                )
+            })
             .await?;
         let (mut named, mut topic_ids) = (None, BTreeMap::new());
         for row in rows {
@@ -262,10 +268,13 @@ impl Dialect for PostgresDialect {
 
     async fn spans(&self, topics: &[Topic]) -> Result<Vec<Span>, LogError> {
         let names: Vec<&str> = topics.iter().map(|topic| topic.as_str()).collect();
-        let query = sqlx::query(
-            "SELECT id::int8, topic, log_partition, start_offset, end_offset FROM memori.log_partitions WHERE topic = ANY($1)",
-        );
-        let rows = self.fetch(query.bind(names)).await?;
+        let query = || {
+            sqlx::query(
+                "SELECT id::int8, topic, log_partition, start_offset, end_offset FROM memori.log_partitions WHERE topic = ANY($1)",
+            )
+            .bind(names.clone())
+        };
+        let rows = self.fetch(query).await?;
         let span = |row: &PgRow| {
             Ok(Span { partition: source(row)?, id: row.get("id"), start: row.get("start_offset"), end: row.get("end_offset") })
         };
@@ -274,11 +283,13 @@ impl Dialect for PostgresDialect {
 
     async fn read(&self, span: &Span, offset: i64, max_records: usize, max_bytes: usize) -> Result<Vec<LogRecord>, LogError> {
         let (partition, base) = (span.partition, span.id << OFFSET_BITS);
-        let query = sqlx::query(READ)
-            .bind(base + offset)
-            .bind(base + (1 << OFFSET_BITS))
-            .bind(i64::try_from(max_records).unwrap_or(i64::MAX))
-            .bind(i64::try_from(max_bytes).unwrap_or(i64::MAX));
+        let query = || {
+            sqlx::query(READ)
+                .bind(base + offset)
+                .bind(base + (1 << OFFSET_BITS))
+                .bind(i64::try_from(max_records).unwrap_or(i64::MAX))
+                .bind(i64::try_from(max_bytes).unwrap_or(i64::MAX))
+        };
         let record = |row: PgRow| {
             Ok(LogRecord {
                 source: partition,
@@ -294,9 +305,12 @@ impl Dialect for PostgresDialect {
     }
 
     async fn committed(&self, group: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
-        let query = sqlx::query("SELECT topic, log_partition, next_offset FROM memori.log_group_offsets WHERE group_name = $1");
+        let query = || {
+            sqlx::query("SELECT topic, log_partition, next_offset FROM memori.log_group_offsets WHERE group_name = $1")
+                .bind(group)
+        };
         let mut committed = HashMap::new();
-        for row in self.fetch(query.bind(group)).await? {
+        for row in self.fetch(query).await? {
             committed.insert(source(&row)?, row.get("next_offset"));
         }
         Ok(partitions.iter().map(|partition| committed.get(partition).copied()).collect())
@@ -329,20 +343,30 @@ impl Dialect for PostgresDialect {
     async fn delete_before(&self, partition: TopicPartition, offset: i64) -> Result<i64, LogError> {
         // The start moves first, so that nobody is served what is about to go; then rows go, some at a time, and whatever a run that
         // broke off has left goes with the next.
-        let moved = sqlx::query(
-            "UPDATE memori.log_partitions SET start_offset = greatest(start_offset, least($1, end_offset)) \
-             WHERE topic = $2 AND log_partition = $3 RETURNING id::int8, start_offset",
-        );
-        let moved = self.fetch(moved.bind(offset).bind(partition.topic.as_str()).bind(partition.partition)).await?;
+        let moved = || {
+            sqlx::query(
+                "UPDATE memori.log_partitions SET start_offset = greatest(start_offset, least($1, end_offset)) \
+                 WHERE topic = $2 AND log_partition = $3 RETURNING id::int8, start_offset",
+            )
+            .bind(offset)
+            .bind(partition.topic.as_str())
+            .bind(partition.partition)
+        };
+        let moved = self.fetch(moved).await?;
         let row = moved.first().ok_or_else(|| missing(partition))?;
         let (base, start) = (row.get::<i64, _>("id") << OFFSET_BITS, row.get::<i64, _>("start_offset"));
         loop {
-            let delete = sqlx::query(
-                "WITH gone AS (DELETE FROM memori.log_records WHERE place IN \
-                   (SELECT place FROM memori.log_records WHERE place >= $1 AND place < $2 ORDER BY place LIMIT $3) RETURNING 1) \
-                 SELECT count(*) AS gone FROM gone",
-            );
-            let rows = self.fetch(delete.bind(base).bind(base + start).bind(DELETE_ROWS)).await?;
+            let delete = || {
+                sqlx::query(
+                    "WITH gone AS (DELETE FROM memori.log_records WHERE place IN \
+                       (SELECT place FROM memori.log_records WHERE place >= $1 AND place < $2 ORDER BY place LIMIT $3) RETURNING 1) \
+                     SELECT count(*) AS gone FROM gone",
+                )
+                .bind(base)
+                .bind(base + start)
+                .bind(DELETE_ROWS)
+            };
+            let rows = self.fetch(delete).await?;
             if rows.first().is_none_or(|row| row.get::<i64, _>("gone") < DELETE_ROWS) {
                 return Ok(start);
             }
