@@ -116,8 +116,6 @@ struct Keyed {
     running: JoinSet<Completion>,
     drains: Vec<Drain>,
     retry: Retry,
-    /// The last try to take up assignments failed.
-    assign_failed: bool,
     commit_at: Instant,
     /// Set while stopping: when to go, drained or not.
     stop_by: Option<Instant>,
@@ -149,7 +147,6 @@ pub async fn run_keyed(
         drains: Vec::new(),
         retry: Retry::new(),
         commit_at: Instant::now() + config.commit_interval,
-        assign_failed: false,
         stop_by: None,
         lag: LagProbe::new(log),
         config,
@@ -180,7 +177,9 @@ impl Keyed {
             self.queues.wake(now);
             self.dispatch();
             self.settle_drains(now).await?;
-            if self.retry.is_due(now) && !self.unassigned.is_empty() {
+            // Whatever becomes of the assignments, the log is asked as well: what the group has to say may be why they cannot be taken up.
+            let ask = self.retry.is_due(now);
+            if ask && !self.unassigned.is_empty() {
                 self.assign().await?;
             }
             if now >= self.commit_at {
@@ -197,8 +196,6 @@ impl Keyed {
             // they cannot starve the rest. Shutdown before new work. The clock (retries, drains, commits) before the log, which
             // always has more: a busy log must not keep the frontier from being committed.
             let wake_at = self.wake_at(now);
-            // What the group has to say may be why partitions cannot be assigned.
-            let ask = self.retry.is_due(now) || self.assign_failed;
             tokio::select! {
                 biased;
                 Some(done) = self.running.join_next(), if !self.running.is_empty() => {
@@ -215,10 +212,7 @@ impl Keyed {
                         self.retry.worked();
                         self.happened(event).await?;
                     }
-                    Err(e) => {
-                        self.assign_failed = false;
-                        self.failed(e)?;
-                    }
+                    Err(e) => self.failed(e)?,
                 },
             }
         }
@@ -294,9 +288,7 @@ impl Keyed {
     async fn assign(&mut self) -> Result<(), LogError> {
         let partitions = self.unassigned.clone();
         let starts: Vec<_> = partitions.iter().map(|partition| (*partition, Start::Committed)).collect();
-        let assigned = self.consumer.assign(&starts).await;
-        self.assign_failed = assigned.is_err();
-        if let Err(e) = assigned {
+        if let Err(e) = self.consumer.assign(&starts).await {
             if let LogError::Fenced(partition) = e {
                 self.unassigned.retain(|p| *p != partition);
             }

@@ -1,5 +1,6 @@
 //! The drivers over a log whose every word is the test's: what no real group can be made to do at will.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -106,6 +107,7 @@ struct ScriptedConsumer {
     diary: Diary,
     script: mpsc::UnboundedReceiver<Result<ConsumerEvent, LogError>>,
     commit_errors: Arc<Mutex<Vec<LogError>>>,
+    refuses_to_assign: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -146,6 +148,9 @@ impl Consumer for ScriptedConsumer {
 
     async fn assign(&mut self, starts: &[(TopicPartition, Start)]) -> Result<(), LogError> {
         self.diary.write(Did::Assign(starts.to_vec()));
+        if self.refuses_to_assign.load(Ordering::Relaxed) {
+            return Err(LogError::Transient("the group is changing".to_owned()));
+        }
         Ok(())
     }
 
@@ -186,6 +191,7 @@ struct Running {
     diary: Diary,
     script: Script,
     commit_errors: Arc<Mutex<Vec<LogError>>>,
+    refuses_to_assign: Arc<AtomicBool>,
     shutdown: CancellationToken,
     driver: JoinHandle<Result<(), LogError>>,
 }
@@ -194,10 +200,16 @@ impl Running {
     fn start(run: impl AsyncRun) -> Self {
         let (diary, shutdown, commit_errors) = (Diary::new(), CancellationToken::new(), Arc::default());
         let (script, events) = mpsc::unbounded_channel();
-        let consumer = ScriptedConsumer { diary: diary.clone(), script: events, commit_errors: Arc::clone(&commit_errors) };
+        let refuses_to_assign = Arc::new(AtomicBool::new(false));
+        let consumer = ScriptedConsumer {
+            diary: diary.clone(),
+            script: events,
+            commit_errors: Arc::clone(&commit_errors),
+            refuses_to_assign: Arc::clone(&refuses_to_assign),
+        };
         let log = Arc::new(ScriptedLog { consumer: Mutex::new(Some(consumer)) });
         let driver = run.run(log, diary.clone(), shutdown.clone());
-        Self { diary, script, commit_errors, shutdown, driver }
+        Self { diary, script, commit_errors, refuses_to_assign, shutdown, driver }
     }
 
     fn tell(&self, event: ConsumerEvent) {
@@ -421,6 +433,22 @@ async fn a_fenced_commit_drops_its_partition_and_the_rest_is_committed() {
     running.diary.until(Did::Assign(vec![(at(0), Start::Committed)])).await;
     running.tell(ConsumerEvent::Records(vec![record(0, 3, "a")]));
     running.diary.until(Did::Commit(vec![(at(0), 4)])).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_group_is_heard_while_partitions_cannot_be_taken_up() {
+    let running = keyed(&Arc::new(Semaphore::new(10)));
+    running.refuses_to_assign.store(true, Ordering::Relaxed);
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.diary.count(Did::Assign(vec![(at(0), Start::Committed)]), 2).await;
+    // That they are not ours any more is why.
+    running.tell(ConsumerEvent::Lost(vec![at(0)]));
+    running.diary.until(Did::Unassign(vec![at(0)])).await;
+    running.refuses_to_assign.store(false, Ordering::Relaxed);
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.tell(ConsumerEvent::Records(vec![record(0, 0, "a")]));
+    running.diary.until(Did::Commit(vec![(at(0), 1)])).await;
     running.stop().await;
 }
 
