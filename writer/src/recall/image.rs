@@ -10,7 +10,7 @@ use memori_schemas::{EntityKey, FactId, FactKind, MessageKey, TextHash};
 
 use super::digest_items::{Members, holds_digests};
 use super::digests::Digests;
-use super::items::{Items, Model, NONE, Place, Segment, SessionTable, VectorIndex, absorbed, beside};
+use super::items::{Items, Model, NONE, Place, Segment, SessionTable, VectorIndex, absorbed, beside, names};
 use super::language::Languages;
 use super::packed::{
     CHUNK_ITEMS, FactChunk, FactInput, FactView, SourceView, encode_facts, fact_inputs, order_of_facts, pack_facts,
@@ -209,7 +209,7 @@ impl EntityImage {
                 .then_with(|| a.rep_message_index().cmp(&b.rep_message_index()))
                 .then_with(|| a.fact_id().cmp(&b.fact_id()))
         });
-        let (subjects, numbers) = subjects(&segments);
+        let (subjects, numbers) = names(&segments, |chunk| chunk.subjects());
         let mut groups = Vec::with_capacity(order.len());
         let mut subjects_of = Vec::with_capacity(order.len());
         let mut traits = Vec::with_capacity(order.len());
@@ -375,25 +375,6 @@ fn with_changes(mut segments: Vec<Segment<FactChunk>>, since: &FactRows, model: 
     inputs.sort_by(|a, b| order_of_facts(a).cmp(&order_of_facts(b)));
     segments.extend(inputs.chunks(CHUNK_ITEMS).map(segment));
     segments
-}
-
-/// The distinct subjects as hashes of their words, and the number of each subject of each segment.
-fn subjects(segments: &[Segment<FactChunk>]) -> (Vec<Box<[Term]>>, Vec<Vec<u32>>) {
-    let mut known: HashMap<&str, u32> = HashMap::new();
-    let mut subjects: Vec<Box<[Term]>> = Vec::new();
-    let numbers = segments
-        .iter()
-        .map(|segment| {
-            let of_segment = segment.chunk.subjects().map(|(subject, words)| {
-                *known.entry(subject).or_insert_with(|| {
-                    subjects.push(words.collect());
-                    u32::try_from(subjects.len() - 1).expect("an entity has fewer than 2^32 subjects")
-                })
-            });
-            of_segment.collect()
-        })
-        .collect();
-    (subjects, numbers)
 }
 
 /// Adds the events that are not there yet.

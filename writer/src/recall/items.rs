@@ -86,6 +86,27 @@ impl<C: Chunk> Segment<C> {
     }
 }
 
+/// The distinct names that chunks know, as hashes of their words, and the number of each name of each segment.
+pub(super) fn names<'s, C, Names, Words>(
+    segments: &'s [Segment<C>],
+    of: impl Fn(&'s C) -> Names,
+) -> (Vec<Box<[Term]>>, Vec<Vec<u32>>)
+where
+    Names: Iterator<Item = (&'s str, Words)>,
+    Words: Iterator<Item = Term>,
+{
+    let mut known: HashMap<&str, u32> = HashMap::new();
+    let mut names: Vec<Box<[Term]>> = Vec::new();
+    let mut number = |(name, words): (&'s str, Words)| {
+        *known.entry(name).or_insert_with(|| {
+            names.push(words.collect());
+            u32::try_from(names.len() - 1).expect("an entity has fewer than 2^32 names")
+        })
+    };
+    let numbers = segments.iter().map(|segment| of(&segment.chunk).map(&mut number).collect()).collect();
+    (names, numbers)
+}
+
 /// How many of the last segments a new one of `size` items takes in, so that segments stay few and each item is rewritten a few
 /// times in its life.
 pub(super) fn absorbed<C>(segments: &[Segment<C>], mut size: usize, most: usize) -> usize {

@@ -8,7 +8,7 @@ use memori_schemas::{EntityKey, MessageKey, Role};
 
 use super::analyse;
 use super::image::join;
-use super::items::{Items, Model, NONE, Place, Segment, SessionTable, VectorIndex, absorbed};
+use super::items::{Items, Model, NONE, Place, Segment, SessionTable, VectorIndex, absorbed, names};
 use super::language::Languages;
 use super::packed::{CHUNK_ITEMS, MessageChunk, MessageInput, MessageView, encode_messages, message_inputs, order_of_messages};
 use super::text::Term;
@@ -74,6 +74,12 @@ impl Head {
 }
 
 impl MessageImage {
+    /// Of an entity that nobody has heard of.
+    #[must_use]
+    pub fn empty(generation: i32) -> Self {
+        Self { generation, ..Self::default() }
+    }
+
     /// From all rows, with what `previous` has already taken apart.
     #[must_use]
     pub fn build(entity_key: &EntityKey, rows: MessageRows, model: Option<&Model>, previous: Option<&Self>) -> Self {
@@ -143,7 +149,7 @@ impl MessageImage {
         });
         let ids = SessionTable::of(entity_key, &segments, &unnamed);
         let (order, conversation, sessions) = session_by_session(&said, &segments, &ids);
-        let (speakers, numbers) = speakers(&segments);
+        let (speakers, numbers) = names(&segments, |chunk| chunk.speakers());
         let mut session_of = Vec::with_capacity(order.len());
         for (number, session) in (0_u32..).zip(&sessions) {
             session_of.extend(session.clone().map(|_| number));
@@ -370,23 +376,4 @@ fn with_changes(
     inputs.sort_by(|a, b| order_of_messages(a).cmp(&order_of_messages(b)));
     segments.extend(inputs.chunks(CHUNK_ITEMS).map(segment));
     segments
-}
-
-/// The distinct names as hashes of their words, and the number of each speaker of each segment.
-fn speakers(segments: &[Segment<MessageChunk>]) -> (Vec<Box<[Term]>>, Vec<Vec<u32>>) {
-    let mut known: HashMap<&str, u32> = HashMap::new();
-    let mut speakers: Vec<Box<[Term]>> = Vec::new();
-    let numbers = segments
-        .iter()
-        .map(|segment| {
-            let of_segment = segment.chunk.speakers().map(|(name, words)| {
-                *known.entry(name).or_insert_with(|| {
-                    speakers.push(words.collect());
-                    u32::try_from(speakers.len() - 1).expect("an entity has fewer than 2^32 speakers")
-                })
-            });
-            of_segment.collect()
-        })
-        .collect();
-    (speakers, numbers)
 }

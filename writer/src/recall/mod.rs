@@ -22,6 +22,7 @@ pub mod image;
 pub mod islands;
 mod items;
 pub mod language;
+mod loading;
 pub mod messages;
 pub mod packed;
 pub mod query;

@@ -12,7 +12,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use memori_embedding::{Embedder, Embedding};
 use memori_schemas::{EntityKey, FactId, MessageKey, Micros, TextHash, ids};
 use tokio::sync::{Mutex, Semaphore};
@@ -21,12 +20,12 @@ use super::answer::{Ranking, Recalled, answer};
 use super::cache::{ImageCache, ImageKey, Images};
 use super::image::EntityImage;
 use super::items::Model;
+use super::loading::{Image, Whose};
 use super::messages::MessageImage;
-use super::packed::{FactChunk, MessageChunk, PackError, unpack_unnamed};
 use super::query::RecallQuery;
 use super::query_vectors::{NoVector, QueryVectors};
 use crate::metrics;
-use crate::reads::rows::{Changes, EntityVersion, FactRows, MessageRows, Packed, Shown, UnnamedRow};
+use crate::reads::rows::{Changes, EntityVersion};
 use crate::reads::{ReadError, ReadStore};
 
 /// Bounds of recall.
@@ -231,30 +230,15 @@ impl Recall {
     /// # Errors
     /// The store cannot be read.
     pub async fn facts(&self, tenant: &str, entity_key: EntityKey) -> Result<Arc<EntityImage>, ReadError> {
-        let key = ImageKey { tenant: tenant.to_owned(), entity_key };
-        let version = self.0.store.entity_version(tenant, &entity_key).await?;
-        if version.version.is_none() {
-            return Ok(Arc::new(EntityImage::empty(version.generation)));
-        }
-        if let Some(image) = self.0.cache.get(&key).facts.filter(|image| image.shows(version)) {
-            metrics::cache_hit("facts");
-            return Ok(image);
-        }
-        let stripe = self.stripe(&key);
-        // Who had to wait reads the version again: it has changed where others wait, too.
-        let (_stripe, version) = match stripe.try_lock() {
-            Ok(held) => (held, version),
-            Err(_) => (stripe.lock().await, self.0.store.entity_version(tenant, &entity_key).await?),
-        };
-        let cached = self.0.cache.get(&key);
-        if let Some(image) = cached.facts.clone().filter(|image| image.shows(version)) {
-            metrics::cache_hit("facts");
-            return Ok(image);
-        }
-        metrics::cache_miss("facts");
-        let image = self.loaded_facts(tenant, entity_key, version, cached.facts).await?;
-        self.0.cache.put(key, Images { facts: Some(image.clone()), messages: cached.messages });
-        Ok(image)
+        self.image(tenant, entity_key).await
+    }
+
+    /// What was said to and by an entity, as of the last commit.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn messages(&self, tenant: &str, entity_key: EntityKey) -> Result<Arc<MessageImage>, ReadError> {
+        self.image(tenant, entity_key).await
     }
 
     /// What is known of an entity in a generation that is not the active one; not kept.
@@ -271,7 +255,9 @@ impl Recall {
         if active.generation == generation {
             return self.facts(tenant, entity_key).await;
         }
-        self.loaded_facts(tenant, entity_key, EntityVersion { generation, ..active }, None).await
+        let (this, tenant) = (self.clone(), tenant.to_owned());
+        let version = EntityVersion { generation, ..active };
+        to_its_end(async move { this.loaded(&tenant, entity_key, version, None).await }).await
     }
 
     /// As [`EntityImage::digest`], beside the runtime: digests that came packed are made again, from all facts.
@@ -295,140 +281,90 @@ impl Recall {
         .await
     }
 
-    /// As [`Self::load_facts`], one of a bounded number at a time, and to its end: its permit covers what runs beside the runtime.
-    async fn loaded_facts(
-        &self,
-        tenant: &str,
-        entity_key: EntityKey,
-        version: EntityVersion,
-        previous: Option<Arc<EntityImage>>,
-    ) -> Result<Arc<EntityImage>, ReadError> {
-        let (load, this, tenant) = (permit(&self.0.loads).await?, self.clone(), tenant.to_owned());
-        let loading = async move {
-            let _load = load;
-            this.load_facts(&tenant, entity_key, version, previous).await
-        };
-        tokio::spawn(loading).await.map_err(|_| ReadError::Closed)?
-    }
-
-    async fn load_facts(
-        &self,
-        tenant: &str,
-        entity_key: EntityKey,
-        version: EntityVersion,
-        previous: Option<Arc<EntityImage>>,
-    ) -> Result<Arc<EntityImage>, ReadError> {
-        let began = Instant::now();
-        let store = &self.0.store;
-        let (model, generation) = (self.model_id(), version.generation);
-        let same = previous.as_ref().filter(|image| image.generation == generation);
-        if let Some((image, shown)) = same.and_then(|image| Some((image.clone(), image.shown()?)))
-            && version.tells_since(shown)
-            && let Changes::Since(rows) = store.fact_changes_since(tenant, &entity_key, generation, model, shown).await?
-        {
-            let image = beside(move || Arc::new(image.refreshed(&entity_key, &rows))).await?;
-            metrics::image_built("changes", began.elapsed());
-            return Ok(image);
-        }
-        if version.packed_version.is_some()
-            && let Some(packed) = store.packed_facts(tenant, &entity_key, generation, model).await?
-        {
-            let model = self.model().cloned();
-            let image = beside(move || EntityImage::of_packs(&entity_key, packed, model.as_ref()).map(Arc::new)).await?;
-            match image {
-                Ok(image) => {
-                    metrics::image_built("packs", began.elapsed());
-                    return Ok(image);
-                }
-                // The rows stay the truth; the packer writes the pack anew with the next changes.
-                Err(error) => {
-                    metrics::pack_refused(error.label());
-                    tracing::warn!(%error, "a packed chunk is not used; the rows are read");
-                }
-            }
-        }
-        let rows = store.fact_rows(tenant, &entity_key, generation, model).await?;
-        let model = self.model().cloned();
-        let image = beside(move || Arc::new(EntityImage::build(&entity_key, rows, model.as_ref(), previous.as_deref()))).await?;
-        metrics::image_built("rows", began.elapsed());
-        Ok(image)
-    }
-
-    /// What was said to and by an entity, as of the last commit.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub async fn messages(&self, tenant: &str, entity_key: EntityKey) -> Result<Arc<MessageImage>, ReadError> {
+    /// The image of the active generation: the cached one where it is still true.
+    async fn image<I: Image>(&self, tenant: &str, entity_key: EntityKey) -> Result<Arc<I>, ReadError> {
         let key = ImageKey { tenant: tenant.to_owned(), entity_key };
         let version = self.0.store.entity_version(tenant, &entity_key).await?;
         if version.version.is_none() {
-            return Ok(Arc::default());
+            return Ok(Arc::new(I::empty(version.generation)));
         }
-        if let Some(image) = self.0.cache.get(&key).messages.filter(|image| image.shows(version)) {
-            metrics::cache_hit("messages");
+        if let Some(image) = still_true(&self.0.cache.get(&key), version) {
+            metrics::cache_hit(I::PART);
             return Ok(image);
         }
+        let this = self.clone();
+        to_its_end(async move { this.loaded_and_kept(key, version).await }).await
+    }
+
+    /// One entity is read once at a time: whoever had to wait finds what another has read.
+    async fn loaded_and_kept<I: Image>(&self, key: ImageKey, version: EntityVersion) -> Result<Arc<I>, ReadError> {
         let stripe = self.stripe(&key);
         // Who had to wait reads the version again: it has changed where others wait, too.
         let (_stripe, version) = match stripe.try_lock() {
             Ok(held) => (held, version),
-            Err(_) => (stripe.lock().await, self.0.store.entity_version(tenant, &entity_key).await?),
+            Err(_) => (stripe.lock().await, self.0.store.entity_version(&key.tenant, &key.entity_key).await?),
         };
         let cached = self.0.cache.get(&key);
-        if let Some(image) = cached.messages.clone().filter(|image| image.shows(version)) {
-            metrics::cache_hit("messages");
+        if let Some(image) = still_true(&cached, version) {
+            metrics::cache_hit(I::PART);
             return Ok(image);
         }
-        metrics::cache_miss("messages");
-        let (load, this, owner, previous) = (permit(&self.0.loads).await?, self.clone(), tenant.to_owned(), cached.messages);
-        let loading = async move {
-            let _load = load;
-            this.load_messages(&owner, entity_key, version, previous).await
-        };
-        let image = tokio::spawn(loading).await.map_err(|_| ReadError::Closed)??;
-        self.0.cache.put(key, Images { facts: cached.facts, messages: Some(image.clone()) });
+        metrics::cache_miss(I::PART);
+        let image = self.loaded(&key.tenant, key.entity_key, version, I::cached(&cached).cloned()).await?;
+        self.0.cache.put(key, I::cache(cached, image.clone()));
         Ok(image)
     }
 
-    async fn load_messages(
+    /// As [`Self::load`], one of a bounded number at a time.
+    async fn loaded<I: Image>(
         &self,
         tenant: &str,
         entity_key: EntityKey,
         version: EntityVersion,
-        previous: Option<Arc<MessageImage>>,
-    ) -> Result<Arc<MessageImage>, ReadError> {
+        previous: Option<Arc<I>>,
+    ) -> Result<Arc<I>, ReadError> {
+        let _load = permit(&self.0.loads).await?;
+        self.load(tenant, entity_key, version, previous).await
+    }
+
+    /// From the least that must be read: what changed since `previous`, else packs and what changed since them, else all rows.
+    async fn load<I: Image>(
+        &self,
+        tenant: &str,
+        entity_key: EntityKey,
+        version: EntityVersion,
+        previous: Option<Arc<I>>,
+    ) -> Result<Arc<I>, ReadError> {
         let began = Instant::now();
-        let store = &self.0.store;
-        let (model, generation) = (self.model_id(), version.generation);
-        let same = previous.as_ref().filter(|image| image.generation == generation);
-        if let Some((image, shown)) = same.and_then(|image| Some((image.clone(), image.shown()?)))
+        let generation = version.generation;
+        let whose = Whose { store: &*self.0.store, tenant, entity_key: &entity_key, generation, model: self.model_id() };
+        if let Some((image, shown)) = previous.as_ref().and_then(|image| Some((image.clone(), image.shown(generation)?)))
             && version.tells_since(shown)
-            && let Changes::Since(rows) = store.message_changes_since(tenant, &entity_key, generation, model, shown).await?
+            && let Changes::Since(rows) = I::changes_since(whose, shown).await?
         {
-            let image = beside(move || Arc::new(image.refreshed(&entity_key, &rows))).await?;
+            let image = beside(move || Arc::new(image.with(&entity_key, &rows))).await?;
             metrics::image_built("changes", began.elapsed());
             return Ok(image);
         }
         if version.packed_version.is_some()
-            && let Some(packed) = store.packed_messages(tenant, &entity_key, generation, model).await?
+            && let Some(packed) = I::packs(whose).await?
         {
             let model = self.model().cloned();
-            let image = beside(move || MessageImage::of_packs(&entity_key, packed, model.as_ref()).map(Arc::new)).await?;
-            match image {
+            match beside(move || I::of_packs(&entity_key, packed, model.as_ref()).map(Arc::new)).await? {
                 Ok(image) => {
                     metrics::image_built("packs", began.elapsed());
                     return Ok(image);
                 }
-                // The rows stay the truth; the packer writes the pack anew with the next changes.
+                // The rows stay the truth; the packer writes the pack anew once enough has changed.
                 Err(error) => {
                     metrics::pack_refused(error.label());
                     tracing::warn!(%error, "a packed chunk is not used; the rows are read");
                 }
             }
         }
-        let rows = store.message_rows(tenant, &entity_key, generation, model).await?;
+        let rows = I::rows(whose).await?;
         let model = self.model().cloned();
-        let image = beside(move || Arc::new(MessageImage::build(&entity_key, rows, model.as_ref(), previous.as_deref()))).await?;
+        let image = beside(move || Arc::new(I::of_rows(&entity_key, rows, model.as_ref(), previous.as_deref()))).await?;
         metrics::image_built("rows", began.elapsed());
         Ok(image)
     }
@@ -441,42 +377,15 @@ impl Recall {
     }
 }
 
-impl EntityImage {
-    fn of_packs(entity_key: &EntityKey, packed: Packed<FactRows>, model: Option<&Model>) -> Result<Self, PackError> {
-        let chunks = packed.chunks.into_iter().map(FactChunk::decode).collect::<Result<_, _>>()?;
-        Ok(Self::unpack(entity_key, chunks, unpacked(packed.unnamed)?, &packed.since, model))
-    }
-
-    fn shows(&self, version: EntityVersion) -> bool {
-        self.version == version.version && self.generation == version.generation && self.epoch == version.epoch
-    }
-
-    fn shown(&self) -> Option<Shown> {
-        self.version.map(|version| Shown { version, epoch: self.epoch })
-    }
+fn still_true<I: Image>(images: &Images, version: EntityVersion) -> Option<Arc<I>> {
+    I::cached(images).filter(|image| image.shows(version)).cloned()
 }
 
-impl MessageImage {
-    fn of_packs(entity_key: &EntityKey, packed: Packed<MessageRows>, model: Option<&Model>) -> Result<Self, PackError> {
-        let chunks = packed.chunks.into_iter().map(MessageChunk::decode).collect::<Result<_, _>>()?;
-        Ok(Self::unpack(entity_key, chunks, unpacked(packed.unnamed)?, &packed.since, model))
-    }
-
-    fn shows(&self, version: EntityVersion) -> bool {
-        self.version == version.version && self.generation == version.generation && self.epoch == version.epoch
-    }
-
-    fn shown(&self) -> Option<Shown> {
-        self.version.map(|version| Shown { version, epoch: self.epoch })
-    }
-}
-
-fn unpacked(chunks: Vec<Bytes>) -> Result<Vec<UnnamedRow>, PackError> {
-    let mut rows = Vec::new();
-    for chunk in chunks {
-        rows.extend(unpack_unnamed(chunk)?);
-    }
-    Ok(rows)
+/// Reads on when whoever asked is gone: the permits and locks of a load cover all that it does, and what it read is kept.
+async fn to_its_end<T: Send + 'static>(
+    load: impl Future<Output = Result<T, ReadError>> + Send + 'static,
+) -> Result<T, ReadError> {
+    tokio::spawn(load).await.map_err(|_| ReadError::Closed)?
 }
 
 async fn permit(of: &Arc<Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit, ReadError> {

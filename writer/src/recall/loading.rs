@@ -1,0 +1,169 @@
+//! What the two images of an entity have in common: where the rows of each come from, and how it is made of them.
+
+use std::sync::Arc;
+
+use memori_schemas::EntityKey;
+
+use super::cache::Images;
+use super::image::EntityImage;
+use super::items::Model;
+use super::messages::MessageImage;
+use super::packed::{FactChunk, MessageChunk, PackError, unpack_unnamed};
+use crate::reads::rows::{Changes, EntityVersion, FactRows, MessageRows, Packed, Shown, UnnamedRow};
+use crate::reads::{ReadError, ReadStore};
+
+/// Whose rows, of which generation, with vectors of which model.
+#[derive(Clone, Copy)]
+pub(super) struct Whose<'a> {
+    pub(super) store: &'a dyn ReadStore,
+    pub(super) tenant: &'a str,
+    pub(super) entity_key: &'a EntityKey,
+    pub(super) generation: i32,
+    pub(super) model: Option<&'a str>,
+}
+
+/// The facts of an entity, or what was said.
+pub(super) trait Image: Send + Sync + Sized + 'static {
+    /// Its name as a metric's label.
+    const PART: &'static str;
+    /// What it is made of.
+    type Rows: Send + 'static;
+
+    /// Of an entity that nothing is known of.
+    fn empty(generation: i32) -> Self;
+
+    /// What it shows: version, generation, epoch.
+    fn stamp(&self) -> (Option<i64>, i32, i64);
+
+    /// The one that is cached.
+    fn cached(images: &Images) -> Option<&Arc<Self>>;
+
+    /// The same with this one in its place.
+    fn cache(images: Images, image: Arc<Self>) -> Images;
+
+    fn rows(whose: Whose<'_>) -> impl Future<Output = Result<Self::Rows, ReadError>> + Send;
+
+    fn changes_since(whose: Whose<'_>, shown: Shown) -> impl Future<Output = Result<Changes<Self::Rows>, ReadError>> + Send;
+
+    fn packs(whose: Whose<'_>) -> impl Future<Output = Result<Option<Packed<Self::Rows>>, ReadError>> + Send;
+
+    /// From all rows, with what `previous` has already taken apart.
+    fn of_rows(entity_key: &EntityKey, rows: Self::Rows, model: Option<&Model>, previous: Option<&Self>) -> Self;
+
+    /// From packs, and the rows of what changed since.
+    fn of_packs(entity_key: &EntityKey, packed: Packed<Self::Rows>, model: Option<&Model>) -> Result<Self, PackError>;
+
+    /// Brought up to date.
+    fn with(&self, entity_key: &EntityKey, since: &Self::Rows) -> Self;
+
+    /// Whether it is as the store has it.
+    fn shows(&self, version: EntityVersion) -> bool {
+        self.stamp() == (version.version, version.generation, version.epoch)
+    }
+
+    /// Since when it wants to be told of changes, where it shows the same generation.
+    fn shown(&self, of_generation: i32) -> Option<Shown> {
+        let (version, generation, epoch) = self.stamp();
+        version.filter(|_| generation == of_generation).map(|version| Shown { version, epoch })
+    }
+}
+
+impl Image for EntityImage {
+    const PART: &'static str = "facts";
+    type Rows = FactRows;
+
+    fn empty(generation: i32) -> Self {
+        Self::empty(generation)
+    }
+
+    fn stamp(&self) -> (Option<i64>, i32, i64) {
+        (self.version, self.generation, self.epoch)
+    }
+
+    fn cached(images: &Images) -> Option<&Arc<Self>> {
+        images.facts.as_ref()
+    }
+
+    fn cache(images: Images, image: Arc<Self>) -> Images {
+        Images { facts: Some(image), ..images }
+    }
+
+    async fn rows(whose: Whose<'_>) -> Result<FactRows, ReadError> {
+        whose.store.fact_rows(whose.tenant, whose.entity_key, whose.generation, whose.model).await
+    }
+
+    async fn changes_since(whose: Whose<'_>, shown: Shown) -> Result<Changes<FactRows>, ReadError> {
+        whose.store.fact_changes_since(whose.tenant, whose.entity_key, whose.generation, whose.model, shown).await
+    }
+
+    async fn packs(whose: Whose<'_>) -> Result<Option<Packed<FactRows>>, ReadError> {
+        whose.store.packed_facts(whose.tenant, whose.entity_key, whose.generation, whose.model).await
+    }
+
+    fn of_rows(entity_key: &EntityKey, rows: FactRows, model: Option<&Model>, previous: Option<&Self>) -> Self {
+        Self::build(entity_key, rows, model, previous)
+    }
+
+    fn of_packs(entity_key: &EntityKey, packed: Packed<FactRows>, model: Option<&Model>) -> Result<Self, PackError> {
+        let chunks = packed.chunks.into_iter().map(FactChunk::decode).collect::<Result<_, _>>()?;
+        Ok(Self::unpack(entity_key, chunks, unnamed(packed.unnamed)?, &packed.since, model))
+    }
+
+    fn with(&self, entity_key: &EntityKey, since: &FactRows) -> Self {
+        self.refreshed(entity_key, since)
+    }
+}
+
+impl Image for MessageImage {
+    const PART: &'static str = "messages";
+    type Rows = MessageRows;
+
+    fn empty(generation: i32) -> Self {
+        Self::empty(generation)
+    }
+
+    fn stamp(&self) -> (Option<i64>, i32, i64) {
+        (self.version, self.generation, self.epoch)
+    }
+
+    fn cached(images: &Images) -> Option<&Arc<Self>> {
+        images.messages.as_ref()
+    }
+
+    fn cache(images: Images, image: Arc<Self>) -> Images {
+        Images { messages: Some(image), ..images }
+    }
+
+    async fn rows(whose: Whose<'_>) -> Result<MessageRows, ReadError> {
+        whose.store.message_rows(whose.tenant, whose.entity_key, whose.generation, whose.model).await
+    }
+
+    async fn changes_since(whose: Whose<'_>, shown: Shown) -> Result<Changes<MessageRows>, ReadError> {
+        whose.store.message_changes_since(whose.tenant, whose.entity_key, whose.generation, whose.model, shown).await
+    }
+
+    async fn packs(whose: Whose<'_>) -> Result<Option<Packed<MessageRows>>, ReadError> {
+        whose.store.packed_messages(whose.tenant, whose.entity_key, whose.generation, whose.model).await
+    }
+
+    fn of_rows(entity_key: &EntityKey, rows: MessageRows, model: Option<&Model>, previous: Option<&Self>) -> Self {
+        Self::build(entity_key, rows, model, previous)
+    }
+
+    fn of_packs(entity_key: &EntityKey, packed: Packed<MessageRows>, model: Option<&Model>) -> Result<Self, PackError> {
+        let chunks = packed.chunks.into_iter().map(MessageChunk::decode).collect::<Result<_, _>>()?;
+        Ok(Self::unpack(entity_key, chunks, unnamed(packed.unnamed)?, &packed.since, model))
+    }
+
+    fn with(&self, entity_key: &EntityKey, since: &MessageRows) -> Self {
+        self.refreshed(entity_key, since)
+    }
+}
+
+fn unnamed(chunks: Vec<bytes::Bytes>) -> Result<Vec<UnnamedRow>, PackError> {
+    let mut rows = Vec::new();
+    for chunk in chunks {
+        rows.extend(unpack_unnamed(chunk)?);
+    }
+    Ok(rows)
+}
