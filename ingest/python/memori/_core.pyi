@@ -54,6 +54,9 @@ class Engine:
     def close(self, timeout_s: float) -> None:
         """Makes what is queued durable, as far as the time goes, and stops. Every call afterwards passes through."""
 
+    def quota(self) -> tuple[str, float | None] | None:
+        """While the platform refuses events for quota: its detail, and the seconds until it may accept again. A cheap read."""
+
     def request_json(self, method: str, path: str, body: bytes | None, deadline_ms: int) -> tuple[int, bytes]:
         """Any route of the HTTP contract, in process. Status 504 where the deadline came first; raises nothing."""
 
