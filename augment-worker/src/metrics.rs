@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use memori_event_log::driver::{Observer, Rebalance};
+use memori_event_log::driver::{Levels, Observer, Rebalance};
 use memori_event_log::{LogError, TopicPartition};
 use memori_schemas::{DeadLetterClass, FactKind, Lane};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -158,9 +158,15 @@ pub(crate) fn extraction_took(lane: Lane, took: Duration) {
 pub(crate) struct Metrics {
     lags: Mutex<BTreeMap<TopicPartition, (i64, f64)>>,
     halted: Mutex<std::collections::BTreeSet<TopicPartition>>,
+    levels: Levels,
 }
 
 impl Metrics {
+    /// Tells these levels as well.
+    pub(crate) fn telling(levels: Levels) -> Self {
+        Self { levels, ..Self::default() }
+    }
+
     fn show_lag(lags: &BTreeMap<TopicPartition, (i64, f64)>) {
         for lane in Lane::ALL {
             let of_lane = || lags.iter().filter(|(partition, _)| partition.topic.lane() == Some(*lane)).map(|(_, lag)| *lag);
@@ -174,10 +180,12 @@ impl Metrics {
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 impl Observer for Metrics {
     fn in_flight(&self, records: usize) {
+        self.levels.in_flight(records);
         gauge!(IN_FLIGHT).set(records as f64);
     }
 
     fn held(&self, records: usize, bytes: usize) {
+        self.levels.held(records, bytes);
         gauge!(HELD_EVENTS).set(records as f64);
         gauge!(HELD_BYTES).set(bytes as f64);
     }

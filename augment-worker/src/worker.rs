@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use memori_embedding::Embedder;
-use memori_event_log::driver::{KeyedConfig, RecordHandler, Verdict, Work, run_keyed};
+use memori_event_log::driver::{KeyedConfig, Levels, LiveBound, RecordHandler, Verdict, Work, run_keyed};
 use memori_event_log::{AppendError, Fence, Log, LogError, LogIdentity, NewRecord, Producer, Topic};
 use memori_schemas::framing::FramingError;
 use memori_schemas::{ConversationEvent, DeadLetterClass, FactKind, Lane, MessageVector, Micros};
@@ -36,7 +36,7 @@ pub struct WorkerConfig {
     /// The version of the augmentation pipeline that is written; each has a consumer group of its own.
     pub generation: i32,
     /// Calls to the extractor at a time.
-    pub max_concurrency: usize,
+    pub max_concurrency: LiveBound,
     /// Events held at most.
     pub budget_events: usize,
     /// Their bytes at most.
@@ -47,6 +47,8 @@ pub struct WorkerConfig {
     pub drain_deadline: Duration,
     /// How a failed event is tried again.
     pub retry: RetryPolicy,
+    /// Told how full the worker is.
+    pub levels: Levels,
 }
 
 impl WorkerConfig {
@@ -55,7 +57,7 @@ impl WorkerConfig {
     pub fn from_settings(settings: &Settings) -> Self {
         Self {
             generation: settings.worker.generation,
-            max_concurrency: settings.extractor.max_concurrency,
+            max_concurrency: settings.extractor.max_concurrency.into(),
             budget_events: settings.worker.budget_events,
             budget_bytes: settings.worker.budget_bytes,
             commit_interval: Duration::from_millis(settings.worker.commit_interval_ms),
@@ -67,6 +69,7 @@ impl WorkerConfig {
                 first: Duration::from_millis(200),
                 longest: Duration::from_secs(60),
             },
+            levels: Levels::default(),
         }
     }
 
@@ -110,7 +113,7 @@ pub async fn run(
         commit_interval: config.commit_interval,
         drain_deadline: config.drain_deadline,
     };
-    run_keyed(log, keyed, Arc::new(handler), Arc::new(Metrics::default()), shutdown).await
+    run_keyed(log, keyed, Arc::new(handler), Arc::new(Metrics::telling(config.levels)), shutdown).await
 }
 
 struct Handler {

@@ -86,7 +86,7 @@ async fn append(log: &dyn Log, records: Vec<NewRecord>) -> Vec<Position> {
 fn config() -> WorkerConfig {
     WorkerConfig {
         generation: 1,
-        max_concurrency: 8,
+        max_concurrency: 8.into(),
         budget_events: 1_000,
         budget_bytes: 32 << 20,
         commit_interval: Duration::from_millis(20),
@@ -97,6 +97,7 @@ fn config() -> WorkerConfig {
             first: Duration::from_millis(2),
             longest: Duration::from_millis(10),
         },
+        levels: memori_event_log::driver::Levels::default(),
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod client;
 mod commands;
-mod embedded;
 mod output;
 mod platform;
 

@@ -27,6 +27,12 @@ impl Budget {
         Self { limit: (events.max(1), bytes.max(1)), held: (0, 0), gate: Gate::Open }
     }
 
+    /// Moves the bound of events. The answer is there when the gate has moved.
+    pub fn limit_events(&mut self, events: usize) -> Option<Gate> {
+        self.limit.0 = events.max(1);
+        self.turn()
+    }
+
     /// Takes one event. The answer is there when the gate has moved: what was already on its way may overshoot it.
     pub fn take(&mut self, bytes: usize) -> Option<Gate> {
         self.held = (self.held.0 + 1, self.held.1 + bytes);

@@ -87,6 +87,13 @@ impl Gather {
         Self { limits, records: VecDeque::new(), bytes: 0, from: BTreeMap::new() }
     }
 
+    /// From now on a batch has at most so many records. Whether that is another bound than before.
+    pub fn set_rows(&mut self, rows: usize) -> bool {
+        let moved = self.limits.rows != rows;
+        self.limits.rows = rows;
+        moved
+    }
+
     /// A partition begins (anew) at an offset: what is gathered of it is dropped and returned.
     pub fn begin(&mut self, partition: TopicPartition, from_offset: i64) -> Vec<LogRecord> {
         let dropped = self.end(&[partition]);

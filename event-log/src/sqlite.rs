@@ -4,18 +4,26 @@
 //! the one writing connection, readers never wait for them. It knows nothing of the tables inside.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How long a statement waits for another process's write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a caller queues for a connection of its own process.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(120);
 const READ_CONNECTIONS: u32 = 8;
+/// How often the file is looked at for other processes' commits: while there are some, and while there are none.
+const LOOK_BUSY: Duration = Duration::from_millis(10);
+const LOOK_IDLE: Duration = Duration::from_millis(50);
+/// How long after a commit it counts as busy.
+const BUSY: Duration = Duration::from_secs(1);
+/// Between two tries to look at a file that cannot be looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// An open database file. Clones share it.
 #[derive(Clone, Debug)]
@@ -26,6 +34,7 @@ pub struct SqliteDatabase {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    options: SqliteConnectOptions,
     reads: SqlitePool,
     writes: SqlitePool,
     appended: watch::Sender<u64>,
@@ -69,9 +78,11 @@ impl SqliteDatabase {
             })
             .connect_with(base.clone().create_if_missing(true).journal_mode(SqliteJournalMode::Wal))
             .await?;
-        let reads = pool(READ_CONNECTIONS).connect_with(base.pragma("query_only", "ON")).await?;
+        let options = base.pragma("query_only", "ON");
+        let reads = pool(READ_CONNECTIONS).connect_with(options.clone()).await?;
         let shared = Shared {
             path: path.to_owned(),
+            options,
             reads,
             writes,
             appended: watch::Sender::new(0),
@@ -99,6 +110,15 @@ impl SqliteDatabase {
         &self.shared.writes
     }
 
+    /// Looks at the file, until the database is closed, for commits of whatever process: after one, whoever waits here for records is
+    /// woken, and the receiver changes. A look reads one number of the file's shared memory.
+    #[must_use]
+    pub fn watch_file(&self) -> watch::Receiver<u64> {
+        let (seen, receiver) = watch::channel(0);
+        tokio::spawn(look(Arc::downgrade(&self.shared), seen));
+        receiver
+    }
+
     /// Closes every connection; the WAL is folded into the file by the last one. Later use of any clone fails.
     pub async fn close(&self) {
         self.shared.reads.close().await;
@@ -113,5 +133,70 @@ impl SqliteDatabase {
     /// Bumped after every change of a group's members or leases by this process.
     pub(crate) fn groups_changed(&self) -> &watch::Sender<u64> {
         &self.shared.groups_changed
+    }
+}
+
+/// Runs until the database is closed or gone.
+async fn look(database: Weak<Shared>, seen: watch::Sender<u64>) {
+    let mut connection: Option<SqliteConnection> = None;
+    let mut version: Option<i64> = None;
+    let mut busy_until = Instant::now();
+    loop {
+        let Some(shared) = database.upgrade().filter(|shared| !shared.reads.is_closed()) else { break };
+        let pause = match looked(&mut connection, &shared.options).await {
+            Ok(found) => {
+                // A connection that is new knows nothing of what came before it.
+                if version.replace(found) != Some(found) {
+                    shared.appended.send_modify(|n| *n += 1);
+                    seen.send_modify(|n| *n += 1);
+                    busy_until = Instant::now() + BUSY;
+                }
+                if Instant::now() < busy_until { LOOK_BUSY } else { LOOK_IDLE }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the database's file cannot be looked at");
+                (connection, version) = (None, None);
+                LOOK_AGAIN
+            }
+        };
+        drop(shared);
+        tokio::time::sleep(pause).await;
+    }
+    if let Some(connection) = connection {
+        let _ = connection.close().await;
+    }
+}
+
+/// A number that changes with every commit that another connection made.
+async fn looked(connection: &mut Option<SqliteConnection>, options: &SqliteConnectOptions) -> Result<i64, sqlx::Error> {
+    let connection = match connection {
+        Some(connection) => connection,
+        None => connection.insert(options.connect().await?),
+    };
+    sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_commit_through_another_handle_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memori.db");
+        let (one, other) = (SqliteDatabase::open(&path).await.unwrap(), SqliteDatabase::open(&path).await.unwrap());
+        let mut seen = one.watch_file();
+        seen.changed().await.unwrap();
+        seen.mark_unchanged();
+        let mut appended = one.appended().subscribe();
+        sqlx::query("CREATE TABLE t (a)").execute(other.writes()).await.unwrap();
+        let began = Instant::now();
+        seen.changed().await.unwrap();
+        assert!(appended.has_changed().unwrap(), "consumers are woken");
+        appended.mark_unchanged();
+        assert!(began.elapsed() < Duration::from_secs(5));
+        one.close().await;
+        // The looking ends with the database.
+        while seen.changed().await.is_ok() {}
     }
 }

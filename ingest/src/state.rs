@@ -222,6 +222,12 @@ impl IngestState {
         }
     }
 
+    /// Answers, whenever it is asked, how many events wait in the spool.
+    pub fn spooled(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let spool = self.spool.clone();
+        move || spool.as_ref().map_or(0, |spool| spool.waiting())
+    }
+
     /// Turns `accepted` into `extracting` where that is known.
     pub(crate) fn note_extracting(&self, tenant: &str, event_id: &str, status: Option<&mut Value>) {
         if let (Some(probe), Some(status)) = (&self.extracting, status)

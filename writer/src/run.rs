@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use memori_event_log::driver::{BatchConfig, run_batches};
+use memori_event_log::driver::{BatchConfig, Levels, LiveBound, run_batches};
 use memori_event_log::{Log, LogError, Topic};
 use memori_service::settings;
 use tokio::sync::Notify;
@@ -28,7 +28,7 @@ const PACKER_DEADLINE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct SinkConfig {
     /// Records that close a batch.
-    pub batch_rows: usize,
+    pub batch_rows: LiveBound,
     /// Bytes that close a batch.
     pub batch_bytes: usize,
     /// Age that closes a batch.
@@ -39,6 +39,8 @@ pub struct SinkConfig {
     pub packer: Option<PackerConfig>,
     /// How fast it goes while somebody recalls.
     pub pace: Pace,
+    /// Told how full the sink is.
+    pub levels: Levels,
 }
 
 impl SinkConfig {
@@ -46,12 +48,13 @@ impl SinkConfig {
     #[must_use]
     pub fn from_settings(writer: &settings::Writer, shutdown: &settings::Stop) -> Self {
         Self {
-            batch_rows: writer.batch_rows,
+            batch_rows: writer.batch_rows.into(),
             batch_bytes: writer.batch_bytes,
             batch_max_age: Duration::from_millis(writer.batch_max_age_ms),
             drain_deadline: Duration::from_millis(shutdown.deadline_ms / 4 * 3),
             packer: None,
             pace: Pace { share_percent: writer.sink_share_percent, ..Pace::default() },
+            levels: Levels::default(),
         }
     }
 
@@ -80,11 +83,11 @@ pub async fn run_sink(
     let batches = BatchConfig {
         group: GROUP.to_owned(),
         topics: Topic::ALL.to_vec(),
-        batch_rows: config.batch_rows,
+        batch_rows: config.batch_rows.clone(),
         batch_bytes: config.batch_bytes,
         batch_max_age: config.batch_max_age,
         // One batch is being written while the next gathers.
-        budget_events: config.batch_rows.saturating_mul(2),
+        budget_events: config.batch_rows.get().saturating_mul(2),
         budget_bytes: config.batch_bytes.saturating_mul(2),
         drain_deadline: config.drain_deadline,
     };
@@ -94,7 +97,7 @@ pub async fn run_sink(
         .map(Packer::new)
         .map_or((None, None), |(packer, handle)| (Some(handle), Some(tokio::spawn(packer.run(stop_packing.clone())))));
     let sink = Sink::new(log.clone(), store, identity, commits, committed).with_packer(packer).at_pace(config.pace);
-    let ended = run_batches(log, batches, Box::new(sink), Arc::new(SinkObserver::default()), shutdown).await;
+    let ended = run_batches(log, batches, Box::new(sink), Arc::new(SinkObserver::telling(config.levels)), shutdown).await;
     announcing.abort();
     stop_packing.cancel();
     if let Some(packing) = packing {

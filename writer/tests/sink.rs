@@ -39,12 +39,13 @@ impl Running {
 
 fn quick() -> SinkConfig {
     SinkConfig {
-        batch_rows: 3,
+        batch_rows: 3.into(),
         batch_bytes: 1 << 20,
         batch_max_age: Duration::from_millis(5),
         drain_deadline: Duration::from_secs(20),
         packer: None,
         pace: memori_writer::pace::Pace::default(),
+        levels: memori_event_log::driver::Levels::default(),
     }
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::recall::render;
 use crate::client::{Client, ClientFlags, segment};
-use crate::embedded::Embedded;
 use crate::output::{say, table};
+use memori_embedded::Embedded;
 
 /// Written for this project; several users, several languages.
 const CONVERSATIONS: &str = include_str!("../../demo/conversations.jsonl");

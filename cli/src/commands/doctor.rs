@@ -9,8 +9,8 @@ use memori_service::{ProcessError, Settings};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::embedded::folder;
 use crate::output::{say, table};
+use memori_embedded::folder;
 
 mod database;
 mod embedded;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use memori_service::{ProcessError, Secret, Settings, Shutdown, process};
 
-use crate::embedded::Embedded;
+use memori_embedded::Embedded;
 
 #[derive(clap::Args)]
 pub(crate) struct Flags {

@@ -86,7 +86,7 @@ fn config() -> BatchConfig {
     BatchConfig {
         group: "writers".to_owned(),
         topics: vec![TOPIC],
-        batch_rows: 7,
+        batch_rows: 7.into(),
         batch_bytes: 1024 * 1024,
         batch_max_age: Duration::from_millis(5),
         budget_events: 100,

@@ -179,7 +179,7 @@ pub(super) fn keyed_config() -> KeyedConfig {
     KeyedConfig {
         group: "workers".to_owned(),
         topics: vec![TOPIC],
-        max_concurrency: 16,
+        max_concurrency: 16.into(),
         budget_events: 1000,
         budget_bytes: 16 * 1024 * 1024,
         commit_interval: Duration::from_millis(50),

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::lag::{self, LagProbe};
 use super::lanes::{Key, Lanes};
+use super::live::LiveBound;
 use super::{Drain, Observer, Policy, Rebalance, Retry, now_ms, policy};
 use crate::budget::{Budget, Gate};
 use crate::epochs::{Epoch, Epochs};
@@ -62,8 +64,8 @@ pub struct KeyedConfig {
     pub group: String,
     /// What it reads.
     pub topics: Vec<Topic>,
-    /// Records worked on at a time.
-    pub max_concurrency: usize,
+    /// Records worked on at a time. Raised, it is used at once; lowered, what is in flight ends first.
+    pub max_concurrency: LiveBound,
     /// Records held at most by all partitions together (what was on its way overshoots it). Once it is full, each partition may
     /// hold its share, so that all together hold twice as many at most.
     pub budget_events: usize,
@@ -119,6 +121,8 @@ struct Keyed {
     commit_at: Instant,
     /// Set while stopping: when to go, drained or not.
     stop_by: Option<Instant>,
+    /// Wakes when the bound of what is in flight moves.
+    bound: watch::Receiver<usize>,
     lag: LagProbe,
 }
 
@@ -148,6 +152,7 @@ pub async fn run_keyed(
         retry: Retry::new(),
         commit_at: Instant::now() + config.commit_interval,
         stop_by: None,
+        bound: config.max_concurrency.watch(),
         lag: LagProbe::new(log),
         config,
     };
@@ -205,6 +210,8 @@ impl Keyed {
                     }
                 }
                 () = shutdown.cancelled(), if self.stop_by.is_none() => self.stop(),
+                // Never an error: the configuration holds the other end.
+                _ = self.bound.changed() => {}
                 () = tokio::time::sleep_until(wake_at) => {}
                 ends = self.lag.looked() => self.tell_lag(&ends),
                 event = self.consumer.next(), if ask => match event {
@@ -334,7 +341,7 @@ impl Keyed {
         if self.stop_by.is_some() {
             return;
         }
-        while self.running.len() < self.config.max_concurrency.max(1) {
+        while self.running.len() < self.config.max_concurrency.get() {
             let Some((key, mut item)) = self.queues.pop() else { break };
             let Some(part) = self.parts.get_mut(&key.0).filter(|part| part.epoch == item.epoch) else {
                 // Discarded with its partition in every case; a key must not stay busy for it.

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod keyed;
 mod lag;
 mod lanes;
+mod live;
 mod observer;
 mod sink;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 
 pub use batch::{Advance, Batch, BatchConfig, BatchSink, FlushCause, SinkError, run_batches};
 pub use keyed::{KeyedConfig, RecordHandler, Verdict, Work, run_keyed};
+pub use live::{Level, Levels, LiveBound};
 pub use observer::{Observer, Rebalance, Unobserved};
 
 use std::time::Duration;

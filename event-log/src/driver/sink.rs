@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Observer, retry_backoff};
+use super::{LiveBound, Observer, retry_backoff};
 use crate::gather::Batch;
 use crate::seam::Start;
 use crate::topic::{Topic, TopicPartition};
@@ -64,13 +64,13 @@ pub struct BatchConfig {
     pub group: String,
     /// What it reads.
     pub topics: Vec<Topic>,
-    /// Records in a batch.
-    pub batch_rows: usize,
+    /// Records in a batch; moved, the next batch obeys.
+    pub batch_rows: LiveBound,
     /// Bytes in a batch.
     pub batch_bytes: usize,
     /// How long a batch's first record waits.
     pub batch_max_age: Duration,
-    /// Records held at most (what was on its way overshoots it).
+    /// Records held at most (what was on its way overshoots it); once `batch_rows` has moved, two batches at least.
     pub budget_events: usize,
     /// Bytes held at most.
     pub budget_bytes: usize,

@@ -254,7 +254,7 @@ impl AsyncRun for KeyedRun {
         let config = KeyedConfig {
             group: "g".to_owned(),
             topics: vec![Topic::ConversationsLive],
-            max_concurrency: 8,
+            max_concurrency: 8.into(),
             budget_events: 100,
             budget_bytes: 10_000,
             commit_interval: Duration::from_millis(10),
@@ -330,7 +330,7 @@ impl AsyncRun for StuckRun {
         let config = KeyedConfig {
             group: "g".to_owned(),
             topics: vec![Topic::ConversationsLive],
-            max_concurrency: 8,
+            max_concurrency: 8.into(),
             budget_events: 100,
             budget_bytes: 10_000,
             commit_interval: Duration::from_millis(10),
@@ -505,7 +505,7 @@ impl AsyncRun for BatchRun {
         let config = BatchConfig {
             group: "g".to_owned(),
             topics: vec![Topic::ConversationsLive],
-            batch_rows: 3,
+            batch_rows: 3.into(),
             batch_bytes: 10_000,
             batch_max_age: Duration::from_secs(3600),
             budget_events: 100,
@@ -641,7 +641,7 @@ impl AsyncRun for SlowRun {
         let config = BatchConfig {
             group: "g".to_owned(),
             topics: vec![Topic::ConversationsLive],
-            batch_rows: 3,
+            batch_rows: 3.into(),
             batch_bytes: 10_000,
             batch_max_age: Duration::from_secs(3600),
             budget_events: 100,

@@ -50,6 +50,8 @@ pub struct SqlLogConfig {
     /// A name that nobody else has while the log is open, because the caller holds a lock of its own on whatever bears the name:
     /// members that are recorded under it are dead, and their leases are free at once.
     pub instance: Option<String>,
+    /// Connections to a Postgres database, at most, beside the one that listens.
+    pub connections: u32,
 }
 
 impl Default for SqlLogConfig {
@@ -60,6 +62,7 @@ impl Default for SqlLogConfig {
             poll_interval: Duration::from_millis(200),
             exclusive: false,
             instance: None,
+            connections: 12,
         }
     }
 }
@@ -87,7 +90,7 @@ impl SqlLog {
     /// [`LogError::Transient`] where the server is away; [`LogError::Fatal`] where the URL, the rights, the server's version or the
     /// log's own do not do, with what to change.
     pub async fn open_postgres(url: &str, config: SqlLogConfig) -> Result<Self, LogError> {
-        Self::with_dialect(Arc::new(postgres::PostgresDialect::new(url)?), config).await
+        Self::with_dialect(Arc::new(postgres::PostgresDialect::new(url, config.connections)?), config).await
     }
 
     async fn with_dialect(dialect: Arc<dyn Dialect>, mut config: SqlLogConfig) -> Result<Self, LogError> {
@@ -102,6 +105,15 @@ impl SqlLog {
         }
         let appender = Arc::new(Appender::start(Arc::clone(&dialect)));
         Ok(Self { dialect, appender, config })
+    }
+
+    /// Frees at once what a process held that opened the log under this instance's name and is gone: the caller has its lock.
+    ///
+    /// # Errors
+    /// The database is not reachable.
+    pub async fn forget_instance(&self, instance: &str) -> Result<(), LogError> {
+        let (dialect, prefix) = (Arc::clone(&self.dialect), member_prefix(instance));
+        uncancelled(async move { dialect.forget_members(Some(&prefix)).await }).await
     }
 
     async fn span(&self, partition: TopicPartition) -> Result<dialect::Span, LogError> {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use memori_event_log::driver::batch::{Batch, FlushCause};
-use memori_event_log::driver::{Observer, Rebalance};
+use memori_event_log::driver::{Levels, Observer, Rebalance};
 use memori_event_log::{LogError, TopicPartition};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
@@ -88,9 +88,16 @@ pub(crate) fn committed(report: &FlushReport, now_us: i64) {
 pub struct SinkObserver {
     lags: Mutex<BTreeMap<TopicPartition, (i64, f64)>>,
     halted: Mutex<BTreeSet<TopicPartition>>,
+    levels: Levels,
 }
 
 impl SinkObserver {
+    /// Tells these levels as well.
+    #[must_use]
+    pub fn telling(levels: Levels) -> Self {
+        Self { levels, ..Self::default() }
+    }
+
     #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
     fn standing(&self, change: impl FnOnce(&mut BTreeSet<TopicPartition>)) {
         let mut halted = self.halted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -117,10 +124,12 @@ impl SinkObserver {
 #[allow(clippy::cast_precision_loss, reason = "gauges and histograms are floats")]
 impl Observer for SinkObserver {
     fn in_flight(&self, records: usize) {
+        self.levels.in_flight(records);
         gauge!(IN_FLIGHT).set(records as f64);
     }
 
     fn held(&self, records: usize, bytes: usize) {
+        self.levels.held(records, bytes);
         gauge!(HELD_RECORDS).set(records as f64);
         gauge!(HELD_BYTES).set(bytes as f64);
     }

@@ -6,7 +6,7 @@ use memori_event_log::sqlite::SqliteDatabase;
 use memori_service::ProcessError;
 
 use super::{Finding, writable};
-use crate::embedded::folder::{self, DataFolder};
+use memori_embedded::folder::{self, DataFolder};
 
 pub(crate) async fn check(path: &Path, database_elsewhere: bool) -> Vec<Finding> {
     let shown = path.display();
@@ -38,6 +38,9 @@ pub(crate) async fn check(path: &Path, database_elsewhere: bool) -> Vec<Finding>
 
 /// Somebody holds the folder: then it should answer.
 async fn in_use(path: &Path) -> Finding {
+    if folder::held_by_libraries(path) {
+        return Finding::ok("data folder", "in use by programs that have opened it as a library");
+    }
     let Some(address) = folder::address_of(path) else {
         return Finding::note("data folder", "in use by a process that is starting or stopping", "ask again in a moment");
     };

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use memori_service::{ProcessError, Secret, Settings, Shutdown};
 
 use crate::client::{Client, ClientFlags};
-use crate::embedded::Embedded;
 use crate::output::{aside, say};
 use format::Data;
+use memori_embedded::Embedded;
 
 /// Token budgets where none are given.
 const BUDGETS: [u64; 4] = [250, 500, 1_000, 2_000];

@@ -13,8 +13,8 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres}
 
 use crate::seam::LogError;
 
-/// Appends take one, each member one now and then, each consumer one while it reads.
-const CONNECTIONS: u32 = 12;
+/// How many connections are tried, at most, that rested while the server was restarted.
+const RESTED_CONNECTIONS: u32 = 12;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that has rested this long is asked whether it lives before it is lent.
 const RESTED: Duration = Duration::from_secs(1);
@@ -35,8 +35,9 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
     }
 }
 
-/// The pools of one database: work, and one connection that listens.
-pub(super) fn pools(options: PgConnectOptions) -> (PgPool, PgPool) {
+/// The pools of one database: work (appends take one connection, each member one now and then, each consumer one while it reads), and
+/// one connection that listens.
+pub(super) fn pools(options: PgConnectOptions, connections: u32) -> (PgPool, PgPool) {
     let options = options.disable_statement_logging();
     let pool = |connections: u32| {
         PgPoolOptions::new()
@@ -54,7 +55,7 @@ pub(super) fn pools(options: PgConnectOptions) -> (PgPool, PgPool) {
             })
     };
     let listening = pool(1).idle_timeout(None).max_lifetime(None);
-    (pool(CONNECTIONS).connect_lazy_with(options.clone()), listening.connect_lazy_with(options))
+    (pool(connections.max(2)).connect_lazy_with(options.clone()), listening.connect_lazy_with(options))
 }
 
 /// What is known of what an error left behind.
@@ -92,7 +93,7 @@ impl Lent {
 
     /// A connection that has just answered; those that do not are closed, of which there are at most as many as the pool holds.
     pub(super) async fn answering(pool: &PgPool) -> Result<Self, LogError> {
-        for _ in 0..CONNECTIONS {
+        for _ in 0..RESTED_CONNECTIONS {
             let mut lent = Self::from(pool).await?;
             if lent.ping().await.is_ok() {
                 return Ok(lent);

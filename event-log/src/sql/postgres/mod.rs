@@ -77,9 +77,9 @@ pub(super) struct PostgresDialect {
 
 impl PostgresDialect {
     /// Understands the URL; connects when it is first used.
-    pub(super) fn new(url: &str) -> Result<Self, LogError> {
+    pub(super) fn new(url: &str, connections: u32) -> Result<Self, LogError> {
         let options = options(url)?;
-        let (pool, listening) = connection::pools(options.clone());
+        let (pool, listening) = connection::pools(options.clone(), connections);
         let wakes = Wakes::start(pool.clone(), listening);
         Ok(Self { options, pool, wakes, partitions: AtomicI32::new(0) })
     }

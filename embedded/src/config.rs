@@ -1,0 +1,44 @@
+//! What a library is started with.
+
+use std::path::PathBuf;
+
+use memori_service::{Secret, Settings};
+
+/// Where log and store are.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// Tables of this SQLite file, which no other SQLite library of this process may open.
+    Sqlite(PathBuf),
+    /// The schema `memori` of this database, `postgres://…`.
+    Postgres(Secret),
+}
+
+/// How a library is started.
+#[derive(Clone, Debug)]
+pub struct LibraryConfig {
+    /// Where log and store are. Processes that name the same share them, and the work.
+    pub database: Database,
+    /// The folder of what is this machine's own: the spools, one per process, and the folder's name among those that share a database.
+    pub data_dir: PathBuf,
+    /// Extractor, embedding, bounds and times. Addresses, keys, logging and the section `embedded`, but for the number of
+    /// partitions, mean nothing here.
+    pub settings: Settings,
+    /// Whether this process counts metrics. A recorder that the host has installed stays, and gets them.
+    pub metrics: bool,
+}
+
+impl LibraryConfig {
+    /// With bounds for a guest in somebody's process: few connections, small caches, a short drain.
+    #[must_use]
+    pub fn new(database: Database, data_dir: PathBuf) -> Self {
+        let mut settings = Settings::default();
+        settings.ingest.recent_events = 20_000;
+        settings.ingest.max_body_bytes_in_flight = 64 << 20;
+        settings.ingest.spool_max_bytes = 256 << 20;
+        settings.writer.recall_cache_bytes = 64 << 20;
+        settings.writer.recall_connections = 4;
+        settings.writer.sink_connections = 2;
+        settings.shutdown.deadline_ms = 5_000;
+        Self { database, data_dir, settings, metrics: false }
+    }
+}

@@ -1,0 +1,106 @@
+//! Bounds that may be moved while they are in force, and levels that may be read beside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::watch;
+
+/// A bound of at least 1 that whoever has a clone may move; the driver that obeys it is woken by that.
+#[derive(Clone, Debug)]
+pub struct LiveBound(Arc<watch::Sender<usize>>);
+
+impl LiveBound {
+    /// A bound.
+    #[must_use]
+    pub fn new(bound: usize) -> Self {
+        Self(Arc::new(watch::Sender::new(bound.max(1))))
+    }
+
+    /// What is in force.
+    #[must_use]
+    pub fn get(&self) -> usize {
+        *self.0.borrow()
+    }
+
+    /// Moves it. What is under way by the old bound ends as it was begun.
+    pub fn set(&self, bound: usize) {
+        self.0.send_if_modified(|current| {
+            let moved = *current != bound.max(1);
+            *current = bound.max(1);
+            moved
+        });
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<usize> {
+        self.0.subscribe()
+    }
+}
+
+impl From<usize> for LiveBound {
+    fn from(bound: usize) -> Self {
+        Self::new(bound)
+    }
+}
+
+/// How full a driver is. Written by its observer, read by anyone.
+#[derive(Clone, Debug, Default)]
+pub struct Levels(Arc<Cells>);
+
+#[derive(Debug, Default)]
+struct Cells {
+    in_flight: AtomicUsize,
+    held_records: AtomicUsize,
+    held_bytes: AtomicUsize,
+}
+
+/// One look at [`Levels`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Level {
+    /// Records that are being worked on, or that a flush is writing.
+    pub in_flight: usize,
+    /// Records that were read and are not yet done, those in flight among them.
+    pub held_records: usize,
+    /// Their bytes.
+    pub held_bytes: usize,
+}
+
+impl Levels {
+    /// Now.
+    #[must_use]
+    pub fn look(&self) -> Level {
+        let read = |cell: &AtomicUsize| cell.load(Ordering::Relaxed);
+        Level {
+            in_flight: read(&self.0.in_flight),
+            held_records: read(&self.0.held_records),
+            held_bytes: read(&self.0.held_bytes),
+        }
+    }
+
+    /// So many are being worked on.
+    pub fn in_flight(&self, records: usize) {
+        self.0.in_flight.store(records, Ordering::Relaxed);
+    }
+
+    /// So many are held.
+    pub fn held(&self, records: usize, bytes: usize) {
+        self.0.held_records.store(records, Ordering::Relaxed);
+        self.0.held_bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_is_at_least_one_and_wakes_only_when_it_moves() {
+        let bound = LiveBound::new(0);
+        let mut watching = bound.watch();
+        assert_eq!(bound.get(), 1);
+        bound.clone().set(1);
+        assert!(!watching.has_changed().unwrap());
+        bound.clone().set(7);
+        assert!(watching.has_changed().unwrap());
+        assert_eq!((*watching.borrow_and_update(), bound.get()), (7, 7));
+    }
+}
