@@ -21,9 +21,10 @@ class Engine:
         Raises ValueError for a configuration that cannot be right.
 
         Keys: `mode` ("sqlite", "postgres", "platform"), `path` (a SQLite file; null: the one of `data_dir`), `url` (Postgres or
-        the platform), `api_key`, `data_dir`, `queue_events`, `queue_bytes`, `recall_deadline_ms`, `unreachable_after_ms`,
+        the platform), `api_key`, `data_dir`, `queue_events`, `queue_bytes`, `spool_max_bytes`, `recall_deadline_ms`, `unreachable_after_ms`,
         `exit_deadline_ms`, `token_budget`, `recall_limit`, `extractor` ({"kind": "builtin" | "llm", "base_url", "api_key",
-        "model"}), `embedding` ({"kind": "builtin" | "none" | "openai", "base_url", "api_key", "model", "model_dir"}).
+        "model"}), `embedding` ({"kind": "builtin" | "none" | "openai", "base_url", "api_key", "model", "dimensions",
+        "model_dir", "weights_dir"}).
         A key that is absent has the core's default.
         """
 

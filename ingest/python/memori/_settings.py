@@ -35,6 +35,7 @@ class Settings:
     recall_limit: int | None = None
     queue_events: int | None = None
     queue_bytes: int | None = None
+    spool_max_bytes: int | None = None
     unreachable_after_ms: int | None = None
     exit_deadline_ms: int = 5000
     on_quota: str = "pass"
@@ -52,6 +53,7 @@ def read(
     recall_limit: int | None,
     queue_events: int | None,
     queue_bytes: int | None,
+    spool_max_bytes: int | None,
     unreachable_after_ms: int | None,
     exit_deadline_ms: int | None,
     on_quota: str | None,
@@ -77,7 +79,10 @@ def read(
         exit_deadline_ms=_or(whole("exit_deadline_ms", exit_deadline_ms, 0, 600_000), 5000),
         on_quota=chosen,
         extractor=_endpoint("extractor", extractor, env, _EXTRACTORS, ("base_url", "api_key", "model")),
-        embedding=_endpoint("embedding", embedding, env, _EMBEDDINGS, ("base_url", "api_key", "model", "model_dir")),
+        embedding=_endpoint(
+            "embedding", embedding, env, _EMBEDDINGS, ("base_url", "api_key", "model", "model_dir", "dimensions")
+        ),
+        spool_max_bytes=whole("spool_max_bytes", spool_max_bytes, 1 << 20, 1 << 50),
     )
 
 
@@ -147,6 +152,11 @@ def _endpoint(
     if read["kind"] not in kinds:
         raise ConfigurationError(f"{name}'s kind is one of {', '.join(kinds)}, not {read['kind']!r}")
     for key, value in read.items():
+        if key == "dimensions":
+            if not str(value).isdigit():
+                raise ConfigurationError(f"{name}'s dimensions is a whole number, not {value!r}")
+            read[key] = int(value)
+            continue
         if not isinstance(value, (str, os.PathLike)):
             raise ConfigurationError(f"{name}'s {key} is text, not {type(value).__name__}")
         read[key] = os.fspath(value)

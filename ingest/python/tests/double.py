@@ -117,7 +117,7 @@ class Double:
             self.requests.clear()
             self._planned.clear()
 
-    def __enter__(self) -> Double:
+    def __enter__(self) -> Double:  # noqa: PYI034 (typing has Self from 3.11 on)
         self._thread = threading.Thread(target=self._run, name="double", daemon=True)
         self._thread.start()
         if not self._ready.wait(10):
@@ -180,9 +180,7 @@ class Double:
             writer.write(_head(status, head))
             writer.write(body if behaviour.cut_after is None else body[: behaviour.cut_after])
             await writer.drain()
-            if behaviour.cut_after is not None:
-                return False
-            return True
+            return behaviour.cut_after is None
         head.append(("Transfer-Encoding", "chunked"))
         writer.write(_head(status, head))
         sent = 0
@@ -520,7 +518,8 @@ def _message_stream(asked: dict[str, Any], behaviour: Behaviour) -> Iterator[byt
     yield _event("message_start", {"type": "message_start", "message": begun})
     for index, block in enumerate(whole["content"]):
         if block["type"] == "text":
-            opened, deltas = {"type": "text", "text": ""}, [{"type": "text_delta", "text": t} for t in _pieces(block["text"])]
+            opened: dict[str, Any] = {"type": "text", "text": ""}
+            deltas = [{"type": "text_delta", "text": t} for t in _pieces(block["text"])]
         else:
             opened = {**block, "input": {}}
             deltas = [{"type": "input_json_delta", "partial_json": half} for half in _halves(json.dumps(block["input"]))]
