@@ -9,6 +9,7 @@ pub mod embedded;
 pub mod faults;
 pub mod flushes;
 pub mod keys;
+pub mod libraries;
 pub mod model;
 pub mod phrases;
 pub mod process;
