@@ -9,7 +9,7 @@ import warnings
 import weakref
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from ._errors import UnsupportedDatabaseError
 
@@ -112,7 +112,7 @@ def _sqlite_path(engine: Any, url: Any) -> str:
     database = url.database or ""
     if database.startswith("file:"):
         name, _, query = database[len("file:") :].partition("?")
-        database = ":memory:" if dict(parse_qsl(query)).get("mode") == "memory" else name
+        database = ":memory:" if {**dict(parse_qsl(query)), **url.query}.get("mode") == "memory" else name
     if database in ("", ":memory:"):
         held = _temporaries.get(engine)
         if held is None:
@@ -136,4 +136,5 @@ def _postgres_url(text: str) -> str:
     if "unix_sock" in options and "host" not in options:  # pg8000's name
         options["host"] = os.path.dirname(options["unix_sock"])
     kept = {name: value for name, value in options.items() if name in _POSTGRES_OPTIONS}
-    return urlunsplit(("postgres", parts.netloc, parts.path, urlencode(kept, quote_via=quote), ""))
+    query = f"?{urlencode(kept, safe='', quote_via=quote)}" if kept else ""
+    return f"postgres://{parts.netloc}{parts.path}{query}"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 T = TypeVar("T")
 
@@ -185,3 +186,12 @@ def platform(folder: Path, *, keyed: bool = False) -> Iterator[tuple[str, str]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def exported(mem: Any, entity_id: str | None = None) -> list[dict[str, Any]]:
+    """All messages that a memory holds of an entity, in the order in which they were said."""
+    entity = quote(entity_id or mem.current_attribution().entity_id, safe="")
+    status, body = mem.engine().native.request_json("GET", f"/v1/entities/{entity}/export", None, 10_000)
+    assert status == 200, body
+    lines = [json.loads(line) for line in body.splitlines()]
+    return [line for line in lines if line["type"] == "message"]
