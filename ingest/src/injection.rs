@@ -4,7 +4,8 @@
 //! prompt cache hits; nothing that holds no longer is in it; it costs no more estimated tokens than it may, and no note is cut.
 //! No note can close the block, open another, start a line, or leave its quotation marks: to the model every note is quoted data,
 //! and the user's standing wishes are named as the user's. What ingest removes from messages
-//! ([`crate::context_block::remove_blocks`]) is exactly what [`block`] makes. [`place`] puts it into a provider's request.
+//! ([`crate::context_block::remove_blocks`]) is exactly what [`block`] makes. [`crate::wire::Request::with_block`] puts it into a
+//! provider's request.
 
 mod place;
 mod quote;
@@ -16,7 +17,7 @@ use memori_schemas::{FactKind, Micros};
 use memori_service::tokens;
 use serde::Deserialize;
 
-pub use self::place::{Insertion, RequestShape, place};
+pub(crate) use self::place::Place;
 use self::quote::quoted;
 use crate::context_block::{CLOSE, OPEN};
 

@@ -19,6 +19,7 @@ pub mod publish;
 pub mod routes;
 pub mod spool;
 pub mod state;
+pub mod wire;
 
 pub use accept::Lookup;
 pub use app::{OPENAPI, app};

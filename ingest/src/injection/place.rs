@@ -1,144 +1,144 @@
 //! Where a block stands in a provider's request.
 //!
-//! Promises: pure; the request's bytes stay as they are and in their order, and one run of bytes is put between them, inside the
-//! last message of the user that has text (a tool's result is none) and behind its text. So nothing before that message changes,
-//! through all calls of a turn the block stands at one place, and what a client marked to be cached is not behind it. A request
-//! that is not understood has no place: it passes as it is.
+//! Promises: pure; the request's bytes stay as they are and in their order, and what is put between them stands in or around the
+//! content of the last message that the user wrote (a tool's result is none), behind all of it. So nothing before that message
+//! changes, through all calls of a turn the block stands at one place, and what a client marked to be cached is not behind it.
+//!
+//! Where a request of Anthropic's asks for caching as a whole, the provider marks its last block, which would be ours: what is
+//! written to the cache would hold the block, and the next turn, whose history has none, would never find it. There the user's own
+//! last part gets the same mark, so that the cache is written up to the end of what the client will send again.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// Whose request it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestShape {
-    /// `POST /chat/completions` of OpenAI.
-    OpenAiChat,
-    /// `POST /responses` of OpenAI.
-    OpenAiResponses,
-    /// `POST /messages` of Anthropic.
-    AnthropicMessages,
-}
+use crate::wire::Surface;
+
+/// The most marks that Anthropic takes in one request, the one for the whole included.
+const MAX_MARKS: usize = 4;
 
 /// Bytes to put into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Insertion {
+pub(crate) struct Insertion {
     /// Before which byte of the request.
-    pub at: usize,
+    pub(crate) at: usize,
     /// What.
-    pub text: String,
+    pub(crate) text: String,
 }
 
-impl Insertion {
-    /// The request with it.
-    #[must_use]
-    pub fn into_request(self, body: &[u8]) -> Vec<u8> {
-        let mut request = Vec::with_capacity(body.len() + self.text.len());
-        let (before, behind) = body.split_at(self.at);
-        request.extend_from_slice(before);
-        request.extend_from_slice(self.text.as_bytes());
-        request.extend_from_slice(behind);
-        request
-    }
+/// Where a block goes in one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Where the content ends: before its closing quotation mark or bracket.
+    at: usize,
+    form: Form,
+    /// For an Anthropic request that is to be cached as a whole.
+    mark: Option<Mark>,
 }
 
-#[derive(Deserialize)]
-struct ChatRequest<'a> {
-    #[serde(borrow)]
-    messages: &'a RawValue,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// More of a string.
+    Text,
+    /// One more part of this type.
+    Part(&'static str),
 }
 
-#[derive(Deserialize)]
-struct ResponsesRequest<'a> {
-    #[serde(borrow)]
-    input: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct Turn<'a> {
-    #[serde(borrow, default)]
-    role: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mark {
+    /// On a string, which becomes a part: where it starts, and the mark as the client gave it.
+    String(usize, String),
+    /// On a part: where it ends.
+    Part(usize, String),
 }
 
 #[derive(Deserialize)]
 struct Part<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    cache_control: Option<&'a RawValue>,
 }
 
-/// Where `block` goes in the request. None where the request has no message of a user, or is not understood.
-#[must_use]
-pub fn place(body: &[u8], shape: RequestShape, block: &str) -> Option<Insertion> {
-    let body = std::str::from_utf8(body).ok()?;
-    let turns = match shape {
-        RequestShape::OpenAiChat | RequestShape::AnthropicMessages => {
-            serde_json::from_str::<ChatRequest<'_>>(body).ok()?.messages
-        }
-        RequestShape::OpenAiResponses => serde_json::from_str::<ResponsesRequest<'_>>(body).ok()?.input,
-    };
-    if shape == RequestShape::OpenAiResponses && turns.get().starts_with('"') {
-        return Some(within_string(body, turns, block));
-    }
-    let turns: Vec<&RawValue> = serde_json::from_str(turns.get()).ok()?;
-    let contents = turns.iter().rev().filter_map(|turn| {
-        let turn: Turn<'_> = serde_json::from_str(turn.get()).ok()?;
-        turn.content.filter(|_| turn.role.as_deref() == Some("user"))
-    });
-    // Where nobody wrote a text, a picture or file of the user will do.
-    let mut fallback = None;
-    for content in contents {
-        match Content::of(content) {
-            Content::Text => return Some(within_string(body, content, block)),
-            Content::Parts { has_text: true, .. } => return Some(as_part(body, content, shape, block)),
-            Content::Parts { has_own: true, .. } => fallback = fallback.or(Some(content)),
-            Content::Parts { .. } | Content::Unknown => {}
-        }
-    }
-    fallback.map(|content| as_part(body, content, shape, block))
-}
-
-enum Content {
-    Text,
-    Parts { has_text: bool, has_own: bool },
-    Unknown,
-}
-
-impl Content {
-    fn of(content: &RawValue) -> Self {
+impl Place {
+    /// In or behind `content`, which was borrowed from `body`. None where no user wrote it. `cached` is how the request as a whole
+    /// is to be cached.
+    pub(crate) fn of_content(body: &str, surface: Surface, content: &RawValue, cached: Option<&RawValue>) -> Option<Self> {
+        let at = end(body, content) - 1;
+        let has_room = || body.matches(r#""cache_control""#).nth(MAX_MARKS - 1).is_none();
+        let cached = cached.filter(|mark| mark.get().starts_with('{') && has_room()).map(|mark| mark.get().to_owned());
         if content.get().starts_with('"') {
-            return Self::Text;
+            // The provider refuses a mark on nothing.
+            let mark = cached.filter(|_| content.get() != r#""""#).map(|mark| Mark::String(start(body, content), mark));
+            return Some(Self { at, form: Form::Text, mark });
         }
-        let Ok(parts) = serde_json::from_str::<Vec<Part<'_>>>(content.get()) else { return Self::Unknown };
-        let kinds = || parts.iter().filter_map(|part| part.kind.as_deref());
-        Self::Parts {
-            has_text: kinds().any(|kind| matches!(kind, "text" | "input_text")),
-            has_own: kinds().any(|kind| kind != "tool_result"),
+        let parts: Vec<&RawValue> = serde_json::from_str(content.get()).ok()?;
+        let (mut is_own, mut mark) = (false, None);
+        for raw in parts {
+            let Ok(part) = serde_json::from_str::<Part<'_>>(raw.get()) else { continue };
+            let kind = part.kind.as_deref();
+            is_own |= kind.is_some_and(|kind| kind != "tool_result");
+            let can_be_marked =
+                part.cache_control.is_none() && matches!(kind, Some("text" | "image" | "document" | "tool_result"));
+            mark = can_be_marked.then(|| end(body, raw) - 1);
+        }
+        let mark = cached.zip(mark).map(|(cached, at)| Mark::Part(at, cached));
+        let kind = if surface == Surface::OpenAiResponses { "input_text" } else { "text" };
+        is_own.then_some(Self { at, form: Form::Part(kind), mark })
+    }
+
+    /// What puts `block` there, in the order of its places.
+    #[must_use]
+    pub(crate) fn insertions(&self, block: &str) -> Vec<Insertion> {
+        let text = json_string(block);
+        let insertion = |at, text: String| Insertion { at, text };
+        match (self.form, &self.mark) {
+            (Form::Text, Some(Mark::String(start, mark))) => vec![
+                insertion(*start, r#"[{"type":"text","text":"#.to_owned()),
+                insertion(self.at + 1, format!(r#","cache_control":{mark}}},{{"type":"text","text":{text}}}]"#)),
+            ],
+            (Form::Text, _) => vec![insertion(self.at, text[1..text.len() - 1].to_owned())],
+            (Form::Part(kind), mark) => {
+                let mut insertions = Vec::with_capacity(2);
+                if let Some(Mark::Part(at, mark)) = mark {
+                    insertions.push(insertion(*at, format!(r#","cache_control":{mark}"#)));
+                }
+                // A part of its own behind the others: what is marked is not moved, and tools' results stay in front.
+                insertions.push(insertion(self.at, format!(r#",{{"type":"{kind}","text":{text}}}"#)));
+                insertions
+            }
         }
     }
-}
 
-/// Before the closing quotation mark of a JSON string.
-fn within_string(body: &str, string: &RawValue, block: &str) -> Insertion {
-    let escaped = json_string(block);
-    Insertion { at: end(body, string) - 1, text: escaped[1..escaped.len() - 1].to_owned() }
-}
-
-/// A part of its own behind the others: a mark to cache one of those is not moved, and tools' results stay in front.
-fn as_part(body: &str, parts: &RawValue, shape: RequestShape, block: &str) -> Insertion {
-    let kind = if shape == RequestShape::OpenAiResponses { "input_text" } else { "text" };
-    Insertion { at: end(body, parts) - 1, text: format!(r#",{{"type":"{kind}","text":{}}}"#, json_string(block)) }
+    /// `body` with `block`.
+    #[must_use]
+    pub(crate) fn with_block(&self, body: &[u8], block: &str) -> Vec<u8> {
+        let insertions = self.insertions(block);
+        let mut request = Vec::with_capacity(body.len() + insertions.iter().map(|insertion| insertion.text.len()).sum::<usize>());
+        let mut copied = 0;
+        for insertion in insertions {
+            request.extend_from_slice(&body[copied..insertion.at]);
+            request.extend_from_slice(insertion.text.as_bytes());
+            copied = insertion.at;
+        }
+        request.extend_from_slice(&body[copied..]);
+        request
+    }
 }
 
 fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// Where a value that was borrowed from `body` starts.
+fn start(body: &str, value: &RawValue) -> usize {
+    value.get().as_ptr() as usize - body.as_ptr() as usize
+}
+
 /// Where a value that was borrowed from `body` ends.
 fn end(body: &str, value: &RawValue) -> usize {
-    value.get().as_ptr() as usize - body.as_ptr() as usize + value.get().len()
+    start(body, value) + value.get().len()
 }
 
 #[cfg(test)]
