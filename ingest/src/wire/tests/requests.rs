@@ -1,7 +1,5 @@
 //! What is new in a request, what recall is asked, and what is none of ours.
 
-use std::time::{Duration, Instant};
-
 use memori_schemas::Role;
 use proptest::prelude::*;
 use serde_json::json;
@@ -164,34 +162,6 @@ fn more_messages_than_an_event_holds_leave_the_newest() {
     let parts: Vec<Value> = (0..3_000).map(|n| json!({"type": (["text", "tool_result"][n % 2]), "text": n.to_string()})).collect();
     let body = json!({"messages": [{"role": "user", "content": parts}]});
     assert_eq!(super::request(AnthropicMessages, &body).messages().len(), 999);
-}
-
-#[test]
-fn cost_grows_with_the_body_and_no_faster() {
-    let turn = |n: usize| {
-        [
-            json!({"role": "user", "content": format!("question {n} {}", "word ".repeat(20))}),
-            json!({"role": "assistant", "content": [
-            {"type": "text", "text": "answer"}, {"type": "tool_use", "id": "t", "name": "n", "input": {"a": [n]}}]}),
-            json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}]}),
-        ]
-    };
-    let body_of = |turns: usize| {
-        let messages: Vec<Value> = (0..turns).flat_map(turn).collect();
-        Bytes::from(json!({"model": "m", "messages": messages}).to_string())
-    };
-    let time = |body: &Bytes| {
-        let one = || {
-            let start = Instant::now();
-            assert!(Request::parse(path(AnthropicMessages), None, body).is_some());
-            start.elapsed()
-        };
-        (0..5).map(|_| one()).min().unwrap_or(Duration::ZERO)
-    };
-    let (small, large) = (body_of(300), body_of(4_800));
-    let (of_small, of_large) = (time(&small), time(&large));
-    // Sixteen times the body; quadratic work would take 256 times as long.
-    assert!(of_large < of_small.max(Duration::from_micros(50)) * 80, "{of_small:?} {of_large:?}");
 }
 
 proptest! {
