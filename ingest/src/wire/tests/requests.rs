@@ -159,7 +159,8 @@ fn more_messages_than_an_event_holds_leave_the_newest() {
     assert_eq!((request.messages().len(), request.left_out().messages), (999, 2_001));
     assert_eq!(request.messages()[998].content, "2999");
     // One message of Anthropic's can be many.
-    let parts: Vec<Value> = (0..3_000).map(|n| json!({"type": (["text", "tool_result"][n % 2]), "text": n.to_string()})).collect();
+    let parts: Vec<Value> =
+        (0..3_000).map(|n| json!({"type": (["text", "tool_result"][n % 2]), "text": n.to_string()})).collect();
     let body = json!({"messages": [{"role": "user", "content": parts}]});
     assert_eq!(super::request(AnthropicMessages, &body).messages().len(), 999);
 }
