@@ -34,6 +34,8 @@ use crate::slot::Slot;
 const RECENT_BYTES: usize = 16 << 20;
 /// How long a server that has the folder to itself may take to say where it listens.
 const ADDRESS_WAIT: Duration = Duration::from_secs(2);
+/// How long the start waits for a database that opens at once.
+const OPENS_AT_ONCE: Duration = Duration::from_millis(300);
 /// How often what a recorder gathers is folded together where nobody may ever ask for it.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -99,7 +101,7 @@ impl std::fmt::Debug for System {
 }
 
 impl System {
-    /// Starts it, inside a runtime. What it waits for is this machine's disk, never a database.
+    /// Starts it, inside a runtime. A database that does not open at once is not waited for.
     ///
     /// # Errors
     /// Settings or folders that cannot work: the text says what to change.
@@ -129,10 +131,7 @@ impl System {
 
         let live = Live::of(&settings);
         let late = Arc::new(Late::new());
-        let (draining, replay_stop) = (CancellationToken::new(), CancellationToken::new());
-        if metrics {
-            count(replay_stop.clone());
-        }
+        let (draining, replay_stop, requests) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let parts = IngestParts {
             log: late.log(),
             backend: WriterBackend::InProcess(late.writer()),
@@ -145,15 +144,10 @@ impl System {
             max_bytes: settings.ingest.spool_max_bytes,
             shutdown: replay_stop.clone(),
         };
-        let door = IngestState::start_with_spool(parts, Some(spool))
-            .await
-            .map_err(|e| ProcessError::Failed(format!("cannot open the front door: {e}")))?;
+        if metrics {
+            count(replay_stop.clone());
+        }
         let health = Health::new();
-        health.degraded_while("log", door.degraded());
-        let spooled = Box::new(door.spooled());
-        let requests = TaskTracker::new();
-        let router = guarded(memori_ingest::app(door), draining.clone(), requests.clone());
-
         let (told, state) = watch::channel(State::Opening(None));
         let (wanted, orders) = watch::channel(Wanted::Run);
         let keeper = Keeper {
@@ -165,8 +159,8 @@ impl System {
             live: live.clone(),
             late,
             health: health.clone(),
-            draining,
-            requests,
+            draining: draining.clone(),
+            requests: requests.clone(),
             replay_stop,
             told,
             orders,
@@ -174,6 +168,16 @@ impl System {
             folders,
         };
         tokio::spawn(keeper.run());
+        // One that opens at once spares the door the spool, and lets it remember the log's tail.
+        let mut first = state.clone();
+        let _ = tokio::time::timeout(OPENS_AT_ONCE, first.wait_for(|state| *state != State::Opening(None))).await;
+        // Where this fails, the keeper ends: nobody wants anything of it any more.
+        let door = IngestState::start_with_spool(parts, Some(spool))
+            .await
+            .map_err(|e| ProcessError::Failed(format!("cannot open the front door: {e}")))?;
+        health.degraded_while("log", door.degraded());
+        let spooled = Box::new(door.spooled());
+        let router = guarded(memori_ingest::app(door), draining, requests);
         Ok(Start::System(Self { router, live, health, spooled, state, wanted }))
     }
 

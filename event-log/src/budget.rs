@@ -118,6 +118,16 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_that_moves_moves_the_gate() {
+        let mut budget = Budget::new(2, 100);
+        assert_eq!((budget.take(1), budget.take(1)), (None, Some(Gate::Closed)));
+        assert_eq!(budget.limit_events(4), Some(Gate::Open));
+        assert_eq!(budget.limit_events(4), None);
+        assert_eq!(budget.limit_events(1), Some(Gate::Closed));
+        assert_eq!(budget.give(2, 2), Some(Gate::Open));
+    }
+
+    #[test]
     fn one_record_above_the_whole_budget_passes_alone() {
         let mut budget = Budget::new(10, 100);
         assert_eq!(budget.take(5000), Some(Gate::Closed));

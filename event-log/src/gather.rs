@@ -311,6 +311,22 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_are_moved_cut_the_next_batch() {
+        let now = Instant::now();
+        let mut gather = Gather::new(GatherLimits { rows: 10, bytes: 100, max_age: Duration::from_secs(1) });
+        gather.begin(at(0), 0);
+        for offset in 0..5 {
+            gather.push(now, record(0, offset, 1)).expect("begun");
+        }
+        assert_eq!(gather.due(now), None);
+        assert!(gather.set_rows(2) && !gather.set_rows(2), "it is another bound once");
+        assert_eq!(gather.due(now), Some(FlushCause::Rows));
+        assert_eq!(gather.take(FlushCause::Rows).map(|batch| batch.records.len()), Some(2));
+        assert!(gather.set_rows(10));
+        assert_eq!(gather.take(FlushCause::Age).map(|batch| batch.records.len()), Some(3));
+    }
+
+    #[test]
     fn is_due_by_rows_bytes_or_age() {
         let now = Instant::now();
         let limits = GatherLimits { rows: 2, bytes: 100, max_age: Duration::from_millis(10) };

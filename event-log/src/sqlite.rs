@@ -4,13 +4,15 @@
 //! the one writing connection, readers never wait for them. It knows nothing of the tables inside.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// How long a statement waits for another process's write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,6 +41,8 @@ struct Shared {
     writes: SqlitePool,
     appended: watch::Sender<u64>,
     groups_changed: watch::Sender<u64>,
+    closing: CancellationToken,
+    looking: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl SqliteDatabase {
@@ -87,6 +91,8 @@ impl SqliteDatabase {
             writes,
             appended: watch::Sender::new(0),
             groups_changed: watch::Sender::new(0),
+            closing: CancellationToken::new(),
+            looking: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -111,16 +117,26 @@ impl SqliteDatabase {
     }
 
     /// Looks at the file, until the database is closed, for commits of whatever process: after one, whoever waits here for records is
-    /// woken, and the receiver changes. A look reads one number of the file's shared memory.
+    /// woken, and the receiver changes. A look reads one number of the file's shared memory. To be called once.
     #[must_use]
     pub fn watch_file(&self) -> watch::Receiver<u64> {
         let (seen, receiver) = watch::channel(0);
-        tokio::spawn(look(Arc::downgrade(&self.shared), seen));
+        let looking = tokio::spawn(look(Arc::downgrade(&self.shared), self.shared.closing.clone(), seen));
+        *self.looking() = Some(looking);
         receiver
+    }
+
+    fn looking(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.shared.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes every connection; the WAL is folded into the file by the last one. Later use of any clone fails.
     pub async fn close(&self) {
+        self.shared.closing.cancel();
+        let looking = self.looking().take();
+        if let Some(looking) = looking {
+            let _ = looking.await;
+        }
         self.shared.reads.close().await;
         self.shared.writes.close().await;
     }
@@ -137,12 +153,12 @@ impl SqliteDatabase {
 }
 
 /// Runs until the database is closed or gone.
-async fn look(database: Weak<Shared>, seen: watch::Sender<u64>) {
+async fn look(database: Weak<Shared>, closing: CancellationToken, seen: watch::Sender<u64>) {
     let mut connection: Option<SqliteConnection> = None;
     let mut version: Option<i64> = None;
     let mut busy_until = Instant::now();
     loop {
-        let Some(shared) = database.upgrade().filter(|shared| !shared.reads.is_closed()) else { break };
+        let Some(shared) = database.upgrade().filter(|_| !closing.is_cancelled()) else { break };
         let pause = match looked(&mut connection, &shared.options).await {
             Ok(found) => {
                 // A connection that is new knows nothing of what came before it.
@@ -160,7 +176,10 @@ async fn look(database: Weak<Shared>, seen: watch::Sender<u64>) {
             }
         };
         drop(shared);
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = closing.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
     }
     if let Some(connection) = connection {
         let _ = connection.close().await;

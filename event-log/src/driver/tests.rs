@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Batch, BatchConfig, BatchSink, FlushCause, KeyedConfig, Observer, RecordHandler, SinkError, Verdict, Work, run_batches,
-    run_keyed,
+    Batch, BatchConfig, BatchSink, FlushCause, KeyedConfig, LiveBound, Observer, RecordHandler, SinkError, Verdict, Work,
+    run_batches, run_keyed,
 };
 use crate::seam::{Consumer, ConsumerEvent, Fence, Log, LogError, LogIdentity, LogRecord, Producer, Start};
 use crate::topic::{Topic, TopicPartition};
@@ -232,6 +232,7 @@ trait AsyncRun {
 struct KeyedRun {
     permits: Arc<Semaphore>,
     drain_deadline: Duration,
+    bound: LiveBound,
 }
 
 struct Permitted {
@@ -254,7 +255,7 @@ impl AsyncRun for KeyedRun {
         let config = KeyedConfig {
             group: "g".to_owned(),
             topics: vec![Topic::ConversationsLive],
-            max_concurrency: 8.into(),
+            max_concurrency: self.bound,
             budget_events: 100,
             budget_bytes: 10_000,
             commit_interval: Duration::from_millis(10),
@@ -266,7 +267,33 @@ impl AsyncRun for KeyedRun {
 }
 
 fn keyed(permits: &Arc<Semaphore>) -> Running {
-    Running::start(KeyedRun { permits: Arc::clone(permits), drain_deadline: PATIENCE })
+    Running::start(KeyedRun { permits: Arc::clone(permits), drain_deadline: PATIENCE, bound: 8.into() })
+}
+
+#[tokio::test]
+async fn a_bound_that_is_moved_is_obeyed_from_the_next_record_on() {
+    let (permits, bound) = (Arc::new(Semaphore::new(0)), LiveBound::new(1));
+    let run = KeyedRun { permits: Arc::clone(&permits), drain_deadline: PATIENCE, bound: bound.clone() };
+    let running = Running::start(run);
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    let keys = ["a", "b", "c", "d", "e", "f", "g"];
+    running.tell(ConsumerEvent::Records((0..).zip(keys).map(|(offset, key)| record(0, offset, key)).collect()));
+    running.diary.until(Did::Work(0, 0)).await;
+    permits.add_permits(1);
+    running.diary.until(Did::Work(1, 0)).await;
+    assert!(running.diary.position(&Did::Finish(0)) < running.diary.position(&Did::Work(1, 0)), "one at a time");
+    // Nothing ends meanwhile.
+    bound.set(4);
+    running.diary.until(Did::Work(4, 0)).await;
+    bound.set(1);
+    permits.add_permits(100);
+    running.diary.until(Did::Finish(6)).await;
+    let begun = running.diary.position(&Did::Work(5, 0));
+    for ended in 1..=4 {
+        assert!(running.diary.position(&Did::Finish(ended)) < begun, "what was in flight ends first");
+    }
+    assert!(running.diary.position(&Did::Finish(5)) < running.diary.position(&Did::Work(6, 0)));
+    running.stop().await;
 }
 
 #[tokio::test]
@@ -403,7 +430,8 @@ async fn revoked_partitions_are_drained_then_committed_then_let_go() {
 #[tokio::test]
 async fn a_drain_ends_at_its_deadline() {
     let permits = Arc::new(Semaphore::new(0));
-    let running = Running::start(KeyedRun { permits: Arc::clone(&permits), drain_deadline: Duration::from_millis(20) });
+    let running =
+        Running::start(KeyedRun { permits: Arc::clone(&permits), drain_deadline: Duration::from_millis(20), bound: 8.into() });
     running.tell(ConsumerEvent::Assigned(vec![at(0)]));
     running.tell(ConsumerEvent::Records(vec![record(0, 0, "a")]));
     running.diary.until(Did::Work(0, 0)).await;
