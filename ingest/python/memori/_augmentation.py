@@ -66,24 +66,23 @@ class Augmentation:
     @property
     def max_workers(self) -> int:
         """How many events may be in extraction at once. Takes effect at once."""
-        return self._mem.engine().max_workers
+        return self._asked("workers")
 
     @max_workers.setter
     def max_workers(self, value: int) -> None:
-        engine = self._mem.engine()
-        engine.native.set_workers(_whole("max_workers", value, 1, 10_000))
-        engine.max_workers = value
+        self._mem.engine().native.set_workers(_whole("max_workers", value, 1, 10_000))
 
     @property
     def db_writer_batch_size(self) -> int:
         """How many rows one transaction of the writer gathers at most. Takes effect at once."""
-        return self._mem.engine().batch_rows
+        return self._asked("batch_rows")
 
     @db_writer_batch_size.setter
     def db_writer_batch_size(self, value: int) -> None:
-        engine = self._mem.engine()
-        engine.native.set_batch_rows(_whole("db_writer_batch_size", value, 1, 1_000_000))
-        engine.batch_rows = value
+        self._mem.engine().native.set_batch_rows(_whole("db_writer_batch_size", value, 1, 1_000_000))
+
+    def _asked(self, knob: str) -> int:
+        return int(json.loads(self._mem.engine().native.stats_json())[knob]["asked"])
 
 
 def _seconds(timeout: float | None) -> float | None:

@@ -34,15 +34,18 @@ _GUARD_S = 2.0
 class Hook:
     """Which `Memori` looks at the calls of one client."""
 
-    __slots__ = ("__weakref__", "_chosen", "_registered")
+    __slots__ = ("__weakref__", "_chosen", "_registered", "may_refuse")
 
     def __init__(self) -> None:
         self._chosen: ByContext[Memori] = ByContext(same=lambda mem: mem.default_attribution())
         self._registered: weakref.WeakSet[Memori] = weakref.WeakSet()
+        self.may_refuse = False
+        """Somebody registered who wants to hear of a used-up quota."""
 
     def register(self, mem: Memori) -> None:
         self._registered.add(mem)
         self._chosen.set(mem)
+        self.may_refuse = self.may_refuse or mem.raises_on_quota
 
     def unregister(self, mem: Memori) -> None:
         self._registered.discard(mem)
@@ -158,6 +161,8 @@ def _refused(hook: Hook) -> None:
 
     This happens while the request is built: what is raised while it is sent, SDKs take for a broken connection and try again.
     """
+    if not hook.may_refuse:
+        return
     try:
         chosen = hook.choose()
         error = None if chosen is None else chosen[0].quota_error()

@@ -349,9 +349,14 @@ class Memori:
         stats["python"] = _runtime.counts()
         return stats
 
+    @property
+    def raises_on_quota(self) -> bool:
+        """Whether `on_quota` is "raise"."""
+        return self._settings.on_quota == "raise"
+
     def quota_error(self) -> QuotaExceededError | None:
         """Why a call must not go on, where the quota is used up and `on_quota` is "raise"."""
-        if self._settings.on_quota != "raise":
+        if not self.raises_on_quota:
             return None
         quota = self.engine().native.quota()
         if quota is None:

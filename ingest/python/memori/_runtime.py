@@ -33,8 +33,6 @@ class Engine:
         self.native = native
         self.generation = generation
         self.exit_deadline_ms = exit_deadline_ms
-        self.max_workers = 50
-        self.batch_rows = 100
         self.users: weakref.WeakSet[Memori] = weakref.WeakSet()
         self._notices_at = 0.0
 

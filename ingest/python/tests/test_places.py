@@ -11,14 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from memori import ConfigurationError, UnsupportedDatabaseError
+from memori import _database as database
+from memori import _settings as settings
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
-
-from memori import ConfigurationError, UnsupportedDatabaseError
-from memori import _database as database
-from memori import _settings as settings
 
 
 def test_all_that_leads_to_an_engine_leads_to_the_same_place(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+
 from document import TEXT, Block, blocks
 from double import Double
 from support import http, known, platform, run, served

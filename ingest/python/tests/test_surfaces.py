@@ -11,11 +11,11 @@ from typing import Any
 
 import openai
 import pytest
+from memori import Memori
+
 from double import Behaviour, Double, Recorded
 from support import exported
 from surfaces import ANSWER, QUESTION, SURFACES, Missing, Surface, client_for, dumped
-
-from memori import Memori
 
 _BLOCK = re.compile(r"\s*<memori_context>.*?</memori_context>", re.DOTALL)
 # What differs from request to request anyway.

@@ -1,0 +1,278 @@
+"""Many users at once: each gets their own memory, the event loop goes on, and nothing grows with the number of instances."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from memori import Memori
+
+from double import Double
+from support import exported
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Double]:
+    with Double() as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("memory")
+
+
+@pytest.fixture
+def new(data_dir: Path) -> Callable[[], Memori]:
+    """A `Memori` as a request makes it: all share one engine, which runs."""
+
+    def make() -> Memori:
+        return Memori(data_dir=data_dir, embedding="none")
+
+    make().config.storage.build()
+    return make
+
+
+def text_for(user: str) -> str:
+    return f"My name is {user}."
+
+
+def wrong(mem: Memori, users: list[str], provider: Double) -> list[str]:
+    """Whose memory holds anything but what they said and were told, or whose prompt held somebody else's."""
+    assert mem.augmentation.wait(60), mem.augmentation.failures()[:3]
+    bad = []
+    for user in users:
+        held = sorted(json.dumps(message["content"]) for message in exported(mem, user))
+        if held != sorted(json.dumps(text) for text in (text_for(user), f"You said: {text_for(user)}")):
+            bad.append(user)
+    for request in provider.requests:
+        said = request.json()["messages"][-1]["content"]
+        named = {user for user in users if f"{user}." in json.dumps(said) or f"{user} " in json.dumps(said)}
+        if len(named) != 1:
+            bad.append(str(said))
+    return bad
+
+
+async def ask(client: Any, user: str) -> None:
+    answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": text_for(user)}])
+    assert answer.choices[0].message.content == f"You said: {text_for(user)}"
+
+
+def everybody(calls: Callable[[Any, asyncio.Semaphore], list[Coroutine[Any, Any, None]]], provider: Double) -> None:
+    """Runs calls at once over one client; so many connections as a provider allows."""
+
+    async def main() -> None:
+        async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="k", timeout=60) as client:
+            await asyncio.gather(*calls(client, asyncio.Semaphore(200)))
+
+    provider.clear()
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_a_memory_each_on_a_shared_client(count: int, new: Callable[[], Memori], provider: Double) -> None:
+    users = [f"each-{count}-{number}" for number in range(count)]
+    last: list[Memori] = []
+
+    async def one(client: Any, user: str, slots: asyncio.Semaphore) -> None:
+        mem = new().llm.register(client)
+        mem.attribution(entity_id=user, process_id="bot")
+        async with slots:
+            await ask(client, user)
+        last.append(mem)
+
+    everybody(lambda client, slots: [one(client, user, slots) for user in users], provider)
+    assert all(mem.augmentation.wait(60) for mem in last)
+    assert wrong(new(), users, provider) == []
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_one_memory_with_a_scope_each_on_a_shared_client(count: int, new: Callable[[], Memori], provider: Double) -> None:
+    users = [f"scope-{count}-{number}" for number in range(count)]
+    mem = new()
+
+    async def one(client: Any, user: str, slots: asyncio.Semaphore) -> None:
+        mem.llm.register(client)
+        with mem.scope(entity_id=user):
+            async with slots:
+                await ask(client, user)
+
+    everybody(lambda client, slots: [one(client, user, slots) for user in users], provider)
+    assert wrong(mem, users, provider) == []
+
+
+def test_one_memory_with_an_attribution_each_on_a_shared_client(new: Callable[[], Memori], provider: Double) -> None:
+    users = [f"attributed-{number}" for number in range(300)]
+    mem = new()
+
+    async def one(client: Any, user: str, slots: asyncio.Semaphore) -> None:
+        mem.llm.register(client)
+        mem.attribution(entity_id=user)
+        async with slots:
+            await ask(client, user)
+
+    everybody(lambda client, slots: [one(client, user, slots) for user in users], provider)
+    assert wrong(mem, users, provider) == []
+
+
+def test_threads_on_a_shared_client(new: Callable[[], Memori], provider: Double) -> None:
+    users = [f"thread-{number}" for number in range(200)]
+    provider.clear()
+    with openai.OpenAI(base_url=provider.openai_url, api_key="k") as client, ThreadPoolExecutor(32) as pool:
+
+        def one(user: str) -> Memori:
+            mem = new().llm.register(client)
+            mem.attribution(entity_id=user)
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": text_for(user)}])
+            return mem
+
+        assert all(mem.augmentation.wait(60) for mem in pool.map(one, users))
+    assert wrong(new(), users, provider) == []
+
+
+def test_what_nobody_can_know_is_nobody_s(new: Callable[[], Memori], provider: Double) -> None:
+    """An executor takes no context along: rather no memory than somebody else's."""
+    users = [f"executor-{number}" for number in range(50)]
+    provider.clear()
+    before = new().stats()["python"].get("attribution_ambiguous", 0)
+    with openai.OpenAI(base_url=provider.openai_url, api_key="k") as client:
+
+        async def one(user: str, all_here: asyncio.Barrier) -> None:
+            new().llm.register(client).attribution(entity_id=user)
+            await all_here.wait()
+            call = lambda: client.chat.completions.create(model="m", messages=[{"role": "user", "content": text_for(user)}])
+            await asyncio.get_running_loop().run_in_executor(None, call)
+            await all_here.wait()
+
+        async def main() -> None:
+            all_here = asyncio.Barrier(len(users)) if hasattr(asyncio, "Barrier") else pytest.skip("asyncio has no Barrier")
+            await asyncio.gather(*[one(user, all_here) for user in users])
+
+        asyncio.run(main())
+    mem = new()
+    assert not any(exported(mem, user) for user in users)
+    assert mem.stats()["python"]["attribution_ambiguous"] == before + len(users)
+
+
+async def _stalls(work: Coroutine[Any, Any, None]) -> list[float]:
+    """How late the loop came back to a heartbeat while it did some work, in milliseconds."""
+    late: list[float] = []
+    over = asyncio.Event()
+
+    async def heartbeat() -> None:
+        while not over.is_set():
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            late.append((time.perf_counter() - began - 0.001) * 1000)
+
+    beating = asyncio.create_task(heartbeat())
+    await work
+    over.set()
+    await beating
+    return late
+
+
+def _turns_on_the_loop(mem: Memori, count: int) -> list[float]:
+    """How long each of our steps on the loop takes, without SDK and network between them: begin, injection, answer."""
+    from memori import _bridge, _hook
+
+    class Request:
+        method = "POST"
+        url = type("Url", (), {"path": "/v1/chat/completions"})()
+        headers = {"content-type": "application/json"}
+        extensions: dict[str, Any] = {}
+        content = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Where do I live? " * 50}]}).encode()
+
+    class Response:
+        status_code = 200
+        headers = {"content-type": "application/json"}
+        content = json.dumps({"choices": [{"message": {"role": "assistant", "content": "In Lisbon. " * 50}}]}).encode()
+        _content = content
+
+    hook = _hook.Hook()
+    hook.register(mem)
+    spans: list[float] = []
+
+    async def one() -> None:
+        began = time.perf_counter()
+        call = _hook._begin(hook, Request())
+        spans.append(time.perf_counter() - began)
+        assert call is not None
+        await _bridge.completed(call._turn.inject_async, call._turn.inject, 2.0, b"")
+        began = time.perf_counter()
+        call.began = began
+        call.answered(Response(), False, object)
+        spans.append(time.perf_counter() - began)
+
+    async def main() -> None:
+        for _ in range(count // 20):
+            await asyncio.gather(*[one() for _ in range(20)])
+
+    asyncio.run(main())
+    return sorted(span * 1000 for span in spans)
+
+
+def test_no_step_of_ours_holds_the_loop(new: Callable[[], Memori]) -> None:
+    mem = new().attribution(entity_id="loop")
+    mem.capture([{"role": "user", "content": "I live in Lisbon."}])
+    assert mem.augmentation.wait(30)
+    _turns_on_the_loop(mem, 100)
+    spans = _turns_on_the_loop(mem, 1000)
+    p99 = spans[int(len(spans) * 0.99)]
+    assert p99 <= 5.0, f"99 of 100 of our steps on the loop take at most {p99:.2f} ms, the longest {spans[-1]:.2f} ms"
+
+
+def test_waiting_and_recalling_leave_the_loop_alone(new: Callable[[], Memori]) -> None:
+    mem = new().attribution(entity_id="heartbeat")
+
+    async def work() -> None:
+        for number in range(20):
+            mem.capture([{"role": "user", "content": f"I own book number {number}."}])
+            await mem.arecall("which book?")
+        assert await mem.augmentation.wait_async(30)
+
+    async def nothing() -> None:
+        await asyncio.sleep(0.5)
+
+    idle = sorted(asyncio.run(_stalls(nothing())))
+    late = sorted(asyncio.run(_stalls(work())))
+    allowed = 5.0 + idle[-1]
+    assert late[int(len(late) * 0.99)] <= allowed, f"the loop was {late[-1]:.1f} ms late, {idle[-1]:.1f} ms without us"
+
+
+def _rss_kib() -> int:
+    with open("/proc/self/status", encoding="utf-8") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
+def test_instances_cost_no_thread_and_no_memory(new: Callable[[], Memori]) -> None:
+    def make(count: int) -> None:
+        for number in range(count):
+            new().attribution(entity_id=f"instance-{number}")
+        gc.collect()
+
+    make(500)
+    threads, rss = len(list(Path("/proc/self/task").iterdir())), _rss_kib()
+    make(5000)
+    assert len(list(Path("/proc/self/task").iterdir())) <= threads
+    assert threading.active_count() < 10
+    grown = _rss_kib() - rss
+    assert grown < 8 * 1024, f"5,000 instances that are gone left {grown} KiB behind"
+
+
+def test_an_instance_is_made_in_no_time(new: Callable[[], Memori]) -> None:
+    new()
+    began = time.perf_counter()
+    for _ in range(1000):
+        new()
+    each_ms = time.perf_counter() - began  # a thousand of them, in seconds
+    assert each_ms < 2.0, f"a Memori takes {each_ms:.3f} ms"
