@@ -296,7 +296,9 @@ impl Handler {
             let answer = self.producer.append(vec![record.clone()], fence).await.pop();
             match answer {
                 Some(Ok(_)) => return Appended::Durable,
-                Some(Err(AppendError::TooLarge(message))) => return Appended::TooLarge(message),
+                Some(Err(AppendError::TooLarge(message) | AppendError::Unacceptable(message))) => {
+                    return Appended::TooLarge(message);
+                }
                 Some(Err(AppendError::Refused(message))) => {
                     return Appended::Not(Verdict::Halt(format!("the log refuses what the worker writes: {message}")));
                 }

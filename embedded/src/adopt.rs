@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const DELIVERED: Duration = Duration::from_millis(100);
 
 /// Looks for orphans until `stop`; `found` is told of each before it is delivered.
-pub(crate) async fn adopt(
+pub async fn adopt(
     spools: PathBuf,
     max_bytes: u64,
     producer: Arc<dyn Producer>,
@@ -69,7 +69,10 @@ async fn deliver(orphan: &Slot, max_bytes: u64, producer: &Arc<dyn Producer>, st
 }
 
 /// Removes a spool's folder, unless an operator is to find something in it.
-pub(crate) fn remove(folder: &Path) -> std::io::Result<()> {
+///
+/// # Errors
+/// The system's own.
+pub fn remove(folder: &Path) -> std::io::Result<()> {
     if !folder.is_dir() || folder.join("set-aside").exists() {
         return Ok(());
     }

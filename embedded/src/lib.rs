@@ -16,6 +16,8 @@ mod slot;
 mod storage;
 mod system;
 
+pub use adopt::{adopt, remove};
 pub use config::{Database, LibraryConfig};
 pub use server::Embedded;
+pub use slot::Slot;
 pub use system::{Knobs, Start, State, System, SystemLevels};

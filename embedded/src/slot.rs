@@ -16,15 +16,20 @@ const LOCK: &str = ".lock";
 
 /// A number that is ours, with its folder (which whoever opens the spool makes).
 #[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) number: u32,
-    pub(crate) folder: PathBuf,
+pub struct Slot {
+    /// Which.
+    pub number: u32,
+    /// Its folder.
+    pub folder: PathBuf,
     _lock: File,
 }
 
 impl Slot {
     /// Takes the lowest number that is free.
-    pub(crate) fn lowest_free(spools: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Where the folder cannot be used, or every number is taken.
+    pub fn lowest_free(spools: &Path) -> io::Result<Self> {
         fs::create_dir_all(spools)?;
         for number in 0..MOST {
             if let Some(slot) = Self::take(spools, number)? {

@@ -101,6 +101,9 @@ pub enum AppendError {
     /// It will never fit.
     #[error("the log refuses the record as too large: {0}")]
     TooLarge(String),
+    /// It will never take it, however small it is: says why.
+    #[error("the log will never take the record: {0}")]
+    Unacceptable(String),
     /// The fence's lease has passed to another owner. Nothing was appended.
     #[error("the lease of {0} has passed to another owner")]
     Fenced(TopicPartition),

@@ -3,6 +3,7 @@
 //! Promises: a request carries our tenant and our token, never the caller's credentials; what the writer says about itself (that it
 //! refuses our token, that it is broken) reaches the caller as 503 only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,6 +19,8 @@ use memori_service::{Secret, trace_context};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
+use crate::remote::Platform;
+
 /// The header that names the tenant.
 pub const TENANT_HEADER: &str = "x-memori-tenant";
 
@@ -25,7 +28,7 @@ pub const TENANT_HEADER: &str = "x-memori-tenant";
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Headers of an answer that are passed on.
-const PASSED_ON: [HeaderName; 5] =
+pub(crate) const PASSED_ON: [HeaderName; 5] =
     [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::RETRY_AFTER, header::CONTENT_DISPOSITION, header::CACHE_CONTROL];
 
 /// Why there is no usable answer of the writer.
@@ -74,6 +77,8 @@ pub enum WriterBackend {
     Http(HttpWriter),
     /// In this process.
     InProcess(Router),
+    /// A platform's front door: reads and deletions are its own to judge.
+    Remote(Arc<Platform>),
 }
 
 impl std::fmt::Debug for WriterBackend {
@@ -81,6 +86,7 @@ impl std::fmt::Debug for WriterBackend {
         match self {
             Self::Http(writer) => write!(f, "Http({})", writer.authority),
             Self::InProcess(_) => f.write_str("InProcess"),
+            Self::Remote(platform) => platform.fmt(f),
         }
     }
 }
@@ -109,18 +115,7 @@ impl WriterBackend {
                 Some(value)
             }
         };
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(2)));
-        let tls = hyper_tls::native_tls::TlsConnector::new()
-            .map_err(|e| BackendError::Address(format!("no TLS for the way to the writer: {e}")))?;
-        let connector = HttpsConnector::from((connector, tls.into()));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_timer(TokioTimer::new())
-            .retry_canceled_requests(true)
-            .build(connector);
+        let client = https_client("the writer")?;
         Ok(Self::Http(HttpWriter { client, scheme, authority, base_path, authorization }))
     }
 
@@ -129,7 +124,7 @@ impl WriterBackend {
         let unusable = |e: http::Error| BackendError::Address(e.to_string());
         let mut builder = Request::builder().method(method);
         match self {
-            Self::InProcess(_) => builder = builder.uri(path_and_query),
+            Self::InProcess(_) | Self::Remote(_) => builder = builder.uri(path_and_query),
             Self::Http(writer) => {
                 let uri = Uri::builder()
                     .scheme(writer.scheme.clone())
@@ -151,6 +146,7 @@ impl WriterBackend {
 
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, BackendError> {
         match self {
+            Self::Remote(_) => Err(BackendError::Unreachable("a platform is asked by its own routes".to_owned())),
             Self::InProcess(router) => router.clone().oneshot(request).await.map_err(|never| match never {}),
             Self::Http(writer) => match tokio::time::timeout(timeout, writer.client.request(request)).await {
                 Err(_) => Err(BackendError::Unreachable(format!("no answer within {} ms", timeout.as_millis()))),
@@ -171,6 +167,9 @@ impl WriterBackend {
         question: Option<&Value>,
         timeout: Duration,
     ) -> Result<Option<Value>, BackendError> {
+        if let Self::Remote(platform) = self {
+            return platform.ask_as_writer(path, question, timeout).await;
+        }
         let (method, body) = match question {
             None => (Method::GET, Body::empty()),
             Some(question) => (Method::POST, Body::from(question.to_string())),
@@ -188,7 +187,7 @@ impl WriterBackend {
             Ok((status, bytes))
         };
         let (status, bytes) = match self {
-            Self::InProcess(_) => asking.await?,
+            Self::InProcess(_) | Self::Remote(_) => asking.await?,
             Self::Http(_) => tokio::time::timeout(timeout, asking)
                 .await
                 .map_err(|_| BackendError::Unreachable(format!("no answer within {} ms", timeout.as_millis())))??,
@@ -200,6 +199,12 @@ impl WriterBackend {
             StatusCode::NOT_FOUND => Ok(None),
             _ => Err(unexpected()),
         }
+    }
+
+    /// Whether deletions are passed on as they are, as reads are.
+    #[must_use]
+    pub fn takes_deletions(&self) -> bool {
+        matches!(self, Self::Remote(_))
     }
 
     /// Passes a read on, and streams its answer back.
@@ -215,6 +220,13 @@ impl WriterBackend {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Response<Body>, Problem> {
+        if let Self::Remote(platform) = self {
+            let passed = platform.forward(method, path_and_query, headers, body, timeout).await;
+            return passed.map_err(|away| {
+                tracing::debug!(why = away.0, "no answer from the platform");
+                Problem::unavailable("the platform, which answers reads, is not reachable now", 1)
+            });
+        }
         let mut request = self.request(tenant, method, path_and_query, Body::from(body)).map_err(|e| e.to_problem())?;
         for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::ACCEPT] {
             if let Some(value) = headers.get(&name) {
@@ -239,8 +251,24 @@ impl WriterBackend {
     }
 }
 
+/// A client for one server of ours; `whom` is for the error.
+pub(crate) fn https_client(whom: &str) -> Result<Client<HttpsConnector<HttpConnector>, Body>, BackendError> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(Duration::from_secs(2)));
+    let tls = hyper_tls::native_tls::TlsConnector::new()
+        .map_err(|e| BackendError::Address(format!("no TLS for the way to {whom}: {e}")))?;
+    let connector = HttpsConnector::from((connector, tls.into()));
+    Ok(Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_timer(TokioTimer::new())
+        .retry_canceled_requests(true)
+        .build(connector))
+}
+
 /// An error with what lies below it, on one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

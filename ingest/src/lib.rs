@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod new_event;
 pub mod process;
 pub mod publish;
+pub mod remote;
 pub mod routes;
 pub mod spool;
 pub mod state;

@@ -107,6 +107,7 @@ pub(crate) async fn append(
 pub(crate) fn refusal(error: &AppendError) -> Problem {
     match error {
         AppendError::TooLarge(_) => Problem::too_large("the event is too large for the log"),
+        AppendError::Unacceptable(why) => Problem::invalid_field("", why.clone()),
         AppendError::Unconfirmed(_) => {
             Problem::unavailable("the log did not confirm the event; sending it again is harmless", RETRY_AFTER_SECONDS)
         }

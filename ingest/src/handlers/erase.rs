@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use memori_event_log::{Topic, TopicPartition};
 use memori_schemas::{EraseEntity, ForgetFact, Lane, LogRecordBody, MessageKey, TextHash, TripleHash, ids};
@@ -60,13 +61,23 @@ impl Forgettable {
     }
 }
 
+/// To whom deletions are their own to judge.
+async fn passed_on(state: &IngestState, caller: &Caller, method: Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let timeout = FORGET_TIMEOUT + Duration::from_secs(5);
+    state.backend.forward(&caller.tenant, method, target, headers, Bytes::new(), timeout).await
+}
+
 /// `DELETE /v1/facts/{fact_id}`.
 pub(crate) async fn forget_fact(
     State(state): State<Arc<IngestState>>,
     caller: Caller,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
+    if state.backend.takes_deletions() {
+        return passed_on(&state, &caller, Method::DELETE, &uri, &headers).await;
+    }
     let unknown = || Problem::not_found("no fact of this id is known");
     let fact_id = path_id(&uri, 2, "fact_id")?;
     let fact_id = Uuid::try_parse(&fact_id).map_err(|_| unknown())?;
@@ -83,7 +94,7 @@ pub(crate) async fn forget_fact(
     let waited =
         state.backend.ask(tenant, "/internal/v1/controls/wait", Some(&question), FORGET_TIMEOUT + Duration::from_secs(1)).await;
     match waited {
-        Ok(Some(answer)) if answer["applied"] == true => Ok(StatusCode::NO_CONTENT),
+        Ok(Some(answer)) if answer["applied"] == true => Ok(StatusCode::NO_CONTENT.into_response()),
         _ => Err(Problem::unavailable(
             "the deletion stands, and is not applied yet; repeating it is harmless",
             RETRY_AFTER_SECONDS,
@@ -98,6 +109,9 @@ pub(crate) async fn erase_entity(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    if state.backend.takes_deletions() {
+        return passed_on(&state, &caller, Method::DELETE, &uri, &headers).await;
+    }
     let entity_id = path_id(&uri, 2, "entity_id")?;
     if entity_id.is_empty() || entity_id.len() > MAX_ID_BYTES {
         return Err(Problem::invalid_field(

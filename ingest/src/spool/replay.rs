@@ -84,7 +84,7 @@ async fn send_wave(spool: &Arc<Spool>, producer: &Arc<dyn Producer>, what: Undel
                     spool.shared.log_away.store(false, Ordering::Relaxed);
                     metrics::count(metrics::SPOOL_DELIVERED, 1);
                 }
-                Err(AppendError::TooLarge(why)) => {
+                Err(AppendError::TooLarge(why) | AppendError::Unacceptable(why)) => {
                     tracing::error!(why, "the log refuses a spooled event for good; it is set aside in the spool's folder");
                     if let Err(error) = set_aside(spool, entry.clone()).await {
                         failed = Some(error);
@@ -127,7 +127,7 @@ async fn send_in_order(producer: &Arc<dyn Producer>, entries: &[&Entry]) -> Vec<
         let mut keys = HashSet::new();
         let (round, later): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(|place| keys.insert(&entries[*place].key));
         let sent = append(producer, round.iter().map(|place| record(entries[*place])).collect(), None).await;
-        let failed = sent.iter().any(|result| !matches!(result, Ok(()) | Err(AppendError::TooLarge(_))));
+        let failed = sent.iter().any(|result| !matches!(result, Ok(()) | Err(AppendError::TooLarge(_) | AppendError::Unacceptable(_))));
         for (place, result) in round.into_iter().zip(sent) {
             results[place] = Some(result);
         }

@@ -1,0 +1,660 @@
+//! The engine: one per process and target.
+//!
+//! Promises: opening one is cheap and returns at once; the system behind it starts in the background and is tried again while it
+//! does not start; after [`Engine::close`] whatever is asked next starts it anew, until the process ends; nothing that a caller
+//! waits for is waited for beyond its deadline, also where the runtime does not get to run.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Method;
+use memori_schemas::Micros;
+use serde_json::{Value, json};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ConfigError, canonical};
+use crate::ledger::{Failure, Ledger};
+use crate::notices::{Level, Notices};
+use crate::process::{PerProcess, is_exiting};
+use crate::queue::{Full, Queue};
+use crate::reach::Reach;
+use crate::stats::{Dropped, Stats, add};
+use crate::system::{self, System, problem};
+use crate::turn::Call;
+use crate::unanswered::Lately;
+use crate::{feeder, settle, systems};
+
+/// Threads of the runtime.
+const RUNTIME_THREADS: usize = 2;
+/// Recalls for injection that may be under way, those that nobody waits for any more included.
+const RECALLS_AT_ONCE: usize = 256;
+/// Questions about events' ends that may be under way.
+const WAITS_AT_ONCE: usize = 64;
+/// The first pause before a system that did not start is tried again; doubles up to the last.
+const FIRST_START_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const LAST_START_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a fork waits for files to be closed.
+const FORK_PATIENCE: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// Between the two sides of a fork, both of which run on the thread that forks.
+    static FORK_LEFT_OPEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Every engine of this process, by its configuration.
+static ENGINES: PerProcess<Mutex<HashMap<String, Arc<Engine>>>> = PerProcess::new();
+
+/// Where the system behind an engine stands.
+#[derive(Clone)]
+pub(crate) enum Phase {
+    /// Not there yet.
+    Starting,
+    /// There.
+    Up(Arc<dyn System>),
+    /// It did not start, and is tried again.
+    Failed(String),
+}
+
+/// A runtime with what runs on it.
+pub(crate) struct Running {
+    runtime: Mutex<Option<Runtime>>,
+    pub(crate) handle: Handle,
+    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What callers may turn while it runs.
+#[derive(Clone, Copy, Debug)]
+struct Knobs {
+    workers: usize,
+    batch_rows: usize,
+}
+
+/// The engine.
+pub struct Engine {
+    pub(crate) config: Config,
+    key: String,
+    process: u32,
+    pub(crate) stats: Stats,
+    pub(crate) queue: Mutex<Queue>,
+    pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) reach: Mutex<Reach>,
+    notices: Mutex<Notices>,
+    knobs: Mutex<Knobs>,
+    running: Mutex<Option<Arc<Running>>>,
+    /// Turns without an answer, by what their retry would be known by.
+    pub(crate) unanswered: Mutex<Lately<[u8; 32], Arc<Call>>>,
+    /// Blocks of turns that may go on, by scope and turn. None: that turn got none.
+    pub(crate) blocks: Mutex<Lately<[u8; 32], Option<Arc<str>>>>,
+    /// The queue grew.
+    pub(crate) grown: Notify,
+    /// The lowest number of the queue that is not settled.
+    pub(crate) settled: watch::Sender<u64>,
+    /// Ends became known, or an event became durable.
+    pub(crate) moved: watch::Sender<u64>,
+    pub(crate) recalls: Arc<Semaphore>,
+    pub(crate) waits: Semaphore,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// The engine of this process for exactly this configuration; started in the background where there is none yet.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where the configuration cannot be right.
+    pub fn open(config_json: &str) -> Result<Arc<Self>, ConfigError> {
+        let engine = Self::registered(&canonical(config_json)?, || Config::read(config_json))?;
+        engine.running();
+        Ok(engine)
+    }
+
+    fn registered(key: &str, config: impl FnOnce() -> Result<Config, ConfigError>) -> Result<Arc<Self>, ConfigError> {
+        let mut engines = lock(ENGINES.get_or_make(Mutex::default));
+        if let Some(engine) = engines.get(key) {
+            return Ok(Arc::clone(engine));
+        }
+        let engine = Arc::new(Self::new(key.to_owned(), config()?));
+        engines.insert(key.to_owned(), Arc::clone(&engine));
+        Ok(engine)
+    }
+
+    pub(crate) fn new(key: String, config: Config) -> Self {
+        Self {
+            key,
+            process: std::process::id(),
+            stats: Stats::default(),
+            queue: Mutex::new(Queue::new(config.queue_events, config.queue_bytes)),
+            ledger: Mutex::default(),
+            reach: Mutex::default(),
+            notices: Mutex::default(),
+            knobs: Mutex::new(Knobs { workers: config.workers, batch_rows: config.batch_rows }),
+            running: Mutex::default(),
+            unanswered: Mutex::default(),
+            blocks: Mutex::default(),
+            grown: Notify::new(),
+            settled: watch::channel(0).0,
+            moved: watch::channel(0).0,
+            recalls: Arc::new(Semaphore::new(RECALLS_AT_ONCE)),
+            waits: Semaphore::new(WAITS_AT_ONCE),
+            config,
+        }
+    }
+
+    /// This engine, or the one that stands for it in this process, where it was opened before a fork.
+    #[must_use]
+    pub fn here(self: &Arc<Self>) -> Arc<Self> {
+        if self.process == std::process::id() {
+            return Arc::clone(self);
+        }
+        // Nothing of the parent's may be locked here: its other threads are not there to let go.
+        Self::registered(&self.key, || Ok(self.config.clone())).unwrap_or_else(|_| unreachable!("it was valid before"))
+    }
+
+    /// Whether it was opened in this process.
+    #[must_use]
+    pub fn is_of_this_process(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    /// What runs, started where it does not. None where the process is about to end, or has no more threads to give.
+    pub(crate) fn running(self: &Arc<Self>) -> Option<Arc<Running>> {
+        let mut running = lock(&self.running);
+        if let Some(running) = &*running {
+            return Some(Arc::clone(running));
+        }
+        if is_exiting() {
+            return None;
+        }
+        let built = Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).thread_name("memori").enable_all().build();
+        let runtime = match built {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                self.note("start", Level::Error, || format!("memory cannot start its threads: {error}; calls go out untouched"));
+                return None;
+            }
+        };
+        let (phase_of, phase) = watch::channel(Phase::Starting);
+        let stop = CancellationToken::new();
+        let handle = runtime.handle().clone();
+        handle.spawn(start(Arc::clone(self), phase_of, stop.clone()));
+        handle.spawn(feeder::run(Arc::clone(self), phase.clone(), stop.clone()));
+        handle.spawn(settle::now_and_then(Arc::clone(self), phase.clone(), stop.clone()));
+        let started = Arc::new(Running { runtime: Mutex::new(Some(runtime)), handle, phase, stop });
+        *running = Some(Arc::clone(&started));
+        Some(started)
+    }
+
+    /// Runs `work` and hands what came of it to `done`, exactly once: none where it took longer than `deadline`, or could not run.
+    pub fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        deadline: Option<Duration>,
+        work: impl Future<Output = T> + Send + 'static,
+        done: impl FnOnce(Option<T>) + Send + 'static,
+    ) {
+        let once = Once(Some(Box::new(done)));
+        let Some(running) = self.running() else { return drop(once) };
+        running.handle.spawn(async move {
+            // Moved in as a whole, so that it is told even where the work panics or is dropped.
+            let once = once;
+            let result = match deadline {
+                None => Some(work.await),
+                Some(deadline) => tokio::time::timeout(deadline, work).await.ok(),
+            };
+            once.call(result);
+        });
+    }
+
+    /// As [`Engine::run`], on the caller's thread, which is not kept beyond the deadline.
+    pub fn block_on<T: Send + 'static>(
+        self: &Arc<Self>,
+        deadline: Duration,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        self.run(Some(deadline), work, move |result| {
+            let _ = sender.send(result);
+        });
+        // The runtime ends it in time; where it does not get to, this does.
+        receiver.recv_timeout(deadline + Duration::from_millis(50)).ok().flatten()
+    }
+
+    /// Waits until the system is up, and says where memory lives.
+    ///
+    /// # Errors
+    /// Why it is not up, and what to do.
+    pub async fn build(self: Arc<Self>, timeout: Duration) -> Result<String, String> {
+        let place = self.config.place();
+        let Some(running) = self.running() else { return Err("the process is about to end".to_owned()) };
+        let end = tokio::time::Instant::now() + timeout;
+        let up = match tokio::time::timeout_at(end, self.system()).await {
+            Ok(Some(system)) => system.up(end.saturating_duration_since(tokio::time::Instant::now())).await,
+            Ok(None) => Err("it was closed meanwhile".to_owned()),
+            Err(_) => Err(match &*running.phase.borrow() {
+                Phase::Failed(why) => why.clone(),
+                _ => format!("it did not start within {} ms", timeout.as_millis()),
+            }),
+        };
+        up.map(|()| format!("memory lives in {place}")).map_err(|why| format!("memory cannot use {place}: {why}"))
+    }
+
+    /// The system, once it is up.
+    pub(crate) async fn system(self: &Arc<Self>) -> Option<Arc<dyn System>> {
+        let mut phase = self.running()?.phase.clone();
+        let up = phase.wait_for(|phase| matches!(phase, Phase::Up(_))).await.ok()?;
+        match &*up {
+            Phase::Up(system) => Some(Arc::clone(system)),
+            _ => None,
+        }
+    }
+
+    /// The system, where it is up now.
+    fn system_now(&self) -> Option<Arc<dyn System>> {
+        let running = lock(&self.running).clone()?;
+        let phase = running.phase.borrow();
+        match &*phase {
+            Phase::Up(system) => Some(Arc::clone(system)),
+            _ => None,
+        }
+    }
+
+    /// What the system complains of: none where there is no system, an empty one where it has no complaint.
+    pub(crate) fn complaint(&self) -> Option<Option<String>> {
+        self.system_now().map(|system| system.complaint())
+    }
+
+    /// Any route of the front door. A deletion is asked for once all that was captured before is durable: what it removes is what
+    /// came before it.
+    pub async fn request(self: Arc<Self>, method: Method, path: String, body: Option<Bytes>) -> (u16, Bytes) {
+        if method == Method::DELETE {
+            let captured = lock(&self.queue).next_number();
+            self.durable_up_to(captured).await;
+        }
+        let Some(system) = self.system().await else { return (503, problem(503, "memory is closed")) };
+        system::ask(system.router(), method, &path, body).await
+    }
+
+    /// What a caller is told whose request had no answer in time.
+    #[must_use]
+    pub fn too_late(&self) -> (u16, Bytes) {
+        let running = lock(&self.running).clone();
+        let why = match running.as_ref().map(|running| running.phase.borrow().clone()) {
+            Some(Phase::Failed(why)) => format!("memory cannot use {}: {why}", self.config.place()),
+            Some(Phase::Starting) => "memory has not started yet".to_owned(),
+            Some(Phase::Up(_)) => "no answer within the deadline".to_owned(),
+            None => return (503, problem(503, "memory is closed")),
+        };
+        (504, problem(504, &why))
+    }
+
+    /// Waits until every number below `number` is settled.
+    pub(crate) async fn durable_up_to(&self, number: u64) {
+        let mut settled = self.settled.subscribe();
+        let _ = settled.wait_for(|first| *first >= number).await;
+    }
+
+    /// As [`Engine::flushed`], on the caller's thread.
+    pub fn flush(self: &Arc<Self>, timeout: Duration) -> bool {
+        lock(&self.queue).events() == 0 || self.block_on(timeout, Arc::clone(self).flushed()).unwrap_or(false)
+    }
+
+    /// Waits until all that is queued now is durable (or refused for good).
+    pub async fn flushed(self: Arc<Self>) -> bool {
+        let captured = lock(&self.queue).next_number();
+        self.durable_up_to(captured).await;
+        true
+    }
+
+    /// Makes durable what is queued and stops, within `timeout`. What is asked for afterwards starts it again, unless the process is
+    /// about to end.
+    pub fn close(self: &Arc<Self>, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        let Some(running) = lock(&self.running).clone() else { return lock(&self.queue).events() == 0 };
+        let flushed = self.flush(timeout);
+        let is_last = {
+            let mut current = lock(&self.running);
+            let is_same = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &running));
+            if is_same {
+                *current = None;
+            }
+            is_same
+        };
+        if !is_last {
+            return flushed;
+        }
+        running.stop.cancel();
+        let left = end.saturating_duration_since(Instant::now());
+        let phase = running.phase.borrow().clone();
+        if let Phase::Up(system) = phase {
+            let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+            running.handle.spawn(async move {
+                system.stop(left).await;
+                let _ = sender.send(());
+            });
+            let _ = receiver.recv_timeout(left);
+        }
+        if let Some(runtime) = lock(&running.runtime).take() {
+            runtime.shutdown_background();
+        }
+        flushed
+    }
+
+    /// Every engine of this process.
+    fn all() -> Vec<Arc<Self>> {
+        lock(ENGINES.get_or_make(Mutex::default)).values().cloned().collect()
+    }
+
+    /// Does something with every engine that runs, at the same time.
+    fn each_that_runs<T: Send>(work: impl Fn(&Arc<Self>) -> T + Sync) -> Vec<T> {
+        let engines: Vec<Arc<Self>> = Self::all().into_iter().filter(|engine| lock(&engine.running).is_some()).collect();
+        match engines.as_slice() {
+            [] => Vec::new(),
+            [one] => vec![work(one)],
+            many => std::thread::scope(|scope| {
+                let threads: Vec<_> = many.iter().map(|engine| scope.spawn(|| work(engine))).collect();
+                threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+            }),
+        }
+    }
+
+    /// [`Engine::close`] for all, each within its own `exit_deadline`.
+    pub fn close_all() {
+        Self::each_that_runs(|engine| engine.close(engine.config.exit_deadline));
+    }
+
+    /// [`Engine::flush`] for all, each within its own `exit_deadline`.
+    #[must_use]
+    pub fn flush_all() -> bool {
+        Self::each_that_runs(|engine| engine.flush(engine.config.exit_deadline)).into_iter().all(|flushed| flushed)
+    }
+
+    /// Closes what a child must not inherit open: SQLite counts its locks per process, and a child would take its parent's for its own.
+    pub fn before_fork() {
+        let closed = Self::each_that_runs(|engine| {
+            let system = engine.system_now();
+            let suspended = match system {
+                None => true,
+                Some(system) => {
+                    engine.block_on(FORK_PATIENCE, async move { system.suspend(FORK_PATIENCE).await }).unwrap_or(false)
+                }
+            };
+            (!suspended).then(|| engine.config.place())
+        });
+        FORK_LEFT_OPEN.with_borrow_mut(|left_open| *left_open = closed.into_iter().flatten().collect());
+    }
+
+    /// Opens them again.
+    pub fn after_fork_in_parent() {
+        for engine in Self::all() {
+            if let Some(system) = engine.system_now() {
+                system.resume();
+            }
+        }
+    }
+
+    /// Notes what could not be closed: this process never opens it.
+    pub fn after_fork_in_child() {
+        for place in FORK_LEFT_OPEN.take() {
+            systems::inherited_open(place);
+        }
+    }
+
+    /// A new member.
+    #[must_use]
+    pub fn member(self: &Arc<Self>) -> Member {
+        let number = lock(&self.ledger).member();
+        Member { engine: Arc::clone(self), number }
+    }
+
+    /// Queues an event. Answers its number in the queue; none where it was dropped, which is counted, and a failure of the member.
+    pub(crate) fn capture(self: &Arc<Self>, member: u64, event_id: &str, json: Bytes) -> Option<u64> {
+        let too_large = json.len() > memori_ingest::new_event::MAX_EVENT_BYTES;
+        let pushed = if too_large {
+            Err((Dropped::TooLarge, "it is larger than an event may be"))
+        } else if is_exiting() && lock(&self.running).is_none() {
+            Err((Dropped::Exiting, "the process is about to end"))
+        } else {
+            let mut queue = lock(&self.queue);
+            match queue.push(member, event_id.to_owned(), json) {
+                Ok(number) => {
+                    // In the ledger before the feeder can settle it: it takes the queue's lock first, too.
+                    lock(&self.ledger).captured(member, number, event_id);
+                    Ok(number)
+                }
+                Err(Full::Events) => Err((Dropped::QueueEvents, "the queue is full")),
+                Err(Full::Bytes) => Err((Dropped::QueueBytes, "the queue is full")),
+            }
+        };
+        match pushed {
+            Ok(number) => {
+                add(&self.stats.captured, 1);
+                self.running();
+                self.grown.notify_one();
+                Some(number)
+            }
+            Err((why, words)) => {
+                self.stats.dropped(why);
+                lock(&self.ledger).dropped(member, event_id, why.as_str(), words);
+                self.note("dropped", Level::Error, || format!("memory dropped an event: {words} ({})", why.as_str()));
+                None
+            }
+        }
+    }
+
+    /// How many extractions may run at once, from now on.
+    pub fn set_workers(&self, count: usize) {
+        lock(&self.knobs).workers = count.max(1);
+        if let Some(system) = self.system_now() {
+            system.set_workers(count.max(1));
+        }
+    }
+
+    /// How many rows a flush of the writer gathers at most, from now on.
+    pub fn set_batch_rows(&self, count: usize) {
+        lock(&self.knobs).batch_rows = count.max(1);
+        if let Some(system) = self.system_now() {
+            system.set_batch_rows(count.max(1));
+        }
+    }
+
+    /// Tells the user something, at most once a minute for each kind.
+    pub(crate) fn note(&self, kind: &'static str, level: Level, text: impl FnOnce() -> String) {
+        lock(&self.notices).note(Instant::now(), kind, level, text);
+    }
+
+    /// What is worth logging since last asked.
+    #[must_use]
+    pub fn notices(&self) -> Vec<(u8, String)> {
+        lock(&self.notices).take().into_iter().map(|(level, text)| (level.number(), text)).collect()
+    }
+
+    /// A failure of our own was kept from the caller.
+    pub fn internal_error(&self, what: &str) {
+        add(&self.stats.internal_errors, 1);
+        self.note("internal", Level::Error, || format!("memory failed inside, and stood aside: {what}"));
+    }
+
+    /// Counters, levels and knobs.
+    #[must_use]
+    pub fn stats_json(&self) -> String {
+        let mut shown = self.stats.to_json();
+        let (events, bytes) = {
+            let queue = lock(&self.queue);
+            (queue.events(), queue.bytes())
+        };
+        let (open, members) = {
+            let ledger = lock(&self.ledger);
+            (ledger.open(), ledger.members())
+        };
+        let running = lock(&self.running).clone();
+        let (phase, system, why) = match running.as_ref().map(|running| running.phase.borrow().clone()) {
+            None => ("closed", None, None),
+            Some(Phase::Starting) => ("starting", None, None),
+            Some(Phase::Failed(why)) => ("failed", None, Some(why)),
+            Some(Phase::Up(system)) => ("up", Some(system), None),
+        };
+        let now = Instant::now();
+        let away = lock(&self.reach).away_for(now).map(|(for_, why)| json!({"for_ms": for_.as_millis(), "why": why}));
+        let knobs = *lock(&self.knobs);
+        let more = json!({
+            "place": self.config.place(),
+            "phase": phase,
+            "last_error": why.or_else(|| system.as_ref().and_then(|system| system.complaint())),
+            "away": away,
+            "queue": {"events": events, "bytes": bytes, "max_events": self.config.queue_events, "max_bytes": self.config.queue_bytes},
+            "open": open,
+            "members": members,
+            "workers": {"asked": knobs.workers},
+            "batch_rows": {"asked": knobs.batch_rows},
+            "system": system.map(|system| system.shown()),
+            "recall_deadline_ms": self.config.recall_deadline.as_millis(),
+        });
+        if let Value::Object(more) = more {
+            shown.extend(more);
+        }
+        Value::Object(shown).to_string()
+    }
+}
+
+/// Starts the system, and tries again while it does not start.
+async fn start(engine: Arc<Engine>, phase: watch::Sender<Phase>, stop: CancellationToken) {
+    let mut pause = FIRST_START_PAUSE;
+    loop {
+        let started = tokio::select! {
+            () = stop.cancelled() => return,
+            started = systems::start(&engine.config) => started,
+        };
+        match started {
+            Ok(system) => {
+                let knobs = *lock(&engine.knobs);
+                system.set_workers(knobs.workers);
+                system.set_batch_rows(knobs.batch_rows);
+                for (kind, text) in system.remarks() {
+                    engine.note(kind, Level::Warning, || text);
+                }
+                lock(&engine.reach).answered();
+                phase.send_replace(Phase::Up(system));
+                return;
+            }
+            Err(failure) => {
+                lock(&engine.reach).failed(Instant::now(), failure.0.clone());
+                engine.note("start", Level::Warning, || {
+                    format!("memory cannot use {}: {failure}; calls go out untouched meanwhile", engine.config.place())
+                });
+                phase.send_replace(Phase::Failed(failure.0));
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LAST_START_PAUSE);
+    }
+}
+
+/// Told exactly once, dropped or not.
+struct Once<T>(Option<Box<dyn FnOnce(Option<T>) + Send>>);
+
+impl<T> Once<T> {
+    fn call(mut self, result: Option<T>) {
+        if let Some(done) = self.0.take() {
+            done(result);
+        }
+    }
+}
+
+impl<T> Drop for Once<T> {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(None);
+        }
+    }
+}
+
+/// One `Memori`: a number in the ledger.
+pub struct Member {
+    engine: Arc<Engine>,
+    number: u64,
+}
+
+impl Member {
+    /// Its engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Its number in the ledger.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Queues an event as the body of `POST /v1/events` has it, and gives its id.
+    ///
+    /// # Errors
+    /// Why it is no event.
+    pub fn capture(&self, event_json: &[u8]) -> Result<(String, Option<u64>), String> {
+        let invalid = |problem: memori_service::problem::Problem| problem.detail;
+        let mut event = memori_service::problem::parse_json(event_json).map_err(invalid)?;
+        if let Some(fields) = event.as_object_mut() {
+            if fields.get("event_id").is_none_or(Value::is_null) {
+                fields.insert("event_id".to_owned(), uuid::Uuid::now_v7().to_string().into());
+            }
+            // Said now: it may get to where memory lives much later.
+            if fields.get("occurred_at").is_none_or(Value::is_null) {
+                fields.insert("occurred_at".to_owned(), Micros::now().to_rfc3339().into());
+            }
+        }
+        let json = event.to_string();
+        let read = memori_ingest::new_event::NewEvent::read(event).map_err(invalid)?;
+        let event_id = read.event_id.unwrap_or_default();
+        let number = self.engine.capture(self.number, &event_id, json.into());
+        Ok((event_id, number))
+    }
+
+    /// Waits until all that it captured is applied; what else ends a wait is in [`settle::wait`].
+    pub fn wait(&self, timeout: Option<Duration>) -> impl Future<Output = bool> + Send + 'static {
+        settle::wait(Arc::clone(&self.engine), self.number, timeout)
+    }
+
+    /// Its failures, oldest first.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failure> {
+        lock(&self.engine.ledger).failures(self.number)
+    }
+
+    /// Waits until the event with this number is durable.
+    pub fn durable(&self, number: u64) -> impl Future<Output = bool> + Send + 'static {
+        let engine = Arc::clone(&self.engine);
+        let member = self.number;
+        async move {
+            engine.durable_up_to(number + 1).await;
+            !lock(&engine.ledger).has_failed(member, number)
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if self.engine.is_of_this_process() {
+            lock(&self.engine.ledger).gone(self.number);
+        }
+    }
+}
+
+/// Reads a counter, for tests.
+#[must_use]
+pub fn read(counter: &std::sync::atomic::AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}

@@ -1,0 +1,26 @@
+//! The native core of the Python SDK, without Python.
+//!
+//! Promises: one engine per process and target, whatever forks; nothing here is in the way of a call to a model for longer than the
+//! recall deadline; what is captured is bounded, followed to its end, and counted wherever it is lost; the same front door as
+//! everywhere else is spoken to, in this process.
+
+pub mod config;
+pub mod engine;
+mod feeder;
+pub mod ledger;
+pub mod notices;
+pub mod process;
+pub mod queue;
+pub mod reach;
+mod recall;
+mod settle;
+pub mod stats;
+pub mod system;
+mod systems;
+pub mod turn;
+mod unanswered;
+
+pub use config::{Config, ConfigError};
+pub use engine::{Engine, Member};
+pub use http::Method;
+pub use turn::Turn;
