@@ -11,4 +11,3 @@ mod reads;
 
 pub use log::RemoteLog;
 pub use platform::Platform;
-

@@ -11,8 +11,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::callbacks::{self, Given};
-use crate::{guarded, seconds};
 use crate::turn::Turn;
+use crate::{guarded, seconds};
 
 /// How often a wait looks whether a signal came.
 const SIGNALS: Duration = Duration::from_millis(50);

@@ -62,7 +62,13 @@ impl Forgettable {
 }
 
 /// To whom deletions are their own to judge.
-async fn passed_on(state: &IngestState, caller: &Caller, method: Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
+async fn passed_on(
+    state: &IngestState,
+    caller: &Caller,
+    method: Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let timeout = FORGET_TIMEOUT + Duration::from_secs(5);
     state.backend.forward(&caller.tenant, method, target, headers, Bytes::new(), timeout).await

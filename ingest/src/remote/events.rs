@@ -137,7 +137,9 @@ pub(super) fn verdicts(count: usize, status: StatusCode, answer: &[u8]) -> Verdi
         let Some(verdict) = verdicts.get_mut(result.index) else { continue };
         *verdict = match (result.status.as_str(), result.error.unwrap_or_default()) {
             ("accepted" | "duplicate", _) => Verdict::Taken,
-            ("rejected", Problem { status: status @ (400 | 409 | 413 | 422), detail }) => Verdict::Refused(refused(status, &detail)),
+            ("rejected", Problem { status: status @ (400 | 409 | 413 | 422), detail }) => {
+                Verdict::Refused(refused(status, &detail))
+            }
             (_, problem) => Verdict::Later(format!("the platform says of it {}: {}", problem.status, problem.detail)),
         };
     }

@@ -236,7 +236,8 @@ impl std::fmt::Debug for Platform {
 
 /// `Retry-After` in seconds, with some of it added at random so that not all come back at once.
 fn pause_asked_for(headers: &HeaderMap) -> Duration {
-    let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
+    let seconds =
+        headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
     let asked = seconds.map_or(DEFAULT_PAUSE, Duration::from_secs).min(LONGEST_PAUSE);
     asked.mul_f64(rand::random_range(1.0..1.25))
 }

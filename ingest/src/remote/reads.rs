@@ -15,7 +15,12 @@ const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 impl Platform {
     /// Answers a question of the front door to its writer.
-    pub(crate) async fn ask_as_writer(&self, path: &str, question: Option<&Value>, timeout: Duration) -> Result<Option<Value>, BackendError> {
+    pub(crate) async fn ask_as_writer(
+        &self,
+        path: &str,
+        question: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<Option<Value>, BackendError> {
         let ids = || -> Vec<&str> {
             let ids = question.and_then(|question| question["event_ids"].as_array());
             ids.into_iter().flatten().filter_map(Value::as_str).collect()
@@ -65,7 +70,13 @@ impl Platform {
         Ok(answer)
     }
 
-    async fn answer(&self, method: Method, path: &str, question: Option<Bytes>, timeout: Duration) -> Result<Value, BackendError> {
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        question: Option<Bytes>,
+        timeout: Duration,
+    ) -> Result<Value, BackendError> {
         let asked = self.ask_events(method, path, question, MAX_ANSWER_BYTES, timeout).await;
         let (status, answer) = asked.map_err(|Away(why)| BackendError::Unreachable(why))?;
         let unexpected = || {

@@ -127,7 +127,8 @@ async fn send_in_order(producer: &Arc<dyn Producer>, entries: &[&Entry]) -> Vec<
         let mut keys = HashSet::new();
         let (round, later): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(|place| keys.insert(&entries[*place].key));
         let sent = append(producer, round.iter().map(|place| record(entries[*place])).collect(), None).await;
-        let failed = sent.iter().any(|result| !matches!(result, Ok(()) | Err(AppendError::TooLarge(_) | AppendError::Unacceptable(_))));
+        let failed =
+            sent.iter().any(|result| !matches!(result, Ok(()) | Err(AppendError::TooLarge(_) | AppendError::Unacceptable(_))));
         for (place, result) in round.into_iter().zip(sent) {
             results[place] = Some(result);
         }
