@@ -1,7 +1,9 @@
 //! What a library is started with.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use memori_embedding::Embedder;
 use memori_service::{Secret, Settings};
 
 /// Where log and store are.
@@ -14,7 +16,7 @@ pub enum Database {
 }
 
 /// How a library is started.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LibraryConfig {
     /// Where log and store are. Processes that name the same share them, and the work.
     pub database: Database,
@@ -23,6 +25,8 @@ pub struct LibraryConfig {
     /// Extractor, embedding, bounds and times. Addresses, keys, logging and the section `embedded`, but for the number of
     /// partitions, mean nothing here.
     pub settings: Settings,
+    /// Makes the vectors, instead of what `settings.embedding` names; it may say that it cannot yet.
+    pub embedder: Option<Arc<dyn Embedder>>,
     /// Whether this process counts metrics. A recorder that the host has installed stays, and gets them.
     pub metrics: bool,
 }
@@ -39,6 +43,19 @@ impl LibraryConfig {
         settings.writer.recall_connections = 4;
         settings.writer.sink_connections = 2;
         settings.shutdown.deadline_ms = 5_000;
-        Self { database, data_dir, settings, metrics: false }
+        Self { database, data_dir, settings, embedder: None, metrics: false }
+    }
+}
+
+impl std::fmt::Debug for LibraryConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { database, data_dir, settings, embedder, metrics } = self;
+        f.debug_struct("LibraryConfig")
+            .field("database", database)
+            .field("data_dir", data_dir)
+            .field("settings", settings)
+            .field("embedder", &embedder.as_ref().map(|embedder| embedder.model()))
+            .field("metrics", metrics)
+            .finish()
     }
 }

@@ -106,7 +106,7 @@ impl System {
     /// # Errors
     /// Settings or folders that cannot work: the text says what to change.
     pub async fn start(config: LibraryConfig) -> Result<Start, ProcessError> {
-        let LibraryConfig { database, data_dir, settings, metrics } = config;
+        let LibraryConfig { database, data_dir, settings, embedder, metrics } = config;
         let mut folders = Vec::new();
         if let Some(folder) = servers_folder(&database) {
             match DataFolder::share(folder).map_err(|e| unusable(folder, &e))? {
@@ -124,10 +124,15 @@ impl System {
 
         // What cannot work is said now, not by a room that does not start.
         extractor_with(&settings, None)?;
-        let reading = settings.clone();
-        let embedder = tokio::task::spawn_blocking(move || memori_embedding::start(&reading))
-            .await
-            .map_err(|e| ProcessError::Failed(format!("opening the embedding model: {e}")))??;
+        let embedder = match embedder {
+            Some(embedder) => Some(embedder),
+            None => {
+                let reading = settings.clone();
+                tokio::task::spawn_blocking(move || memori_embedding::start(&reading))
+                    .await
+                    .map_err(|e| ProcessError::Failed(format!("opening the embedding model: {e}")))??
+            }
+        };
 
         let live = Live::of(&settings);
         let late = Arc::new(Late::new());
@@ -183,7 +188,6 @@ impl System {
 
     /// The front door of the tenant `default`, without keys, for calls inside the process (`tower::ServiceExt::oneshot`). A request's
     /// `Host` must be `localhost`.
-    #[must_use]
     pub fn router(&self) -> Router {
         self.router.clone()
     }
