@@ -69,33 +69,47 @@ def until(found: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> 
 
 _KNOWN = """
 import json, sys, time
+from urllib.parse import quote
 from memori import Memori
 conn = None
 if sys.argv[2]:
     from sqlalchemy import create_engine
     conn = create_engine(sys.argv[2])
 wanted = json.loads(sys.argv[1])
+def messages_of(entity):
+    status, lines = ask("GET", f"/v1/entities/{quote(entity, safe='')}/export", None, 10_000)
+    assert status == 200, lines
+    return [line for line in map(json.loads, lines.splitlines()) if line["type"] == "message"]
+def told(messages, role):
+    return [message["content"] for message in messages if message["role"] == role]
 deadline = time.monotonic() + 30
 with Memori(conn=conn) as mem:
     mem.config.storage.build()
+    ask = mem.engine().native.request_json
     while True:
-        known = {}
-        for entity, expected in wanted.items():
-            facts = mem.recall("what did I say? hello message prefer", limit=50, entity_id=entity, include_messages=True)
-            known[entity] = {
-                "facts": [fact.content for fact in facts],
-                "user": [message.content for message in facts.messages if message.role == "user"],
-                "assistant": [message.content for message in facts.messages if message.role == "assistant"],
-            }
-        if time.monotonic() > deadline or all(len(known[e]["user"]) >= expected for e, expected in wanted.items()):
+        said = {entity: messages_of(entity) for entity in wanted}
+        if time.monotonic() > deadline or all(len(told(said[entity], "user")) >= count for entity, count in wanted.items()):
             break
         time.sleep(0.05)
+    events = list({message["event_id"] for messages in said.values() for message in messages})
+    for first in range(0, len(events), 1000):
+        body = {"event_ids": events[first : first + 1000], "timeout_ms": 30_000}
+        status, answer = ask("POST", "/v1/events/wait", json.dumps(body).encode(), 40_000)
+        assert status == 200 and json.loads(answer)["complete"], answer
+    known = {}
+    for entity in wanted:
+        facts = mem.recall("where do I live, work, what do I like, prefer, play, own?", limit=1000, entity_id=entity)
+        known[entity] = {
+            "facts": [fact.content for fact in facts],
+            "user": told(said[entity], "user"),
+            "assistant": told(said[entity], "assistant"),
+        }
 print(json.dumps(known))
 """
 
 
 def known(cwd: Path, env: Mapping[str, str], wanted: Mapping[str, int], database: str = "") -> dict[str, dict[str, list[str]]]:
-    """What a new process finds about each entity, once it finds so many messages of theirs (or 30 s are over)."""
+    """What a new process finds about each entity, messages in the order in which they were said, once it finds so many messages of theirs (or 30 s are over)."""
     found: dict[str, dict[str, list[str]]] = json.loads(run(_KNOWN, cwd, env, json.dumps(wanted), database).stdout)
     return found
 
@@ -158,7 +172,7 @@ def platform_binary() -> Path:
 
 
 @contextmanager
-def platform(folder: Path, *, keyed: bool = False) -> Iterator[tuple[str, str]]:
+def platform(folder: Path, *, keyed: bool = False, port: int = 0) -> Iterator[tuple[str, str]]:
     """A platform: `memori up` on a folder of its own. Gives its address and an API key (any, where it asks for none)."""
     env = environment(folder, {})
     key = "your-api-key"
@@ -170,7 +184,7 @@ def platform(folder: Path, *, keyed: bool = False) -> Iterator[tuple[str, str]]:
         assert found is not None, hashed.stderr
         key = found[0]
         env["MEMORI__AUTH__KEYS_FILE"] = str(folder / "keys.toml")
-    command = [str(platform_binary()), "up", "--listen", "127.0.0.1:0", "--data-dir", str(folder / "platform")]
+    command = [str(platform_binary()), "up", "--listen", f"127.0.0.1:{port}", "--data-dir", str(folder / "platform")]
     with open(folder / "platform.log", "w+", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
