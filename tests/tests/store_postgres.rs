@@ -47,6 +47,20 @@ async fn batching_does_not_matter() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn writers_take_turns() -> anyhow::Result<()> {
+    for run in 1..4 {
+        let url = Servers::shared()?.empty_database().await?;
+        let writer = || -> anyhow::Result<Arc<dyn Store>> {
+            Ok(Arc::new(PostgresStore::new(PostgresTarget::parse(&url, "store-test")?.pool(2)?, url.as_str())))
+        };
+        let writers = [writer()?, writer()?];
+        writers[0].migrate().await?;
+        suite::writers_take_turns(&writers, store().await?, run).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_commit_writes_once() -> anyhow::Result<()> {
     suite::a_lost_answer_to_commit_writes_once(&two().await?).await;
     Ok(())

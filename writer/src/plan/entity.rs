@@ -12,7 +12,7 @@ use super::{EntityBatch, EntityView, EntityWrites, EventCopy, Needs, dead};
 /// What is to be written, or what must be read first. A view that holds what was asked for is never answered with a need.
 ///
 /// # Errors
-/// What to read in the second round.
+/// What to read in the last round.
 pub fn plan(batch: &EntityBatch, view: &EntityView) -> Result<EntityWrites, Needs> {
     let mut writes = EntityWrites::default();
     let erasures = merge_erasures(batch, view, &mut writes);

@@ -1,9 +1,9 @@
 //! The pure heart of the sink: what is stored of an entity and what a batch says about it, to what is to be written.
 //!
 //! Promises: any interleaving and any batching of one set of records, at any number of writers, ends in equal tables; a record
-//! that comes again adds nothing. Nothing here does I/O or asks for the time. What must be read is asked for in at most two
-//! rounds: [`EntityBatch::first_needs`], then what [`plan`] answers with; the first costs as much as the batch is large, the
-//! second happens only for removals and for facts of single-valued slots.
+//! that comes again adds nothing. Nothing here does I/O or asks for the time. What must be read is asked for in at most three
+//! rounds: [`EntityBatch::first_needs`], [`EntityBatch::fact_needs`], then what [`plan`] answers with; the first two cost as much as
+//! the batch is large, the third happens only for removals and for facts of single-valued slots.
 
 mod changes;
 mod dead;
@@ -82,16 +82,16 @@ pub struct Needs {
     pub pairs: BTreeSet<(FactKey, MessageKey)>,
     /// Their rows.
     pub dead_letters: BTreeSet<DeadLetterKey>,
-    /// Second round: all events, outcomes, mentions and dead letters, and the keys of all message vectors.
+    /// Last round: all events, outcomes, mentions and dead letters, and the keys of all message vectors.
     pub whole: bool,
-    /// Second round: all mentions of the facts whose rows stand in these slots.
+    /// Last round: all mentions of the facts whose rows stand in these slots.
     pub slots: BTreeSet<(i32, String)>,
-    /// Second round: all mentions of these facts.
+    /// Last round: all mentions of these facts.
     pub full_facts: BTreeSet<FactKey>,
 }
 
 impl Needs {
-    /// Nothing of the second round.
+    /// Nothing at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -134,7 +134,7 @@ pub struct EntityView {
     pub slots: BTreeSet<(i32, String)>,
     /// [`Needs::full_facts`] that were read.
     pub full_facts: BTreeSet<FactKey>,
-    /// Of the second round: every mention of each fact that occurs here.
+    /// Of the last round: every mention of each fact that occurs here.
     pub mentions: BTreeMap<MentionKey, MentionRow>,
     /// Of [`Needs::whole`].
     pub message_vectors: BTreeSet<MessageVectorKey>,
@@ -190,18 +190,33 @@ pub struct EntityWrites {
 }
 
 impl EntityBatch {
-    /// What the planner must know before it can say anything.
+    /// What the planner must know before it can say anything of events.
     #[must_use]
     pub fn first_needs(&self) -> Needs {
         let mut needs = Needs { whole: !self.erasures.is_empty() || !self.forgets.is_empty(), ..Needs::default() };
         needs.events.extend(self.copies.iter().map(|copy| copy.row.event.clone()));
         let outcomes = self.extractions.iter().flat_map(|x| &x.outcomes).chain(self.burials.iter().flat_map(|b| &b.outcomes));
         needs.events.extend(outcomes.map(|outcome| outcome.event.clone()));
-        for mention in self.extractions.iter().flat_map(|x| &x.mentions) {
-            needs.facts.insert(mention.fact());
-            needs.pairs.insert((mention.fact(), mention.key.message_key));
-        }
         needs.dead_letters.extend(self.burials.iter().map(|burial| burial.row.key.clone()));
+        needs
+    }
+
+    /// What it must know of facts, once the events are read: of those that a fact event says which no stored outcome beats.
+    #[must_use]
+    pub fn fact_needs(&self, view: &EntityView) -> Needs {
+        let mut needs = Needs::default();
+        for extraction in &self.extractions {
+            let beaten = |o: &OutcomeRow| view.outcomes.get(&o.key()).is_some_and(|stored| stored.rank() <= o.rank());
+            let may_win: Vec<&EventRef> = if view.outcomes.is_empty() {
+                extraction.outcomes.iter().map(|outcome| &outcome.event).collect()
+            } else {
+                extraction.outcomes.iter().filter(|o| !beaten(o)).map(|outcome| &outcome.event).collect()
+            };
+            for mention in extraction.mentions.iter().filter(|mention| may_win.contains(&&mention.key.event)) {
+                needs.facts.insert(mention.fact());
+                needs.pairs.insert((mention.fact(), mention.key.message_key));
+            }
+        }
         needs
     }
 }

@@ -364,9 +364,10 @@ impl Tables {
     fn plan(&self, batch: &EntityBatch) -> EntityWrites {
         let mut view = EntityView::default();
         self.read(&batch.first_needs(), true, &mut view);
+        self.read(&batch.fact_needs(&view), false, &mut view);
         plan(batch, &view).unwrap_or_else(|needs| {
             self.read(&needs, false, &mut view);
-            plan(batch, &view).expect("two rounds are enough")
+            plan(batch, &view).expect("three rounds are enough")
         })
     }
 }

@@ -12,7 +12,7 @@ use memori_schemas::{
 use serde_json::Value;
 
 use super::{
-    Dump, FlushInput, FlushReport, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError,
+    Dump, FlushInput, FlushReport, Foreseen, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError,
     StoreTransaction, flush,
 };
 use crate::plan::intake::{self, Place};
@@ -490,6 +490,26 @@ pub async fn writers_meet_on_one_entity(store: Arc<dyn Store>) {
     assert_eq!(stats["last_mentioned_at_us"], 100 + WRITERS * EVENTS - 1);
 }
 
+/// Two writers of one store take turns, each with what it remembers of its own flushes, `run` records at a time and each record a
+/// flush: they leave what one flush leaves at another store.
+pub async fn writers_take_turns(writers: &[Arc<dyn Store>; 2], other: Arc<dyn Store>, run: usize) {
+    let log = scenario();
+    for n in 0..log.records.len() {
+        apply(&*writers[n / run % 2], &log.input([n])).await;
+    }
+    apply(&*other, &log.all()).await;
+    let (turns, once) = (dump(&*writers[0]).await, dump(&*other).await);
+    assert_eq!(turns, once, "{run} at a time: {:?}", turns.difference(&once));
+    // A view that another one made anew is not taken for the old one.
+    writers[1].drop_view().await.expect("drops");
+    writers[1].migrate().await.expect("migrates");
+    for n in 0..log.records.len() {
+        apply(&*writers[(n / run + 1) % 2], &log.input([n])).await;
+    }
+    let anew = dump(&*writers[0]).await;
+    assert_eq!(anew, once, "{run} at a time, made anew: {:?}", anew.difference(&once));
+}
+
 /// Dead letters that belong to nobody are a set, too: the earliest of several about one record is kept.
 pub async fn letters_of_nobody_are_a_set(store: Arc<dyn Store>) {
     let row = |failed_at_us| DeadLetterRow {
@@ -585,6 +605,10 @@ struct FaultyTransaction {
 impl StoreTransaction for FaultyTransaction {
     async fn lock_offsets(&mut self, keys: &[OffsetKey]) -> Result<Vec<i64>, StoreError> {
         self.inner.lock_offsets(keys).await
+    }
+
+    fn foresee<'a>(&mut self, batches: &'a BTreeMap<EntityRef, EntityBatch>) -> BTreeMap<&'a EntityRef, Foreseen> {
+        self.inner.foresee(batches)
     }
 
     async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<LockedEntity>, StoreError> {

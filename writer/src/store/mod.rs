@@ -114,6 +114,17 @@ pub struct LockedEntity {
     pub entity_id: Option<String>,
     /// Which this flush makes.
     pub version: i64,
+    /// It is what [`StoreTransaction::foresee`] told.
+    pub as_foreseen: bool,
+}
+
+/// An entity of which nothing is stored that a batch names, and which nobody has erased or forgotten anything of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreseen {
+    /// Null once nothing but erased events is left.
+    pub entity_id: Option<String>,
+    /// Which this flush will make.
+    pub version: i64,
 }
 
 /// What a flush writes of one entity.
@@ -157,6 +168,11 @@ pub trait Store: Send + Sync + 'static {
 pub trait StoreTransaction: Send {
     /// Locks the rows, making those that are missing, and answers what each holds.
     async fn lock_offsets(&mut self, keys: &[OffsetKey]) -> Result<Vec<i64>, StoreError>;
+
+    /// Tells of which entities a plan can be made before they are locked; it holds where [`LockedEntity::as_foreseen`] says so.
+    fn foresee<'a>(&mut self, _batches: &'a BTreeMap<EntityRef, EntityBatch>) -> BTreeMap<&'a EntityRef, Foreseen> {
+        BTreeMap::new()
+    }
 
     /// Locks the entities' rows in the given order (sorted by key), making those that are missing and counting their versions
     /// up, and answers them.
@@ -206,11 +222,12 @@ pub async fn flush(store: &dyn Store, input: &FlushInput) -> Result<FlushReport,
 async fn attempt(store: &dyn Store, input: &FlushInput, mode: InsertMode) -> Result<FlushReport, StoreError> {
     let mut transaction = store.begin(mode).await?;
     match run(&mut *transaction, input).await {
-        Ok(report) if report.already_done => {
+        Ok((report, _)) if report.already_done => {
             transaction.rollback().await;
             Ok(report)
         }
-        Ok(report) => transaction.commit().await.map(|()| report),
+        // What was planned is taken apart while the server commits.
+        Ok((report, planned)) => futures::join!(transaction.commit(), async { drop(planned) }).0.map(|()| report),
         Err(error) => {
             transaction.rollback().await;
             Err(error)
@@ -218,37 +235,86 @@ async fn attempt(store: &dyn Store, input: &FlushInput, mode: InsertMode) -> Res
     }
 }
 
-async fn run(transaction: &mut dyn StoreTransaction, input: &FlushInput) -> Result<FlushReport, StoreError> {
+/// Plans are made for so many entities before the statements under way are looked after again.
+const PLANS_AT_ONCE: usize = 16;
+
+/// Plans without reading, while the server locks.
+async fn plan_ahead<'a>(
+    input: &'a FlushInput,
+    foreseen: BTreeMap<&'a EntityRef, Foreseen>,
+) -> BTreeMap<&'a EntityRef, PlannedEntity<'a>> {
+    let mut ahead = BTreeMap::new();
+    for (number, (entity, Foreseen { entity_id, version })) in foreseen.into_iter().enumerate() {
+        if let Ok(writes) = plan::plan(&input.entities[entity], &EntityView { entity_id, ..EntityView::default() }) {
+            ahead.insert(entity, PlannedEntity { entity, images: writes.image_change(version), writes });
+        }
+        if number % PLANS_AT_ONCE == PLANS_AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    ahead
+}
+
+/// Locks everything, offsets first; `None` where an earlier attempt has done it all.
+async fn lock(
+    transaction: &mut dyn StoreTransaction,
+    input: &FlushInput,
+    entities: &[&EntityRef],
+) -> Result<Option<Vec<LockedEntity>>, StoreError> {
     let keys: Vec<OffsetKey> = input.moves.iter().map(|m| m.key.clone()).collect();
     let held = transaction.lock_offsets(&keys).await?;
     let at_next = |(m, held): (&OffsetMove, &i64)| m.next == *held;
     if input.unsure && !held.is_empty() && input.moves.iter().zip(&held).all(at_next) {
-        return Ok(FlushReport { already_done: true, ..FlushReport::default() });
+        return Ok(None);
     }
     let moved: Vec<OffsetKey> =
         input.moves.iter().zip(&held).filter(|(m, held)| m.from != **held).map(|(m, _)| m.key.clone()).collect();
     if !moved.is_empty() {
         return Err(StoreError::Fenced(moved));
     }
+    if entities.is_empty() { Ok(Some(Vec::new())) } else { transaction.lock_entities(entities).await.map(Some) }
+}
 
+/// What it was made of, to be dropped when there is time.
+type Planned<'a> = (Vec<PlannedEntity<'a>>, BTreeMap<EntityRef, EntityView>);
+
+async fn run<'a>(
+    transaction: &mut dyn StoreTransaction,
+    input: &'a FlushInput,
+) -> Result<(FlushReport, Planned<'a>), StoreError> {
     let entities: Vec<&EntityRef> = input.entities.keys().collect();
-    let mut views: BTreeMap<EntityRef, EntityView> = BTreeMap::new();
-    let mut versions: BTreeMap<&EntityRef, i64> = BTreeMap::new();
-    if !entities.is_empty() {
-        let locked = transaction.lock_entities(&entities).await?;
-        for (entity, locked) in entities.iter().zip(locked) {
-            versions.insert(entity, locked.version);
-            views.insert((*entity).clone(), EntityView { entity_id: locked.entity_id, ..EntityView::default() });
-        }
-        let needs = input.entities.iter().map(|(entity, batch)| (entity, batch.first_needs())).collect();
-        transaction.read(&needs, true, &mut views).await?;
-    }
-    let planned = |entity, writes: EntityWrites| PlannedEntity { entity, images: writes.image_change(versions[entity]), writes };
+    let foreseen = transaction.foresee(&input.entities);
+    let ahead = async { Ok(plan_ahead(input, foreseen).await) };
+    let (locked, mut ahead) = futures::try_join!(lock(transaction, input, &entities), ahead)?;
+    let Some(locked) = locked else {
+        return Ok((FlushReport { already_done: true, ..FlushReport::default() }, Planned::default()));
+    };
+
     let mut writes: Vec<PlannedEntity<'_>> = Vec::with_capacity(input.entities.len());
+    let mut views: BTreeMap<EntityRef, EntityView> = BTreeMap::new();
+    let mut open: BTreeMap<&EntityRef, (&EntityBatch, i64)> = BTreeMap::new();
+    for ((entity, batch), locked) in input.entities.iter().zip(locked) {
+        if let Some(planned) = ahead.remove(entity).filter(|_| locked.as_foreseen) {
+            writes.push(planned);
+            continue;
+        }
+        open.insert(entity, (batch, locked.version));
+        views.insert(entity.clone(), EntityView { entity_id: locked.entity_id, ..EntityView::default() });
+    }
+    if !open.is_empty() {
+        let needs = open.iter().map(|(entity, (batch, _))| (*entity, batch.first_needs())).collect();
+        transaction.read(&needs, true, &mut views).await?;
+        let needs = open.iter().map(|(entity, (batch, _))| (*entity, batch.fact_needs(&views[*entity])));
+        let needs: BTreeMap<&EntityRef, Needs> = needs.filter(|(_, needs)| !needs.is_empty()).collect();
+        if !needs.is_empty() {
+            transaction.read(&needs, false, &mut views).await?;
+        }
+    }
+    let planned = |entity, version, writes: EntityWrites| PlannedEntity { entity, images: writes.image_change(version), writes };
     let mut more: BTreeMap<&EntityRef, Needs> = BTreeMap::new();
-    for (entity, batch) in &input.entities {
-        match plan::plan(batch, &views[entity]) {
-            Ok(rows) => writes.push(planned(entity, rows)),
+    for (entity, (batch, version)) in &open {
+        match plan::plan(batch, &views[*entity]) {
+            Ok(rows) => writes.push(planned(*entity, *version, rows)),
             Err(needs) => {
                 more.insert(entity, needs);
             }
@@ -257,9 +323,10 @@ async fn run(transaction: &mut dyn StoreTransaction, input: &FlushInput) -> Resu
     if !more.is_empty() {
         transaction.read(&more, false, &mut views).await?;
         for entity in more.keys() {
-            let rows = plan::plan(&input.entities[*entity], &views[*entity])
-                .map_err(|needs| StoreError::Broken(format!("the plan asks for a third round of reads: {needs:?}")))?;
-            writes.push(planned(entity, rows));
+            let (batch, version) = open[*entity];
+            let rows = plan::plan(batch, &views[*entity])
+                .map_err(|needs| StoreError::Broken(format!("the plan asks for one more round of reads: {needs:?}")))?;
+            writes.push(planned(entity, version, rows));
         }
     }
     let unowned = if input.unowned.is_empty() {
@@ -271,7 +338,7 @@ async fn run(transaction: &mut dyn StoreTransaction, input: &FlushInput) -> Resu
     let report = report(&writes, &unowned, &views);
     transaction.write(&writes, &unowned).await?;
     transaction.move_offsets(&input.moves).await?;
-    Ok(report)
+    Ok((report, (writes, views)))
 }
 
 fn report(

@@ -464,7 +464,7 @@ impl StoreTransaction for SqliteTransaction {
         for entity in entities {
             let query = owner_cells(entity).into_iter().fold(sqlx::query(sql), bind);
             let row = failpoint::around(sql, query.fetch_one(&mut *self.transaction)).await.map_err(failed)?;
-            out.push(LockedEntity { entity_id: row.text(0)?, version: row.try_get(1).map_err(failed)? });
+            out.push(LockedEntity { entity_id: row.text(0)?, version: row.try_get(1).map_err(failed)?, as_foreseen: false });
         }
         Ok(out)
     }

@@ -4,13 +4,16 @@
 //! UNNEST. Time-outs are the server's own (`statement_timeout`, `lock_timeout`); no statement is cut off from this side.
 
 mod columns;
+mod known;
 pub mod listen;
 mod packs;
 mod pipeline;
 mod read;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Client, Object, Pool, PoolError};
@@ -24,13 +27,15 @@ use tokio_postgres::error::SqlState;
 use super::cells::Reader;
 use super::tables::Row;
 use super::{
-    Dump, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction, failpoint,
+    Dump, Foreseen, InsertMode, LockedEntity, OffsetKey, OffsetMove, PlannedEntity, Store, StoreError, StoreTransaction,
+    failpoint,
 };
 use crate::plan::{
-    DeadLetterKey, DeadLetterRow, EntityRef, EntityView, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow, MessageRow,
-    MessageVectorRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
+    DeadLetterKey, DeadLetterRow, EntityBatch, EntityRef, EntityView, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow,
+    MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
 };
 use columns::Arrays;
+use known::{Known, Memory, Version};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// Inside the view's schema, so that dropping the view drops the memory of having made it.
@@ -49,6 +54,7 @@ pub struct PostgresStore {
     pool: Pool,
     /// For migrations, which go over sqlx.
     admin_url: String,
+    memory: Arc<Memory>,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -61,7 +67,7 @@ impl PostgresStore {
     /// Flushes over `pool`; migrates with `admin_url`.
     #[must_use]
     pub fn new(pool: Pool, admin_url: impl Into<String>) -> Self {
-        Self { pool, admin_url: admin_url.into() }
+        Self { pool, admin_url: admin_url.into(), memory: Arc::default() }
     }
 
     async fn client(&self) -> Result<Client, StoreError> {
@@ -133,6 +139,7 @@ impl Store for PostgresStore {
                LOOP EXECUTE format('DROP TABLE memori.%I CASCADE', t); END LOOP; END $$",
             log::TABLES.join(",")
         );
+        self.memory.clear();
         self.client().await?.batch_execute(&sql).await.map_err(failed)
     }
 
@@ -144,7 +151,7 @@ impl Store for PostgresStore {
 
     async fn begin(&self, mode: InsertMode) -> Result<Box<dyn StoreTransaction>, StoreError> {
         let client = self.client().await?;
-        Ok(Box::new(PostgresTransaction::new(client, mode)))
+        Ok(Box::new(PostgresTransaction::new(client, mode, self.memory.clone())))
     }
 
     async fn announce(&self) -> Result<(), StoreError> {
@@ -214,8 +221,11 @@ struct PostgresTransaction {
     /// Given back to the pool only after the transaction's end.
     client: Option<Client>,
     mode: InsertMode,
-    /// Entities that this flush has made: nothing is stored of them.
-    fresh: BTreeSet<EntityRef>,
+    memory: Arc<Memory>,
+    /// What was remembered of the entities that it will lock.
+    remembered: HashMap<EntityRef, (Version, Known)>,
+    /// The entities that it has locked, with what is stored of each, where that is known.
+    locked: BTreeMap<EntityRef, (Version, Option<Known>)>,
 }
 
 impl Drop for PostgresTransaction {
@@ -228,8 +238,13 @@ impl Drop for PostgresTransaction {
 }
 
 impl PostgresTransaction {
-    fn new(client: Client, mode: InsertMode) -> Self {
-        Self { client: Some(client), mode, fresh: BTreeSet::new() }
+    fn new(client: Client, mode: InsertMode, memory: Arc<Memory>) -> Self {
+        Self { client: Some(client), mode, memory, remembered: HashMap::new(), locked: BTreeMap::new() }
+    }
+
+    /// What is stored of a locked entity, where that is known.
+    fn known(&self, entity: &EntityRef) -> Option<&Known> {
+        self.locked.get(entity).and_then(|(_, known)| known.as_ref())
     }
 
     fn client(&self) -> &Client {
@@ -256,19 +271,34 @@ impl StoreTransaction for PostgresTransaction {
         Ok(keys.iter().map(|key| held.get(key).copied().unwrap_or(0)).collect())
     }
 
+    fn foresee<'a>(&mut self, batches: &'a BTreeMap<EntityRef, EntityBatch>) -> BTreeMap<&'a EntityRef, Foreseen> {
+        self.remembered = self.memory.take(batches.keys());
+        let foreseen = batches.iter().filter_map(|(entity, batch)| {
+            let (version, known) = self.remembered.get(entity)?;
+            Some((entity, self.memory.foresee(known, *version, batch)?))
+        });
+        foreseen.collect()
+    }
+
     async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<LockedEntity>, StoreError> {
         let sql = "INSERT INTO memori.entities AS e (tenant, entity_key, entity_id, version) \
             SELECT t, k, NULL, 1 FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS q(t, k, i) ORDER BY i \
             ON CONFLICT (tenant, entity_key) DO UPDATE SET version = e.version + 1 \
-            RETURNING e.tenant, e.entity_key, e.entity_id, e.version";
+            RETURNING e.tenant, e.entity_key, e.entity_id, e.version, e.tableoid";
         let rows = read::query(self.client(), sql, &read::owners(entities.iter().copied())).await?;
         let mut locked: BTreeMap<EntityRef, LockedEntity> = BTreeMap::new();
         for row in rows {
             let entity = Reader::new(&row).owner()?;
-            let held = LockedEntity { entity_id: row.try_get(2).map_err(failed)?, version: row.try_get(3).map_err(failed)? };
-            if held.version == 1 {
-                self.fresh.insert(entity.clone());
-            }
+            let version = Version { table: row.try_get(4).map_err(failed)?, number: row.try_get(3).map_err(failed)? };
+            let known = self.remembered.remove(&entity).filter(|(remembered, _)| *remembered == version.before());
+            let held = LockedEntity {
+                entity_id: row.try_get(2).map_err(failed)?,
+                version: version.number,
+                as_foreseen: known.is_some(),
+            };
+            // Nothing is stored of one that was just made.
+            let known = known.map(|(_, known)| known).or_else(|| (version.number == 1).then(Known::default));
+            self.locked.insert(entity.clone(), (version, known));
             locked.insert(entity, held);
         }
         let all: Option<Vec<LockedEntity>> = entities.iter().map(|entity| locked.remove(*entity)).collect();
@@ -281,12 +311,15 @@ impl StoreTransaction for PostgresTransaction {
         first: bool,
         views: &mut BTreeMap<EntityRef, EntityView>,
     ) -> Result<(), StoreError> {
-        if first {
-            let stored = needs.iter().filter(|(entity, _)| !self.fresh.contains(*entity));
-            let stored: BTreeMap<&EntityRef, &Needs> = stored.map(|(entity, needs)| (*entity, needs)).collect();
-            read::first_round(self.client(), &stored, views).await?;
-        }
-        read::second_round(self.client(), needs, views).await
+        let unknown: Vec<&EntityRef> = needs.keys().copied().filter(|entity| self.known(entity).is_none()).collect();
+        let stored = needs.iter().map(|(entity, needs)| match self.known(entity) {
+            Some(known) => (*entity, Cow::Owned(self.memory.stored(known, needs))),
+            None => (*entity, Cow::Borrowed(needs)),
+        });
+        let stored: BTreeMap<&EntityRef, Cow<'_, Needs>> = stored.collect();
+        let removals = if first { unknown } else { Vec::new() };
+        read::keys(self.client(), &removals, &stored, views).await?;
+        read::wholes(self.client(), needs, views).await
     }
 
     async fn read_letters(
@@ -297,7 +330,18 @@ impl StoreTransaction for PostgresTransaction {
     }
 
     async fn write(&mut self, writes: &[PlannedEntity<'_>], unowned: &Upserts<DeadLetterRow>) -> Result<(), StoreError> {
-        write::all(self.client(), self.mode, writes, unowned).await
+        let (memory, mut locked) = (self.memory.clone(), std::mem::take(&mut self.locked));
+        // While the server works.
+        let remember = async {
+            for planned in writes {
+                if let Some((_, known)) = locked.get_mut(planned.entity) {
+                    *known = known.take().and_then(|known| memory.after(known, &planned.writes));
+                }
+            }
+        };
+        let (written, ()) = futures::join!(write::all(self.client(), self.mode, writes, unowned), remember);
+        self.locked = locked;
+        written
     }
 
     async fn move_offsets(&mut self, moves: &[OffsetMove]) -> Result<(), StoreError> {
@@ -312,6 +356,11 @@ impl StoreTransaction for PostgresTransaction {
         match failpoint::around("COMMIT", self.client().batch_execute("COMMIT")).await {
             Ok(()) => {
                 drop(self.client.take());
+                for (entity, (version, known)) in std::mem::take(&mut self.locked) {
+                    if let Some(known) = known {
+                        self.memory.put(entity, version, known);
+                    }
+                }
                 Ok(())
             }
             // The server says that it did not happen; but a lost connection (class 08) is what a pooler says in its place.
@@ -321,6 +370,8 @@ impl StoreTransaction for PostgresTransaction {
     }
 
     async fn rollback(mut self: Box<Self>) {
+        // Where a flush fails, what was remembered may be of a history that the server has lost.
+        self.memory.clear();
         match failpoint::around("ROLLBACK", self.client().batch_execute("ROLLBACK")).await {
             Ok(()) => drop(self.client.take()),
             Err(error) => tracing::warn!(%error, "a rollback failed; the connection is closed"),

@@ -1,5 +1,7 @@
 //! Packs on Postgres. What takes long, writing the new bytes and removing the old, happens while no flush waits for it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use deadpool_postgres::Client;
 
@@ -73,7 +75,7 @@ impl PackStore for PostgresStore {
     }
 
     async fn put_packs(&self, packs: &NewPacks) -> Result<Packing, StoreError> {
-        let transaction = PostgresTransaction::new(self.client().await?, InsertMode::Fast);
+        let transaction = PostgresTransaction::new(self.client().await?, InsertMode::Fast, Arc::default());
         transaction.client().batch_execute(BEGIN).await.map_err(failed)?;
         let ended = put(transaction.client(), packs).await;
         let transaction = Box::new(transaction);

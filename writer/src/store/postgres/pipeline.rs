@@ -154,7 +154,9 @@ impl<'r, 'a, R: Row> Pieces<'r, 'a, R> {
         }
         while let Some((owner, row)) = self.rows.get(self.at) {
             if self.buffer.len() >= PIECE_BYTES {
-                return Some(self.buffer.split().freeze());
+                let piece = self.buffer.split().freeze();
+                self.buffer.reserve(PIECE_BYTES + (PIECE_BYTES >> 2));
+                return Some(piece);
             }
             encode(&row.cells(*owner), &mut self.buffer);
             self.at += 1;

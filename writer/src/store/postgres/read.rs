@@ -1,5 +1,6 @@
 //! What the planner asks for, a fixed number of statements for any number of keys; independent ones go out together.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use deadpool_postgres::Client;
@@ -76,14 +77,14 @@ fn join(keys: &str, table: &str, condition: &str) -> String {
     format!("{keys} JOIN memori.{table} r ON {condition}")
 }
 
-/// Erasures, forgets, and what the batch itself names. What is kept of a fact beside its row is asked for where there is one:
-/// no row, no mention.
-pub(super) async fn first_round(
+/// The erasures and forgets of `entities`, and what is named. What is kept of a fact beside its row is asked for where there is
+/// one: no row, no mention.
+pub(super) async fn keys(
     client: &Client,
-    needs: &BTreeMap<&EntityRef, &Needs>,
+    entities: &[&EntityRef],
+    needs: &BTreeMap<&EntityRef, Cow<'_, Needs>>,
     views: &mut Views,
 ) -> Result<(), StoreError> {
-    let entities: Vec<&EntityRef> = needs.keys().copied().collect();
     let events: Vec<_> = needs.iter().flat_map(|(entity, n)| n.events.iter().map(move |e| (*entity, e))).collect();
     let facts: Vec<_> = needs.iter().flat_map(|(entity, n)| n.facts.iter().map(move |f| (*entity, *f))).collect();
     let letter_keys: Vec<&DeadLetterKey> = needs.values().flat_map(|n| n.dead_letters.iter()).collect();
@@ -153,11 +154,7 @@ fn put<R>(views: &mut Views, found: Found<R>, mut take: impl FnMut(&mut EntityVi
 }
 
 /// Whole entities, whole slots, whole facts.
-pub(super) async fn second_round(
-    client: &Client,
-    needs: &BTreeMap<&EntityRef, Needs>,
-    views: &mut Views,
-) -> Result<(), StoreError> {
+pub(super) async fn wholes(client: &Client, needs: &BTreeMap<&EntityRef, Needs>, views: &mut Views) -> Result<(), StoreError> {
     let whole: Vec<&EntityRef> = needs.iter().filter(|(_, n)| n.whole).map(|(entity, _)| *entity).collect();
     let slots: Vec<_> = needs.iter().flat_map(|(entity, n)| n.slots.iter().map(move |s| (*entity, s))).collect();
     let facts: Vec<_> = needs.iter().flat_map(|(entity, n)| n.full_facts.iter().map(move |f| (*entity, *f))).collect();
