@@ -51,6 +51,9 @@ struct Flags {
     /// Small sizes, to see that it works.
     #[arg(long)]
     quick: bool,
+    /// The most facts of one entity that recall is measured with.
+    #[arg(long, default_value_t = 100_000)]
+    most_facts: usize,
     /// Where the figures go.
     #[arg(long, default_value = "target/bench/results.json")]
     out: PathBuf,
@@ -61,12 +64,15 @@ struct Flags {
 pub(crate) struct Options {
     runs: usize,
     quick: bool,
+    most_facts: usize,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    // As the processes that are measured do.
+    memori_writer::memory::keep_freed();
     let flags = Flags::parse();
-    let options = Options { runs: flags.runs.max(1), quick: flags.quick };
+    let options = Options { runs: flags.runs.max(1), quick: flags.quick, most_facts: flags.most_facts };
     let wanted = |bench: Bench| flags.benches.is_empty() || flags.benches.contains(&bench);
     let mut report = Report::default();
     if wanted(Bench::Embedding) {

@@ -106,7 +106,7 @@ async fn measure<S: Store + PackStore>(
     let (packer, _handle) = Packer::new(packing);
     let sizes: &[usize] = if options.quick { &[100, 1_000] } else { &[100, 1_000, 10_000, 100_000] };
     let mut from = 0;
-    for &facts in sizes {
+    for &facts in sizes.iter().filter(|facts| **facts <= options.most_facts) {
         // About as long for each size.
         let count = (if options.quick { 40 } else { 400 }).min(2_000_000 / facts);
         let tenant = format!("facts-{facts}");

@@ -100,6 +100,7 @@ struct Seen {
     packed: usize,
     outrun: usize,
     from_packs: usize,
+    at_once: usize,
     from_packs_and_changes: usize,
     by_rows: usize,
 }
@@ -199,6 +200,13 @@ async fn follow<S: Store + PackStore>(store: S, reads: &dyn ReadStore, seed: u64
                 (None, None) => seen.by_rows += 1,
                 (facts, messages) => anyhow::bail!("seed {seed}: facts {facts:?}, messages {messages:?}"),
             }
+            let (head, facts) = reads.facts_as_packed(TENANT, entity, *model).await?;
+            let (again, messages) = reads.messages_as_packed(TENANT, entity, *model).await?;
+            ensure!(head == again && head == reads.entity_version(TENANT, entity).await?, "seed {seed}: another version");
+            if let (Some(facts), Some(messages)) = (facts, messages) {
+                seen.at_once += 1;
+                same(&format!("seed {seed}: from packs at once"), &whole, &packer.assembled(facts, messages)?)?;
+            }
             for image in &mut *images {
                 let Some(shown) = image.shown() else { continue };
                 let facts = reads.fact_changes_since(TENANT, entity, GENERATION, *model, shown).await?;
@@ -238,7 +246,7 @@ fn seeds(small: u64, large: u64) -> Vec<u64> {
 fn all_ways(seen: &Seen) -> anyhow::Result<()> {
     let few = |count: usize| count < 10;
     let images = [seen.brought_up, seen.unchanged, seen.reloaded];
-    let packs = [seen.packed, seen.outrun, seen.from_packs, seen.from_packs_and_changes, seen.by_rows];
+    let packs = [seen.packed, seen.outrun, seen.from_packs, seen.at_once, seen.from_packs_and_changes, seen.by_rows];
     ensure!(!images.into_iter().chain(packs).any(few), "the test saw little: {seen:?}");
     Ok(())
 }

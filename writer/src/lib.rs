@@ -1,6 +1,8 @@
 //! The sink (batches to the store, exactly once) and recall.
 
 pub mod api;
+pub mod background;
+pub mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod pace;

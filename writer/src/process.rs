@@ -14,6 +14,7 @@ use memori_service::{Scaffold, admin};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiConfig, ApiState};
+use crate::background::Background;
 use crate::notify::Commits;
 use crate::packer::PackerConfig;
 use crate::postgres::PostgresTarget;
@@ -109,7 +110,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let topic_prefix = settings.kafka.topic_prefix.clone();
     let config = ApiConfig { recall, topic_prefix, look_again, ..ApiConfig::default() };
     let state = ApiState::with_embedder(Arc::new(PostgresReads::new(recall_pool)), commits.clone(), config, embedder);
-    let readers = state.readers();
+    let (readers, slow_reads) = (state.readers(), state.recall().slow_reads());
     let router = api::router(state);
     let router = match validated.internal_token {
         Some(token) => api::with_internal_token(router, token),
@@ -122,9 +123,11 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         reads: Arc::new(PostgresReads::new(packer_reads)),
         model,
     };
-    let sink_config =
-        SinkConfig { packer: Some(packer), ..SinkConfig::from_settings(&settings.writer, &settings.shutdown).beside(readers) };
-    let sink = tokio::spawn(run_sink(log, store, commits, sink_config, scaffold.shutdown.token()));
+    let sink_config = SinkConfig::from_settings(&settings.writer, &settings.shutdown).beside(readers, slow_reads);
+    let sink_config = SinkConfig { packer: Some(packer), ..sink_config };
+    // Its connections are its own, so all of it can stand behind those who answer.
+    let background = Background::start("memori-sink").map_err(|e| ProcessError::Failed(e.to_string()))?;
+    let sink = background.spawn(run_sink(log, store, commits, sink_config, scaffold.shutdown.token()));
     scaffold.ready(Some(api_address));
 
     // The sink keeps its own deadline, except while a log that hangs takes no commit and lets no partition go.

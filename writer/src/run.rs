@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::notify::Commits;
 use crate::pace::{Pace, Readers};
-use crate::packer::{Packer, PackerConfig};
+use crate::packer::{Packer, PackerConfig, SlowReads};
 use crate::sink::Sink;
 use crate::sink::metrics::SinkObserver;
 use crate::store::Store;
@@ -41,6 +41,8 @@ pub struct SinkConfig {
     pub pace: Pace,
     /// Told how full the sink is.
     pub levels: Levels,
+    /// What recall tells the packer.
+    pub slow_reads: SlowReads,
 }
 
 impl SinkConfig {
@@ -55,13 +57,15 @@ impl SinkConfig {
             packer: None,
             pace: Pace { share_percent: writer.sink_share_percent, ..Pace::default() },
             levels: Levels::default(),
+            slow_reads: SlowReads::default(),
         }
     }
 
-    /// Paced by these.
+    /// Beside recall: paced by these, and packing what it reads slowly.
     #[must_use]
-    pub fn beside(mut self, readers: Readers) -> Self {
+    pub fn beside(mut self, readers: Readers, slow_reads: SlowReads) -> Self {
         self.pace.readers = readers;
+        self.slow_reads = slow_reads;
         self
     }
 }
@@ -96,6 +100,9 @@ pub async fn run_sink(
         .packer
         .map(Packer::new)
         .map_or((None, None), |(packer, handle)| (Some(handle), Some(tokio::spawn(packer.run(stop_packing.clone())))));
+    if let Some(packer) = &packer {
+        config.slow_reads.to(packer.clone());
+    }
     let sink = Sink::new(log.clone(), store, identity, commits, committed).with_packer(packer).at_pace(config.pace);
     let ended = run_batches(log, batches, Box::new(sink), Arc::new(SinkObserver::telling(config.levels)), shutdown).await;
     announcing.abort();

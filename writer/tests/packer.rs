@@ -14,6 +14,7 @@ use memori_writer::packer::{Packer, PackerConfig};
 use memori_writer::plan::EntityRef;
 use memori_writer::reads::{ReadStore, SqliteReads};
 use memori_writer::recall::packed::{FactChunk, MessageChunk, unpack_unnamed};
+use memori_writer::recall::{EntityImage, Recall, RecallConfig};
 use memori_writer::store::sqlite::SqliteStore;
 use tokio_util::sync::CancellationToken;
 use world::{TENANT, World, event};
@@ -104,4 +105,42 @@ async fn small_entities_are_not_packed_and_erased_ones_no_longer() {
     assert_eq!(here.counts(&key).await, None);
     packer.pack(&entity).await;
     assert_eq!(here.counts(&key).await, None, "nothing is left to pack");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_recall_reads_row_by_row_is_packed_and_then_read_at_once() {
+    let mut here = packed().await;
+    let key = ids::entity_key(TENANT, "ann");
+    let config = PackerConfig { store: Arc::new(here.store.clone()), reads: here.reads.clone(), model: None };
+    let (packer, handle) = Packer::new(config);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(packer.run(stop.clone()));
+    let recall = Recall::new(here.reads.clone(), RecallConfig { cache_bytes: 0, ..RecallConfig::default() });
+    recall.slow_reads().to(handle);
+    here.tell(0, MIN_ITEMS).await;
+    let (version, facts) = here.reads.facts_as_packed(TENANT, &key, None).await.unwrap();
+    assert!(facts.is_none() && version.version.is_some());
+    let by_rows = recall.facts(TENANT, key).await.unwrap();
+    while here.counts(&key).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (version, facts) = here.reads.facts_as_packed(TENANT, &key, None).await.unwrap();
+    assert_eq!(version, here.reads.entity_version(TENANT, &key).await.unwrap());
+    assert_eq!(facts.unwrap().since.version, version.version);
+    assert!(here.reads.messages_as_packed(TENANT, &key, None).await.unwrap().1.is_some());
+    let at_once = recall.facts(TENANT, key).await.unwrap();
+    assert_eq!(at_once.version, by_rows.version);
+    let contents = |image: &EntityImage| image.facts().map(|fact| fact.content().to_owned()).collect::<Vec<_>>();
+    assert_eq!(contents(&at_once), contents(&by_rows));
+
+    here.tell(MIN_ITEMS, MIN_ITEMS + 1).await;
+    let (newer, facts) = here.reads.facts_as_packed(TENANT, &key, None).await.unwrap();
+    assert!(newer.version > version.version && facts.is_none(), "what changed is in no pack");
+    assert_eq!(recall.facts(TENANT, key).await.unwrap().version, newer.version);
+    let nobody = ids::entity_key(TENANT, "nobody");
+    let (version, facts) = here.reads.facts_as_packed(TENANT, &nobody, None).await.unwrap();
+    assert!(version.version.is_none() && facts.is_none());
+    assert!(recall.facts(TENANT, nobody).await.unwrap().is_empty());
+    stop.cancel();
+    running.await.unwrap();
 }

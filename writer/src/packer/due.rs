@@ -7,12 +7,14 @@ use super::Named;
 use crate::plan::EntityRef;
 use crate::store::packs::PackState;
 
-/// Entities of fewer items are read by rows as fast.
-pub const MIN_ITEMS: usize = 500;
+/// Entities of fewer items are read by rows in about the same time.
+pub const MIN_ITEMS: usize = 24;
 /// Entities of more items are not packed: packing reads all of them at once.
 pub const MAX_ITEMS: usize = 200_000;
 /// So many changes are read by rows without being noticed.
 pub const MIN_CHANGES: usize = 200;
+/// Small entities are packed anew after this part of their items has changed: then most of the work was done in vain.
+const SMALL_ITEMS_PER_CHANGE: usize = 2;
 /// Large entities are packed anew after this part of their items has changed, so that a change costs the same packing everywhere.
 const ITEMS_PER_CHANGE: usize = 20;
 
@@ -29,7 +31,7 @@ pub fn is_due(state: &PackState, model: &str) -> bool {
     }
     match &state.packed {
         Some((generation, of_model)) if *generation == state.generation && of_model == model => {
-            state.changed > MIN_CHANGES.max(state.items / ITEMS_PER_CHANGE)
+            state.changed > MIN_CHANGES.min(state.items / SMALL_ITEMS_PER_CHANGE).max(state.items / ITEMS_PER_CHANGE)
         }
         _ => true,
     }
@@ -124,8 +126,10 @@ mod tests {
     #[test]
     fn packs_are_due_where_they_are_worth_their_while() {
         for (due, state) in [
-            (false, state(499, 499, None)),
-            (true, state(500, 500, None)),
+            (false, state(23, 23, None)),
+            (true, state(24, 24, None)),
+            (false, state(100, 50, Some((1, "m@1")))),
+            (true, state(100, 51, Some((1, "m@1")))),
             (false, state(MAX_ITEMS + 1, MAX_ITEMS + 1, None)),
             (false, state(1_000, 200, Some((1, "m@1")))),
             (true, state(1_000, 201, Some((1, "m@1")))),

@@ -1,5 +1,7 @@
 //! Keeps packs of entities that are large enough to be worth it, beside the sink and never in its way.
 //!
+//! It is told of what flushes change, and of entities that recall has read row by row.
+//!
 //! Promises: what a flush says of its entities is taken or dropped at once, never waited for; one entity is packed at a time, and
 //! between two the packer rests for longer than it worked; what it reads is bounded by [`due::MAX_ITEMS`]. A packer that fails or
 //! is not there costs readers time and nothing else: rows and changes tell everything.
@@ -9,7 +11,7 @@
 pub mod due;
 mod metrics;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -45,6 +47,24 @@ impl PackerHandle {
     pub fn flushed(&self, entities: Vec<(EntityRef, Named)>) {
         if !entities.is_empty() && self.0.try_send(entities).is_err() {
             metrics::note_dropped();
+        }
+    }
+}
+
+/// Where recall tells which entities it has read row by row. Clones tell the same packer, once there is one.
+#[derive(Clone, Debug, Default)]
+pub struct SlowReads(Arc<OnceLock<PackerHandle>>);
+
+impl SlowReads {
+    /// This packer is told from now on, unless there is one.
+    pub fn to(&self, packer: PackerHandle) {
+        let _ = self.0.set(packer);
+    }
+
+    /// Takes note of an entity, however little of it has changed: it is asked for, and packs would have answered sooner.
+    pub fn read(&self, entity: EntityRef) {
+        if let Some(packer) = self.0.get() {
+            packer.flushed(vec![(entity, Some(due::MIN_CHANGES + 1))]);
         }
     }
 }

@@ -73,6 +73,37 @@ const PACKS: &str = "SELECT p.kind, p.chunk, p.bytes FROM @entities e JOIN @pack
     AND p.entity_key = e.entity_key AND p.version = e.packed_version AND p.generation = $3 AND p.model = $4 AND p.kind IN ($5, 3) \
     WHERE e.tenant = $1 AND e.entity_key = $2 ORDER BY p.kind, p.chunk";
 
+/// As [`VERSION`], and beside it, where nothing has changed since the entity was packed and nothing of it was asked to be forgotten,
+/// its [`PACKS`]: a row for each chunk, or one without.
+const AS_PACKED: &str = "SELECT e.version, {epoch}, g.generation, e.rebased_version, e.packed_version, p.kind, p.chunk, p.bytes \
+    FROM (SELECT coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1) AS generation) g \
+    LEFT JOIN @entities e ON e.tenant = $1 AND e.entity_key = $2 \
+    LEFT JOIN @packs p ON p.tenant = $1 AND p.entity_key = $2 AND p.version = e.packed_version AND p.generation = g.generation \
+    AND p.model = $3 AND p.kind IN ($4, 3) AND NOT EXISTS (SELECT 1 FROM @entity_changes c \
+    WHERE c.tenant = $1 AND c.entity_key = $2 AND c.version > e.packed_version) \
+    AND NOT EXISTS (SELECT 1 FROM @forgets x WHERE x.tenant = $1 AND x.entity_key = $2) ORDER BY p.kind, p.chunk";
+
+/// The version of an entity, and its packs of a kind where they show it as it is.
+pub(super) fn as_packed(tenant: &str, entity_key: &EntityKey, model: Option<&str>, kind: PackKind) -> Statement {
+    let made_by = text(&packed::made_by(model));
+    Statement::whole(AS_PACKED, vec![text(tenant), key(entity_key), made_by, Param::Int(kind.code().into())])
+}
+
+/// What [`as_packed`] reads.
+pub(super) fn version_and_chunks(rows: Vec<Row>, kind: PackKind) -> Result<(EntityVersion, Option<Chunks>), ReadError> {
+    let mut head = None;
+    let mut chunk_rows = Vec::with_capacity(rows.len());
+    for mut row in rows {
+        let version = version_of(&mut row)?;
+        head.get_or_insert(version);
+        if version.packed_version.is_some() {
+            chunk_rows.push(row);
+        }
+    }
+    let head = head.ok_or(ReadError::Corrupt("a version without a row"))?;
+    Ok((head, chunks(chunk_rows, kind)?))
+}
+
 /// Whose rows an image is made from, of which generation, with vectors of which model.
 pub(super) struct Of<'a> {
     pub(super) tenant: &'a str,
@@ -164,12 +195,15 @@ pub(super) fn messages_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(Entity
     Ok((head, rows))
 }
 
+/// Chunks of a kind, and of the events without a session.
+pub(super) type Chunks = (Vec<Bytes>, Vec<Bytes>);
+
 /// Chunks of a kind and of the events without a session; `None` where either is missing.
-#[allow(clippy::type_complexity)]
-pub(super) fn chunks(rows: Vec<Row>, kind: PackKind) -> Result<Option<(Vec<Bytes>, Vec<Bytes>)>, ReadError> {
+pub(super) fn chunks(rows: Vec<Row>, kind: PackKind) -> Result<Option<Chunks>, ReadError> {
     let (mut chunks, mut unnamed) = (Vec::with_capacity(rows.len()), Vec::new());
     for mut row in rows {
-        let (of_kind, number) = (row.int()?, row.int()?);
+        let Some(of_kind) = row.opt_int()? else { continue };
+        let number = row.int()?;
         let into = if of_kind == i64::from(kind.code()) { &mut chunks } else { &mut unnamed };
         if usize::try_from(number).ok() != Some(into.len()) {
             return Err(ReadError::Corrupt("a chunk is missing"));
@@ -180,7 +214,10 @@ pub(super) fn chunks(rows: Vec<Row>, kind: PackKind) -> Result<Option<(Vec<Bytes
 }
 
 pub(super) fn version(rows: Vec<Row>) -> Result<EntityVersion, ReadError> {
-    let mut row = rows.into_iter().next().ok_or(ReadError::Corrupt("a version without a row"))?;
+    version_of(&mut rows.into_iter().next().ok_or(ReadError::Corrupt("a version without a row"))?)
+}
+
+fn version_of(row: &mut Row) -> Result<EntityVersion, ReadError> {
     Ok(EntityVersion {
         version: row.opt_int()?,
         epoch: row.int()?,

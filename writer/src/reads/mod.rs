@@ -108,6 +108,23 @@ pub trait ReadStore: Send + Sync + 'static {
         model: Option<&str>,
     ) -> Result<Option<Packed<MessageRows>>, ReadError>;
 
+    /// The entity's version as in [`ReadStore::entity_version`], and in the same statement all facts of that generation as they were
+    /// packed; `None` where no packs of this model show the entity just as it is, or something of it was asked to be forgotten.
+    async fn facts_as_packed(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+    ) -> Result<(EntityVersion, Option<Packed<FactRows>>), ReadError>;
+
+    /// As [`ReadStore::facts_as_packed`], of the messages.
+    async fn messages_as_packed(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+    ) -> Result<(EntityVersion, Option<Packed<MessageRows>>), ReadError>;
+
     /// Where events stand; only those that are known, in the order of their ids.
     async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError>;
 

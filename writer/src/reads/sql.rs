@@ -7,7 +7,7 @@ use memori_schemas::{ContentHash, EntityKey, FactId, Lane, MessageKey, TextHash,
 use uuid::Uuid;
 
 use super::db::{Database, Param, Part, Row, Statement};
-use super::images::{Of, VERSION, chunks, facts_of, mention_row, messages_of, version};
+use super::images::{Of, VERSION, as_packed, chunks, facts_of, mention_row, messages_of, version, version_and_chunks};
 use super::rows::{
     Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRows, ForgetTarget,
     KnownEvent, LineageRow, MessageRows, Packed, Shown,
@@ -254,6 +254,32 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         let packs = chunks(results.pop().unwrap_or_default(), PackKind::Messages)?;
         let (_, since) = messages_of(&of, results)?;
         Ok(packs.map(|(chunks, unnamed)| Packed { chunks, unnamed, since }))
+    }
+
+    async fn facts_as_packed(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+    ) -> Result<(EntityVersion, Option<Packed<FactRows>>), ReadError> {
+        let rows = self.0.query(as_packed(tenant, entity_key, model, PackKind::Facts)).await?;
+        let (head, packs) = version_and_chunks(rows, PackKind::Facts)?;
+        let EntityVersion { version, epoch, generation, .. } = head;
+        let since = FactRows { version, epoch, generation, ..FactRows::default() };
+        Ok((head, packs.map(|(chunks, unnamed)| Packed { chunks, unnamed, since })))
+    }
+
+    async fn messages_as_packed(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+    ) -> Result<(EntityVersion, Option<Packed<MessageRows>>), ReadError> {
+        let rows = self.0.query(as_packed(tenant, entity_key, model, PackKind::Messages)).await?;
+        let (head, packs) = version_and_chunks(rows, PackKind::Messages)?;
+        let EntityVersion { version, epoch, generation, .. } = head;
+        let since = MessageRows { version, epoch, generation, ..MessageRows::default() };
+        Ok((head, packs.map(|(chunks, unnamed)| Packed { chunks, unnamed, since })))
     }
 
     async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::TryStreamExt;
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Column, Row as _, Sqlite, SqliteConnection, TypeInfo, ValueRef};
@@ -81,13 +82,26 @@ async fn rows(connection: &mut SqliteConnection, sql: &Arc<str>, params: Vec<Par
     let mut stream = query.fetch(connection);
     let mut found = Vec::new();
     while let Some(row) = stream.try_next().await? {
-        found.push(values(&row)?);
+        found.push(values(row)?);
     }
     Ok(found)
 }
 
-fn values(row: &SqliteRow) -> Result<Row, ReadError> {
+/// A blob of a row that stays.
+struct Blob(Arc<SqliteRow>, usize);
+
+impl AsRef<[u8]> for Blob {
+    fn as_ref(&self) -> &[u8] {
+        self.0.try_get_unchecked(self.1).unwrap_or_default()
+    }
+}
+
+/// Blobs from this many bytes on are not copied out of their row.
+const CHUNK_BYTES: usize = 16 << 10;
+
+fn values(row: SqliteRow) -> Result<Row, ReadError> {
     let mut values = Vec::with_capacity(row.len());
+    let mut large = Vec::new();
     for column in row.columns() {
         let place = column.ordinal();
         let raw = row.try_get_raw(place)?;
@@ -98,11 +112,25 @@ fn values(row: &SqliteRow) -> Result<Row, ReadError> {
             match info.name() {
                 "INTEGER" | "BOOLEAN" => Value::Int(row.try_get_unchecked(place)?),
                 "REAL" => Value::Real(row.try_get_unchecked(place)?),
-                "BLOB" => Value::Bytes(row.try_get_unchecked(place)?),
+                "BLOB" => {
+                    let bytes: &[u8] = row.try_get_unchecked(place)?;
+                    if bytes.len() < CHUNK_BYTES {
+                        Value::Bytes(bytes.to_vec())
+                    } else {
+                        large.push(place);
+                        Value::Null
+                    }
+                }
                 _ => Value::Text(row.try_get_unchecked(place)?),
             }
         };
         values.push(value);
+    }
+    if !large.is_empty() {
+        let row = Arc::new(row);
+        for place in large {
+            values[place] = Value::Chunk(Bytes::from_owner(Blob(row.clone(), place)));
+        }
     }
     Ok(Row::new(values))
 }

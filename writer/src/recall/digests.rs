@@ -17,7 +17,7 @@ use memori_schemas::normalise::normalise;
 use memori_schemas::{EntityKey, FactId, FactKind, MessageKey, TextHash, ids};
 
 use self::render::Entry;
-use self::topics::{Memo, Topic};
+use self::topics::{Memo, Texts, Topic};
 
 /// The extractor that digests name.
 pub const EXTRACTOR: &str = "digests/1";
@@ -136,8 +136,9 @@ pub fn digests(
     }
     let known =
         previous.map(|previous| previous.list.iter().map(|digest| (digest.fact_id, digest)).collect()).unwrap_or_default();
-    let memo = Memo::of(facts, previous.map(|previous| &previous.memo));
-    let made = Made { entity_key, generation, facts, unwanted, known };
+    let texts = Texts::default();
+    let memo = Memo::of(facts, previous.map(|previous| &previous.memo), &texts);
+    let made = Made { entity_key, generation, facts, unwanted, known, texts };
     let stored = Stored::of(facts);
     let mut list = made.summaries(&stored);
     list.extend(made.timelines(&memo, &stored));
@@ -193,6 +194,7 @@ struct Made<'a> {
     facts: &'a [DigestFact<'a>],
     unwanted: HashMap<TextHash, HashSet<MessageKey>>,
     known: HashMap<FactId, &'a Digest>,
+    texts: Texts<'a>,
 }
 
 impl Made<'_> {
@@ -217,7 +219,7 @@ impl Made<'_> {
             if members.len() < LEAST_OF_SESSION {
                 return None;
             }
-            let content = |facts: &[DigestFact<'_>]| (session.to_owned(), render::summary(facts, &evidence));
+            let content = || (session.to_owned(), render::summary(self.facts, &evidence, &self.texts));
             Some(self.digest(FactKind::Summary, session, &text, &evidence, content))
         };
         sessions.into_iter().filter_map(summary).collect()
@@ -247,10 +249,10 @@ impl Made<'_> {
             .into_iter()
             .map(|(topic, _, evidence, _, _)| {
                 let key = topic.key();
-                self.digest(FactKind::Timeline, &key, &identity("timeline", &key), &evidence, |facts| {
+                self.digest(FactKind::Timeline, &key, &identity("timeline", &key), &evidence, || {
                     let entries = self.entries(&evidence);
-                    let name = topic.name(facts, &entries);
-                    let content = render::timeline(&name, facts, &entries);
+                    let name = topic.name(self.facts, &entries, &self.texts);
+                    let content = render::timeline(&name, self.facts, &entries);
                     (name, content)
                 })
             })
@@ -281,7 +283,7 @@ impl Made<'_> {
             let text = identity("timeline", &key);
             let evidence = self.evidence(&facts, ids::text_hash(&text), None);
             let (name, content) = render::course(self.facts, &evidence)?;
-            Some(self.digest(FactKind::Timeline, &key, &text, &evidence, |_| (name, content)))
+            Some(self.digest(FactKind::Timeline, &key, &text, &evidence, || (name, content)))
         };
         slots.into_iter().filter_map(course).collect()
     }
@@ -333,13 +335,13 @@ impl Made<'_> {
         of: &str,
         text: &str,
         evidence: &[(u32, u32)],
-        content: impl FnOnce(&[DigestFact<'_>]) -> (String, String),
+        content: impl FnOnce() -> (String, String),
     ) -> Digest {
         let fact_id = ids::fact_id(self.entity_key, self.generation, kind, Some(of), text);
         let fingerprint = self.fingerprint(evidence);
         let (subject, content) = match self.known.get(&fact_id) {
             Some(known) if known.fingerprint == fingerprint => (known.subject.clone(), known.content.clone()),
-            _ => content(self.facts),
+            _ => content(),
         };
         let times = || evidence.iter().map(|one| self.place(*one).0);
         Digest {

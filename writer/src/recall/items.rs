@@ -326,6 +326,23 @@ pub(super) struct VectorIndex {
     with_neighbours: Vec<f32>,
 }
 
+/// A vector where it lies.
+#[derive(Clone, Copy)]
+struct Slot<'a> {
+    vectors: &'a Vectors,
+    slot: usize,
+    scale: f32,
+}
+
+impl Slot<'_> {
+    fn product(self, other: Self) -> i32 {
+        if std::ptr::eq(self.vectors, other.vectors) {
+            return self.vectors.product(self.slot.min(other.slot), self.slot.max(other.slot));
+        }
+        dot(self.vectors.get(self.slot).1, other.vectors.get(other.slot).1)
+    }
+}
+
 /// How like a query each item is, in standard deviations from the mean of those that have a vector, a quarter of that; 0 is none.
 #[derive(Default)]
 pub(super) struct Likeness {
@@ -340,16 +357,16 @@ impl VectorIndex {
     /// Of items whose neighbours are those of the same group. `None` where there is no vector of the model.
     #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // lengths, far inside f32
     pub(super) fn of<C: Chunk>(model: &Model, items: &Items<C>, groups: &[u32]) -> Option<Self> {
-        let mut at: Vec<Option<(f32, &[u8])>> = vec![None; items.len()];
+        let mut at: Vec<Option<Slot<'_>>> = vec![None; items.len()];
         let mut any = false;
         for (segment, numbers) in items.segments.iter().zip(&items.numbers) {
             let Some(vectors) = segment.chunk.vectors(model) else { continue };
             for slot in 0..vectors.len() {
                 let number = numbers[vectors.item(slot)];
                 if number != NONE {
-                    let (scale, values) = vectors.get(slot);
-                    let usable = scale.is_finite() && scale > 0.0 && values.iter().any(|value| *value != 0);
-                    at[number as usize] = usable.then_some((scale, values));
+                    let scale = vectors.scale(slot);
+                    let usable = scale.is_finite() && scale > 0.0 && vectors.product(slot, slot) != 0;
+                    at[number as usize] = usable.then_some(Slot { vectors, slot, scale });
                     any |= usable;
                 }
             }
@@ -357,8 +374,8 @@ impl VectorIndex {
         if !any {
             return None;
         }
-        let product = |a: Option<(f32, &[u8])>, b: Option<(f32, &[u8])>| match (a, b) {
-            (Some((one, a)), Some((other, b))) => f64::from(one) * f64::from(other) * f64::from(dot(a, b)),
+        let product = |a: Option<Slot<'_>>, b: Option<Slot<'_>>| match (a, b) {
+            (Some(a), Some(b)) => f64::from(a.scale) * f64::from(b.scale) * f64::from(a.product(b)),
             _ => 0.0,
         };
         let mut lengths = Vec::with_capacity(at.len());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use memori_schemas::EntityKey;
 
 use super::cache::Images;
@@ -46,6 +47,17 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
     fn changes_since(whose: Whose<'_>, shown: Shown) -> impl Future<Output = Result<Changes<Self::Rows>, ReadError>> + Send;
 
     fn packs(whose: Whose<'_>) -> impl Future<Output = Result<Option<Packed<Self::Rows>>, ReadError>> + Send;
+
+    /// The entity's version, and packs that show just that.
+    fn as_packed(
+        store: &dyn ReadStore,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+    ) -> impl Future<Output = Result<(EntityVersion, Option<Packed<Self::Rows>>), ReadError>> + Send;
+
+    /// How many items these rows are about.
+    fn items_of(rows: &Self::Rows) -> usize;
 
     /// From all rows, with what `previous` has already taken apart.
     fn of_rows(entity_key: &EntityKey, rows: Self::Rows, model: Option<&Model>, previous: Option<&Self>) -> Self;
@@ -100,12 +112,25 @@ impl Image for EntityImage {
         whose.store.packed_facts(whose.tenant, whose.entity_key, whose.generation, whose.model).await
     }
 
+    async fn as_packed(
+        store: &dyn ReadStore,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+    ) -> Result<(EntityVersion, Option<Packed<FactRows>>), ReadError> {
+        store.facts_as_packed(tenant, entity_key, model).await
+    }
+
+    fn items_of(rows: &FactRows) -> usize {
+        rows.facts.len()
+    }
+
     fn of_rows(entity_key: &EntityKey, rows: FactRows, model: Option<&Model>, previous: Option<&Self>) -> Self {
         Self::build(entity_key, rows, model, previous)
     }
 
     fn of_packs(entity_key: &EntityKey, packed: Packed<FactRows>, model: Option<&Model>) -> Result<Self, PackError> {
-        let chunks = packed.chunks.into_iter().map(FactChunk::decode).collect::<Result<_, _>>()?;
+        let chunks = decoded(packed.chunks, FactChunk::decode)?;
         Ok(Self::unpack(entity_key, chunks, unnamed(packed.unnamed)?, &packed.since, model))
     }
 
@@ -146,12 +171,25 @@ impl Image for MessageImage {
         whose.store.packed_messages(whose.tenant, whose.entity_key, whose.generation, whose.model).await
     }
 
+    async fn as_packed(
+        store: &dyn ReadStore,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+    ) -> Result<(EntityVersion, Option<Packed<MessageRows>>), ReadError> {
+        store.messages_as_packed(tenant, entity_key, model).await
+    }
+
+    fn items_of(rows: &MessageRows) -> usize {
+        rows.messages.len()
+    }
+
     fn of_rows(entity_key: &EntityKey, rows: MessageRows, model: Option<&Model>, previous: Option<&Self>) -> Self {
         Self::build(entity_key, rows, model, previous)
     }
 
     fn of_packs(entity_key: &EntityKey, packed: Packed<MessageRows>, model: Option<&Model>) -> Result<Self, PackError> {
-        let chunks = packed.chunks.into_iter().map(MessageChunk::decode).collect::<Result<_, _>>()?;
+        let chunks = decoded(packed.chunks, MessageChunk::decode)?;
         Ok(Self::unpack(entity_key, chunks, unnamed(packed.unnamed)?, &packed.since, model))
     }
 
@@ -160,7 +198,27 @@ impl Image for MessageImage {
     }
 }
 
-fn unnamed(chunks: Vec<bytes::Bytes>) -> Result<Vec<UnnamedRow>, PackError> {
+/// Chunks from which on a second thread takes half of them apart.
+const MANY_CHUNKS: usize = 4;
+
+fn decoded<C: Send>(
+    mut chunks: Vec<Bytes>,
+    decode: impl Fn(Bytes) -> Result<C, PackError> + Copy + Send + Sync,
+) -> Result<Vec<C>, PackError> {
+    if chunks.len() < MANY_CHUNKS {
+        return chunks.into_iter().map(decode).collect();
+    }
+    let later = chunks.split_off(chunks.len() / 2);
+    let all = |chunks: Vec<Bytes>| chunks.into_iter().map(decode).collect::<Result<Vec<C>, PackError>>();
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(move || all(later));
+        let mut decoded = all(chunks)?;
+        decoded.extend(beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        Ok(decoded)
+    })
+}
+
+fn unnamed(chunks: Vec<Bytes>) -> Result<Vec<UnnamedRow>, PackError> {
     let mut rows = Vec::new();
     for chunk in chunks {
         rows.extend(unpack_unnamed(chunk)?);

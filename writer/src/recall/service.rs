@@ -12,6 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use memori_embedding::{Embedder, Embedding};
 use memori_schemas::{EntityKey, FactId, MessageKey, Micros, TextHash, ids};
 use tokio::sync::{Mutex, Semaphore};
@@ -25,7 +26,9 @@ use super::messages::MessageImage;
 use super::query::RecallQuery;
 use super::query_vectors::{NoVector, QueryVectors};
 use crate::metrics;
-use crate::reads::rows::{Changes, EntityVersion};
+use crate::packer::SlowReads;
+use crate::plan::EntityRef;
+use crate::reads::rows::{Changes, EntityVersion, Packed};
 use crate::reads::{ReadError, ReadStore};
 
 /// Bounds of recall.
@@ -67,6 +70,11 @@ impl RecallConfig {
 /// What ranking may cost on the runtime's own thread: facts, and messages thrice.
 const LARGE: usize = 10_000;
 
+/// Items that were read beside packs without the packer being told.
+const MANY_CHANGES: usize = 8;
+/// Packs that are taken apart on the runtime's own thread.
+const SMALL_BYTES: usize = 2 << 20;
+
 /// Locks that keep two requests from reading the same entity at once.
 const STRIPES: usize = 1_024;
 
@@ -82,6 +90,7 @@ struct Shared {
     loads: Arc<Semaphore>,
     large: Arc<Semaphore>,
     vectors: Option<QueryVectors>,
+    slow_reads: SlowReads,
 }
 
 /// What is known of an entity, and what was said where that is asked for.
@@ -110,7 +119,14 @@ impl Recall {
             large: Arc::new(Semaphore::new(processors)),
             vectors: embedder
                 .map(|embedder| QueryVectors::new(embedder, config.query_vectors.max(1), config.query_embedding_timeout)),
+            slow_reads: SlowReads::default(),
         }))
+    }
+
+    /// Where a packer is to hear of entities that are read row by row.
+    #[must_use]
+    pub fn slow_reads(&self) -> SlowReads {
+        self.0.slow_reads.clone()
     }
 
     fn model(&self) -> Option<&Model> {
@@ -284,6 +300,12 @@ impl Recall {
     /// The image of the active generation: the cached one where it is still true.
     async fn image<I: Image>(&self, tenant: &str, entity_key: EntityKey) -> Result<Arc<I>, ReadError> {
         let key = ImageKey { tenant: tenant.to_owned(), entity_key };
+        if I::cached(&self.0.cache.get(&key)).is_none() {
+            let (this, key) = (self.clone(), key.clone());
+            if let Some(image) = to_its_end(async move { this.loaded_at_once(key).await }).await? {
+                return Ok(image);
+            }
+        }
         let version = self.0.store.entity_version(tenant, &entity_key).await?;
         if version.version.is_none() {
             return Ok(Arc::new(I::empty(version.generation)));
@@ -294,6 +316,33 @@ impl Recall {
         }
         let this = self.clone();
         to_its_end(async move { this.loaded_and_kept(key, version).await }).await
+    }
+
+    /// Where nothing is at hand and nobody is in the way: version and packs in one statement. `None` where somebody is.
+    async fn loaded_at_once<I: Image>(&self, key: ImageKey) -> Result<Option<Arc<I>>, ReadError> {
+        let Ok(_stripe) = self.stripe(&key).try_lock() else { return Ok(None) };
+        let Ok(_load) = self.0.loads.clone().try_acquire_owned() else { return Ok(None) };
+        let cached = self.0.cache.get(&key);
+        if I::cached(&cached).is_some() {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let store = &*self.0.store;
+        let (version, packed) = I::as_packed(store, &key.tenant, &key.entity_key, self.model_id()).await?;
+        if version.version.is_none() {
+            return Ok(Some(Arc::new(I::empty(version.generation))));
+        }
+        metrics::cache_miss(I::PART);
+        let unpacked = match packed {
+            Some(packed) => self.unpacked::<I>(key.entity_key, packed, began).await?,
+            None => None,
+        };
+        let image = match unpacked {
+            Some(image) => image,
+            None => self.load(&key.tenant, key.entity_key, version, None).await?,
+        };
+        self.0.cache.put(key, I::cache(cached, image.clone()));
+        Ok(Some(image))
     }
 
     /// One entity is read once at a time: whoever had to wait finds what another has read.
@@ -349,24 +398,42 @@ impl Recall {
         if version.packed_version.is_some()
             && let Some(packed) = I::packs(whose).await?
         {
-            let model = self.model().cloned();
-            match beside(move || I::of_packs(&entity_key, packed, model.as_ref()).map(Arc::new)).await? {
-                Ok(image) => {
-                    metrics::image_built("packs", began.elapsed());
-                    return Ok(image);
-                }
-                // The rows stay the truth; the packer writes the pack anew once enough has changed.
-                Err(error) => {
-                    metrics::pack_refused(error.label());
-                    tracing::warn!(%error, "a packed chunk is not used; the rows are read");
-                }
+            if I::items_of(&packed.since) > MANY_CHANGES {
+                self.0.slow_reads.read(EntityRef { tenant: tenant.to_owned(), key: entity_key });
+            }
+            if let Some(image) = self.unpacked(entity_key, packed, began).await? {
+                return Ok(image);
             }
         }
+        self.0.slow_reads.read(EntityRef { tenant: tenant.to_owned(), key: entity_key });
         let rows = I::rows(whose).await?;
         let model = self.model().cloned();
         let image = beside(move || Arc::new(I::of_rows(&entity_key, rows, model.as_ref(), previous.as_deref()))).await?;
         metrics::image_built("rows", began.elapsed());
         Ok(image)
+    }
+
+    /// From packs; `None` where they cannot be used. The rows stay the truth; the packer writes them anew once enough has changed.
+    async fn unpacked<I: Image>(
+        &self,
+        entity_key: EntityKey,
+        packed: Packed<I::Rows>,
+        began: Instant,
+    ) -> Result<Option<Arc<I>>, ReadError> {
+        let small = packed.chunks.iter().map(Bytes::len).sum::<usize>() < SMALL_BYTES;
+        let model = self.model().cloned();
+        let unpack = move || I::of_packs(&entity_key, packed, model.as_ref()).map(Arc::new);
+        match if small { unpack() } else { beside(unpack).await? } {
+            Ok(image) => {
+                metrics::image_built("packs", began.elapsed());
+                Ok(Some(image))
+            }
+            Err(error) => {
+                metrics::pack_refused(error.label());
+                tracing::warn!(%error, "a packed chunk is not used; the rows are read");
+                Ok(None)
+            }
+        }
     }
 
     fn stripe(&self, key: &ImageKey) -> &Mutex<()> {

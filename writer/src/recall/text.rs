@@ -157,6 +157,51 @@ pub fn words(text: &str) -> Vec<String> {
 }
 
 fn words_of_folded(folded: &str) -> Vec<String> {
+    if folded.is_ascii() { words_of_ascii(folded) } else { words_of_unicode(folded) }
+}
+
+/// As [`words_of_unicode`], by the few of its rules that ASCII can meet: letters, digits and `_` hold together, and so do two
+/// letters or two digits with one sign between them that may stand inside of a word or a number.
+fn words_of_ascii(folded: &str) -> Vec<String> {
+    let bytes = folded.as_bytes();
+    let holds = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let joins = |before: u8, sign: u8, after: u8| match sign {
+        b'.' | b'\'' => {
+            before.is_ascii_alphabetic() && after.is_ascii_alphabetic() || before.is_ascii_digit() && after.is_ascii_digit()
+        }
+        b':' => before.is_ascii_alphabetic() && after.is_ascii_alphabetic(),
+        b',' | b';' => before.is_ascii_digit() && after.is_ascii_digit(),
+        _ => false,
+    };
+    let mut out: Vec<String> = Vec::with_capacity(bytes.len() / 5);
+    let (mut at, mut word_end) = (0, usize::MAX);
+    while at < bytes.len() {
+        let start = at;
+        at += 1;
+        if holds(bytes[start]) {
+            loop {
+                match bytes.get(at) {
+                    Some(byte) if holds(*byte) => at += 1,
+                    Some(sign) if bytes.get(at + 1).is_some_and(|after| joins(bytes[at - 1], *sign, *after)) => at += 2,
+                    _ => break,
+                }
+            }
+            if bytes[start..at].iter().any(u8::is_ascii_alphanumeric) {
+                out.push(folded[start..at].to_owned());
+                word_end = at;
+            }
+        } else if matches!(bytes[start], b'+' | b'#')
+            && start == word_end
+            && let Some(last) = out.last_mut().filter(|last| last.len() < 16)
+        {
+            last.push(char::from(bytes[start]));
+            word_end = at;
+        }
+    }
+    out
+}
+
+fn words_of_unicode(folded: &str) -> Vec<String> {
     SEGMENTER.with_borrow_mut(|segmenter| {
         let segmenter =
             *segmenter.get_or_insert_with(|| icu_segmenter::WordSegmenter::new_dictionary(WordBreakInvariantOptions::default()));
@@ -393,6 +438,11 @@ mod tests {
             for word in &query.words {
                 prop_assert!(word.alternatives.iter().any(|t| document.terms.binary_search_by_key(t, |(d, _)| *d).is_ok()));
             }
+        }
+
+        #[test]
+        fn ascii_words_are_the_general_ones(text in "[ -~\t\n]{0,40}|[a-c0-2_.:;,'+# ]{0,24}") {
+            prop_assert_eq!(words_of_ascii(&text), words_of_unicode(&text));
         }
 
         #[test]

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use memori_schemas::Micros;
 use memori_schemas::normalise::normalise;
 
+use super::topics::Texts;
 use super::{DAY_US, DigestFact};
 use crate::recall::budget::tokens;
-use crate::recall::{language, text};
+use crate::recall::language;
 
 /// Entries that a timeline shows.
 const MAX_ENTRIES: usize = 24;
@@ -99,13 +100,13 @@ fn ends(count: usize, most: usize, budget: usize, cost: impl Fn(usize) -> usize)
 }
 
 /// `2026-03-02: …; …; …`, the most telling statements that fit, in the order in which they were made, and how many were left out.
-pub(super) fn summary(facts: &[DigestFact<'_>], evidence: &[(u32, u32)]) -> String {
+pub(super) fn summary<'a>(facts: &[DigestFact<'a>], evidence: &[(u32, u32)], texts: &Texts<'a>) -> String {
     let at = |(fact, mention): (u32, u32)| facts[fact as usize].mentions[mention as usize].occurred_at_us.div_euclid(DAY_US);
     let (first, last) = (evidence.first().map_or(0, |one| at(*one)), evidence.last().map_or(0, |one| at(*one)));
     let mut seen = HashSet::new();
     let members: Vec<u32> = evidence.iter().map(|(fact, _)| *fact).filter(|fact| seen.insert(*fact)).collect();
     let mut by_weight: Vec<(usize, usize)> =
-        members.iter().enumerate().map(|(place, fact)| (informative(&facts[*fact as usize]), place)).collect();
+        members.iter().enumerate().map(|(place, fact)| (informative(&facts[*fact as usize], texts), place)).collect();
     by_weight.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
     let mut left = SUMMARY_TOKENS;
     let mut taken: Vec<usize> = Vec::new();
@@ -125,11 +126,11 @@ pub(super) fn summary(facts: &[DigestFact<'_>], evidence: &[(u32, u32)]) -> Stri
 }
 
 /// How much a statement tells, by itself: words that mean something, figures, and whether its parts are known.
-fn informative(fact: &DigestFact<'_>) -> usize {
-    let words = text::words(fact.content);
-    let language = language::guess(&words);
+fn informative<'a>(fact: &DigestFact<'a>, texts: &Texts<'a>) -> usize {
+    let text = texts.of(fact.content);
+    let language = text.language;
     let telling: HashSet<&String> =
-        words.iter().filter(|word| !language::of_word(word, language).unwrap_or(language).is_stop_word(word)).collect();
+        text.words.iter().filter(|word| !language::of_word(word, language).unwrap_or(language).is_stop_word(word)).collect();
     let figures = fact.content.bytes().any(|byte| byte.is_ascii_digit());
     telling.len().min(TELLING_WORDS) + 2 * usize::from(figures) + 3 * usize::from(fact.object.is_some())
 }

@@ -1,8 +1,10 @@
 //! What recurs in an entity's facts: who and what they are about, by named subject, by object and by word.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use memori_schemas::{FactId, FactKind};
@@ -18,6 +20,36 @@ const MAX_WORDS: usize = 12;
 const MAX_PHRASE_WORDS: usize = 4;
 /// Facts that a topic's name is looked for in.
 const NAMED_AFTER: usize = 64;
+
+/// The words of texts, and the language that they are in, as far as they have been asked for: a text is taken apart once, however many
+/// digests look at it.
+#[derive(Default)]
+pub(super) struct Texts<'a>(RefCell<HashMap<&'a str, Rc<Text>>>);
+
+/// A text, taken apart.
+pub(super) struct Text {
+    pub(super) words: Vec<String>,
+    pub(super) language: Language,
+}
+
+/// Texts that are kept at one time.
+const MOST_TEXTS: usize = 8_192;
+
+impl<'a> Texts<'a> {
+    pub(super) fn of(&self, text: &'a str) -> Rc<Text> {
+        if let Some(known) = self.0.borrow().get(text) {
+            return known.clone();
+        }
+        let words = text::words(text);
+        let made = Rc::new(Text { language: language::guess(&words), words });
+        let mut known = self.0.borrow_mut();
+        if known.len() >= MOST_TEXTS {
+            known.clear();
+        }
+        known.insert(text, made.clone());
+        made
+    }
+}
 
 /// What facts have in common. The order is by how much it says: a subject before words, more words before fewer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +71,7 @@ impl Topic {
     }
 
     /// As it is said most often in these facts.
-    pub(super) fn name(&self, facts: &[DigestFact<'_>], entries: &[Entry]) -> String {
+    pub(super) fn name<'a>(&self, facts: &[DigestFact<'a>], entries: &[Entry], texts: &Texts<'a>) -> String {
         let facts = entries.iter().take(NAMED_AFTER).map(|entry| &facts[entry.fact as usize]);
         let mut said: BTreeMap<String, usize> = BTreeMap::new();
         if self.is_subject {
@@ -49,7 +81,7 @@ impl Topic {
         let stems: Vec<&str> = self.key.0.trim_start_matches("words:").split(' ').collect();
         let mut forms: Vec<BTreeMap<String, usize>> = vec![BTreeMap::new(); stems.len()];
         for fact in facts {
-            for word in words_of(fact) {
+            for word in words_of(fact, texts) {
                 if let Some(place) = stems.iter().position(|stem| *stem == word.stem) {
                     *forms[place].entry(word.form).or_default() += 1;
                 }
@@ -73,7 +105,7 @@ pub(super) struct Memo {
 }
 
 impl Memo {
-    pub(super) fn of(facts: &[DigestFact<'_>], previous: Option<&Self>) -> Self {
+    pub(super) fn of<'a>(facts: &[DigestFact<'a>], previous: Option<&Self>, texts: &Texts<'a>) -> Self {
         let mut numbers: HashMap<Arc<str>, u32> = HashMap::new();
         let mut names: Vec<Arc<str>> = Vec::new();
         let mut number = |name: Arc<str>| {
@@ -98,7 +130,7 @@ impl Memo {
                     .iter()
                     .map(|old| *renumbered[*old as usize].get_or_insert_with(|| number(previous.names[*old as usize].clone())))
                     .collect(),
-                None => keys_of(fact).into_iter().map(|key| number(key.into())).collect(),
+                None => keys_of(fact, texts).into_iter().map(|key| number(key.into())).collect(),
             };
             of_fact.insert(fact.fact_id, (fingerprint, topics));
         }
@@ -128,16 +160,16 @@ impl Memo {
 }
 
 /// The keys of a fact's topics, sorted.
-fn keys_of(fact: &DigestFact<'_>) -> Vec<String> {
+fn keys_of<'a>(fact: &DigestFact<'a>, texts: &Texts<'a>) -> Vec<String> {
     let mut keys: Vec<String> = Vec::new();
     if let Some(subject) = fact.subject {
-        let words = text::words(subject);
+        let words = &texts.of(subject).words;
         // Of the one who speaks everything is known; that is no topic.
         if !matches!(words.as_slice(), [only] if only == "user") && !words.is_empty() {
             keys.push(format!("subject:{}", words.join(" ")));
         }
     }
-    let words = words_of(fact);
+    let words = words_of(fact, texts);
     if fact.object.is_some() && (2..=MAX_PHRASE_WORDS).contains(&words.len()) {
         let stems: Vec<&str> = words.iter().map(|word| word.stem.as_str()).collect();
         keys.push(format!("words:{}", stems.join(" ")));
@@ -154,20 +186,19 @@ struct Word {
 }
 
 /// The words of a fact that say what it is about: of its object where that is known, else of the whole statement.
-fn words_of(fact: &DigestFact<'_>) -> Vec<Word> {
-    let of_statement = text::words(fact.content);
-    let language = language::guess(&of_statement);
-    let words = fact.object.map_or(of_statement, text::words);
-    let beside = |part: Option<&str>| part.map(text::words).unwrap_or_default();
-    let (subject, predicate) = (beside(fact.subject), beside(fact.predicate));
-    let mut seen = std::collections::HashSet::new();
+fn words_of<'a>(fact: &DigestFact<'a>, texts: &Texts<'a>) -> Vec<Word> {
+    let language = texts.of(fact.content).language;
+    let said = texts.of(fact.object.unwrap_or(fact.content));
+    let beside = [fact.subject, fact.predicate].map(|part| part.map(|text| texts.of(text)));
+    let is_beside = |word: &String| beside.iter().flatten().any(|text| text.words.contains(word));
+    let mut words: Vec<Word> = Vec::new();
+    for form in said.words.iter().filter(|word| says_something(word, language) && !is_beside(word)) {
+        let stem = language::of_word(form, language).map_or_else(|| form.clone(), |of| of.stem(form));
+        if words.len() < MAX_WORDS && words.iter().all(|word| word.stem != stem) {
+            words.push(Word { form: form.clone(), stem });
+        }
+    }
     words
-        .into_iter()
-        .filter(|word| says_something(word, language) && !subject.contains(word) && !predicate.contains(word))
-        .map(|form| Word { stem: language::of_word(&form, language).map_or_else(|| form.clone(), |of| of.stem(&form)), form })
-        .filter(|word| seen.insert(word.stem.clone()))
-        .take(MAX_WORDS)
-        .collect()
 }
 
 /// Whether a word may be a topic: no small word, number or date, and long enough for its script.

@@ -107,7 +107,7 @@ pub fn encode_facts(facts: &[FactInput<'_>]) -> Vec<u8> {
         records.extend_from_slice(&[place_of(fact.kind), flags(&fact.analysed), 0, 0]);
     }
     let [terms, starts, entries] = write_words(facts.iter().map(|fact| fact.analysed.terms.as_slice()));
-    let [groups, numbers, scales, values] = write_vectors(facts.iter().map(|fact| fact.vectors.as_slice()), &mut arena);
+    let [groups, numbers, scales, products, values] = write_vectors(facts.iter().map(|fact| fact.vectors.as_slice()), &mut arena);
     let sections = [
         arena.bytes,
         records,
@@ -124,6 +124,7 @@ pub fn encode_facts(facts: &[FactInput<'_>]) -> Vec<u8> {
         groups,
         numbers,
         scales,
+        products,
         values,
     ];
     layout::close(FACTS, text::VERSION, facts.len(), &sections)
@@ -141,7 +142,7 @@ impl FactChunk {
     /// They are not what [`encode_facts`] of this version wrote.
     pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, PackError> {
         let bytes = bytes.into();
-        let (count, sections) = layout::open::<16>(&bytes, FACTS, text::VERSION)?;
+        let (count, sections) = layout::open::<17>(&bytes, FACTS, text::VERSION)?;
         let [
             arena,
             records,
@@ -158,6 +159,7 @@ impl FactChunk {
             groups,
             numbers,
             scales,
+            products,
             values,
         ] = sections;
         if count > usize::from(u16::MAX) {
@@ -174,7 +176,7 @@ impl FactChunk {
             sessions: Sessions::open(sessions, &arena)?,
             subjects: Names::open(subjects, subject_words, &arena)?,
             words: Words::open(terms, starts, entries, count)?,
-            vectors: AllVectors::open(groups, numbers, scales, values, count, &arena)?,
+            vectors: AllVectors::open(groups, numbers, scales, products, values, count, &arena)?,
             arena,
         };
         chunk.check()?;

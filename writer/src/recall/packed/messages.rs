@@ -77,7 +77,8 @@ pub fn encode_messages(messages: &[MessageInput<'_>]) -> Vec<u8> {
         records.extend_from_slice(&[role, format, flags(&message.analysed), u8::from(message.created_at_us.is_some())]);
     }
     let [terms, starts, entries] = write_words(messages.iter().map(|message| message.analysed.terms.as_slice()));
-    let [groups, numbers, scales, values] = write_vectors(messages.iter().map(|message| message.vectors.as_slice()), &mut arena);
+    let [groups, numbers, scales, products, values] =
+        write_vectors(messages.iter().map(|message| message.vectors.as_slice()), &mut arena);
     let sections = [
         arena.bytes,
         records,
@@ -92,6 +93,7 @@ pub fn encode_messages(messages: &[MessageInput<'_>]) -> Vec<u8> {
         groups,
         numbers,
         scales,
+        products,
         values,
     ];
     layout::close(MESSAGES, text::VERSION, messages.len(), &sections)
@@ -104,7 +106,7 @@ impl MessageChunk {
     /// They are not what [`encode_messages`] of this version wrote.
     pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, PackError> {
         let bytes = bytes.into();
-        let (count, sections) = layout::open::<14>(&bytes, MESSAGES, text::VERSION)?;
+        let (count, sections) = layout::open::<15>(&bytes, MESSAGES, text::VERSION)?;
         let [
             arena,
             records,
@@ -119,6 +121,7 @@ impl MessageChunk {
             groups,
             numbers,
             scales,
+            products,
             values,
         ] = sections;
         if count > usize::from(u16::MAX) {
@@ -133,7 +136,7 @@ impl MessageChunk {
             sessions: Sessions::open(sessions, &arena)?,
             speakers: Names::open(speakers, speaker_words, &arena)?,
             words: Words::open(terms, starts, entries, count)?,
-            vectors: AllVectors::open(groups, numbers, scales, values, count, &arena)?,
+            vectors: AllVectors::open(groups, numbers, scales, products, values, count, &arena)?,
             arena,
         };
         chunk.check()?;

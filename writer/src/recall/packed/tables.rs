@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::layout::{Arena, ArenaWriter, Column, NONE, Put, Span, u32_of};
 use super::{PackError, VectorInput};
+use crate::recall::items::dot;
 use crate::recall::text::{self, Term};
 
 /// A session as a chunk knows it: named, or that of an event whose client named none.
@@ -206,6 +207,8 @@ pub(in crate::recall) struct Vectors {
     dimensions: usize,
     items: Column,
     scales: Column,
+    /// Of each with itself, with the next and with the one behind that.
+    products: Column,
     values: Bytes,
 }
 
@@ -216,12 +219,15 @@ pub(super) struct AllVectors {
 }
 
 const GROUP_BYTES: usize = 16;
+/// Products that are kept of each vector: they are what an image would compute of all when it is made.
+const PRODUCTS: usize = 3;
 
 impl AllVectors {
     pub(super) fn open(
         groups: Bytes,
         items: Bytes,
         scales: Bytes,
+        products: Bytes,
         values: Bytes,
         count: usize,
         arena: &Arena,
@@ -230,6 +236,7 @@ impl AllVectors {
         let (table, all_items) = (Column(groups), Column(items));
         let all = all_items.rows(2)?;
         Column(scales.clone()).expect_rows(4, all)?;
+        Column(products.clone()).expect_rows(4 * PRODUCTS, all)?;
         let (mut groups, mut item, mut value) = (Vec::new(), 0_usize, 0_usize);
         for n in 0..table.rows(GROUP_BYTES)? {
             let at = n * GROUP_BYTES;
@@ -243,6 +250,7 @@ impl AllVectors {
                 dimensions,
                 items: Column(all_items.0.slice(item * 2..last_item * 2)),
                 scales: Column(scales.slice(item * 4..last_item * 4)),
+                products: Column(products.slice(item * 4 * PRODUCTS..last_item * 4 * PRODUCTS)),
                 values: values.slice(value..last_value),
             };
             let rising = (1..size).all(|n| part.items.u16(n * 2 - 2) < part.items.u16(n * 2));
@@ -289,10 +297,25 @@ impl Vectors {
     pub(in crate::recall) fn get(&self, slot: usize) -> (f32, &[u8]) {
         (self.scales.f32(slot * 4), &self.values[slot * self.dimensions..(slot + 1) * self.dimensions])
     }
+
+    #[inline]
+    pub(in crate::recall) fn scale(&self, slot: usize) -> f32 {
+        self.scales.f32(slot * 4)
+    }
+
+    /// The product of the values of one vector and of one not before it.
+    #[inline]
+    pub(in crate::recall) fn product(&self, slot: usize, later: usize) -> i32 {
+        let ahead = later - slot;
+        if ahead < PRODUCTS {
+            return self.products.u32((slot * PRODUCTS + ahead) * 4).cast_signed();
+        }
+        dot(self.get(slot).1, self.get(later).1)
+    }
 }
 
-/// The vectors of items in their order, as four sections. Grouped by model and dimensions; an item's second of a group is left out.
-pub(super) fn write_vectors<'a>(items: impl Iterator<Item = &'a [VectorInput<'a>]>, arena: &mut ArenaWriter) -> [Vec<u8>; 4] {
+/// The vectors of items in their order, as five sections. Grouped by model and dimensions; an item's second of a group is left out.
+pub(super) fn write_vectors<'a>(items: impl Iterator<Item = &'a [VectorInput<'a>]>, arena: &mut ArenaWriter) -> [Vec<u8>; 5] {
     /// By model and dimensions: item, scale, values.
     type Groups<'a> = std::collections::BTreeMap<(&'a str, usize), Vec<(u16, f32, &'a [u8])>>;
     let mut groups = Groups::new();
@@ -306,17 +329,23 @@ pub(super) fn write_vectors<'a>(items: impl Iterator<Item = &'a [VectorInput<'a>
         }
     }
     let (mut table, mut numbers, mut scales, mut values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut products = Vec::new();
     for ((model, dimensions), group) in groups {
         table.put_span(arena.span(model));
         table.put_u32(u32_of(dimensions));
         table.put_u32(u32_of(group.len()));
+        for (slot, (_, _, of_item)) in group.iter().enumerate() {
+            for ahead in 0..PRODUCTS {
+                products.put_u32(group.get(slot + ahead).map_or(0, |(_, _, other)| dot(of_item, other)).cast_unsigned());
+            }
+        }
         for (number, scale, of_item) in group {
             numbers.put_u16(number);
             scales.extend_from_slice(&scale.to_le_bytes());
             values.extend_from_slice(of_item);
         }
     }
-    [table, numbers, scales, values]
+    [table, numbers, scales, products, values]
 }
 
 /// An optional place in a table.
