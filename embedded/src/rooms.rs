@@ -119,7 +119,8 @@ impl Rooms {
             drain_deadline: share,
             packer: Some(packer),
             levels: live.sink.clone(),
-            ..SinkConfig::from_settings(&settings.writer, &settings.shutdown).beside(writer.readers(), writer.recall().slow_reads())
+            ..SinkConfig::from_settings(&settings.writer, &settings.shutdown)
+                .beside(writer.readers(), writer.recall().slow_reads())
         };
         let worker = WorkerConfig {
             max_concurrency: live.max_concurrency.clone(),

@@ -46,6 +46,7 @@ fn quick() -> SinkConfig {
         packer: None,
         pace: memori_writer::pace::Pace::default(),
         levels: memori_event_log::driver::Levels::default(),
+        slow_reads: memori_writer::packer::SlowReads::default(),
     }
 }
 
