@@ -186,10 +186,8 @@ fn words_of_ascii(folded: &str) -> Vec<String> {
                     _ => break,
                 }
             }
-            if bytes[start..at].iter().any(u8::is_ascii_alphanumeric) {
-                out.push(folded[start..at].to_owned());
-                word_end = at;
-            }
+            out.push(folded[start..at].to_owned());
+            word_end = at;
         } else if matches!(bytes[start], b'+' | b'#')
             && start == word_end
             && let Some(last) = out.last_mut().filter(|last| last.len() < 16)
