@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use memori_schemas::{EntityKey, FactId};
 
 use self::rows::{
-    Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventStatus, FactPlace, FactRows, ForgetTarget, KnownEvent,
-    LineageRow, MessageRows, Packed, Shown,
+    AsPacked, Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventStatus, FactPlace, FactRows, ForgetTarget,
+    KnownEvent, LineageRow, MessageRows, Packed, Shown,
 };
 
 pub use self::postgres::PostgresReads;
@@ -115,7 +115,7 @@ pub trait ReadStore: Send + Sync + 'static {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
-    ) -> Result<(EntityVersion, Option<Packed<FactRows>>), ReadError>;
+    ) -> Result<AsPacked<FactRows>, ReadError>;
 
     /// As [`ReadStore::facts_as_packed`], of the messages.
     async fn messages_as_packed(
@@ -123,7 +123,7 @@ pub trait ReadStore: Send + Sync + 'static {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
-    ) -> Result<(EntityVersion, Option<Packed<MessageRows>>), ReadError>;
+    ) -> Result<AsPacked<MessageRows>, ReadError>;
 
     /// Where events stand; only those that are known, in the order of their ids.
     async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError>;

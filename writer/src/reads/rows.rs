@@ -50,6 +50,9 @@ pub struct Packed<R> {
     pub since: R,
 }
 
+/// The version of an entity, and packs that show just that.
+pub type AsPacked<R> = (EntityVersion, Option<Packed<R>>);
+
 /// What an image lacks.
 #[derive(Clone, Debug)]
 pub enum Changes<R> {

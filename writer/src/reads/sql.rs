@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::db::{Database, Param, Part, Row, Statement};
 use super::images::{Of, VERSION, as_packed, chunks, facts_of, mention_row, messages_of, version, version_and_chunks};
 use super::rows::{
-    Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRows, ForgetTarget,
-    KnownEvent, LineageRow, MessageRows, Packed, Shown,
+    AsPacked, Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRows,
+    ForgetTarget, KnownEvent, LineageRow, MessageRows, Packed, Shown,
 };
 use super::{ReadError, ReadStore};
 use crate::store::packs::PackKind;
@@ -261,7 +261,7 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
-    ) -> Result<(EntityVersion, Option<Packed<FactRows>>), ReadError> {
+    ) -> Result<AsPacked<FactRows>, ReadError> {
         let rows = self.0.query(as_packed(tenant, entity_key, model, PackKind::Facts)).await?;
         let (head, packs) = version_and_chunks(rows, PackKind::Facts)?;
         let EntityVersion { version, epoch, generation, .. } = head;
@@ -274,7 +274,7 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
-    ) -> Result<(EntityVersion, Option<Packed<MessageRows>>), ReadError> {
+    ) -> Result<AsPacked<MessageRows>, ReadError> {
         let rows = self.0.query(as_packed(tenant, entity_key, model, PackKind::Messages)).await?;
         let (head, packs) = version_and_chunks(rows, PackKind::Messages)?;
         let EntityVersion { version, epoch, generation, .. } = head;

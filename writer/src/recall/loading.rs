@@ -10,7 +10,7 @@ use super::image::EntityImage;
 use super::items::Model;
 use super::messages::MessageImage;
 use super::packed::{FactChunk, MessageChunk, PackError, unpack_unnamed};
-use crate::reads::rows::{Changes, EntityVersion, FactRows, MessageRows, Packed, Shown, UnnamedRow};
+use crate::reads::rows::{AsPacked, Changes, EntityVersion, FactRows, MessageRows, Packed, Shown, UnnamedRow};
 use crate::reads::{ReadError, ReadStore};
 
 /// Whose rows, of which generation, with vectors of which model.
@@ -54,7 +54,7 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
-    ) -> impl Future<Output = Result<(EntityVersion, Option<Packed<Self::Rows>>), ReadError>> + Send;
+    ) -> impl Future<Output = Result<AsPacked<Self::Rows>, ReadError>> + Send;
 
     /// How many items these rows are about.
     fn items_of(rows: &Self::Rows) -> usize;
@@ -117,7 +117,7 @@ impl Image for EntityImage {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
-    ) -> Result<(EntityVersion, Option<Packed<FactRows>>), ReadError> {
+    ) -> Result<AsPacked<FactRows>, ReadError> {
         store.facts_as_packed(tenant, entity_key, model).await
     }
 
@@ -176,7 +176,7 @@ impl Image for MessageImage {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
-    ) -> Result<(EntityVersion, Option<Packed<MessageRows>>), ReadError> {
+    ) -> Result<AsPacked<MessageRows>, ReadError> {
         store.messages_as_packed(tenant, entity_key, model).await
     }
 
