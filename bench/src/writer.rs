@@ -1,6 +1,7 @@
 //! The sink's flush over raw COPY: the same rows into the same indexed tables of the same durable Postgres, over one connection each.
 //!
-//! Ours gets what the log brings: records about entities that are known already, some of them redelivered under new offsets. The
+//! Ours gets what the log brings: records about entities that are known already, some of them redelivered under new offsets. It made
+//! these entities itself and remembers them, as a writer does that goes on; "just started" is one that remembers nothing. The
 //! floor does only what any writer must: per flush one transaction that COPYs rows, in binary and table by table, already encoded.
 //! It looks nothing up, locks nothing, decides nothing, and counts no versions. Which rows:
 //! - where nothing is repeated, and in "the new half", exactly those that ours left behind;
@@ -100,19 +101,30 @@ struct Case {
     events: Range<usize>,
     /// Events that are there before, in ours.
     ours_before: Range<usize>,
+    /// Ours has made what was there before itself.
+    remembers: bool,
     /// Events whose rows the floor copies.
     floor: Range<usize>,
     /// Events that are there before, at the floor.
     floor_before: Range<usize>,
 }
 
-fn cases(events: usize) -> [Case; 3] {
+fn cases(events: usize) -> [Case; 4] {
     let half = events / 2;
     [
         Case {
             name: "0 % repeats",
             events: events..2 * events,
             ours_before: 0..events,
+            remembers: true,
+            floor: events..2 * events,
+            floor_before: 0..events,
+        },
+        Case {
+            name: "0 % repeats, just started",
+            events: events..2 * events,
+            ours_before: 0..events,
+            remembers: false,
             floor: events..2 * events,
             floor_before: 0..events,
         },
@@ -120,6 +132,7 @@ fn cases(events: usize) -> [Case; 3] {
             name: "50 % repeats",
             events: half..half + events,
             ours_before: 0..events,
+            remembers: true,
             floor: half..half + events,
             floor_before: 0..half,
         },
@@ -127,6 +140,7 @@ fn cases(events: usize) -> [Case; 3] {
             name: "50 % repeats, the new half",
             events: half..half + events,
             ours_before: 0..events,
+            remembers: true,
             floor: events..half + events,
             floor_before: 0..events,
         },
@@ -152,7 +166,8 @@ impl Sums {
 
 pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report) -> anyhow::Result<()> {
     let (our_url, floor_url) = (servers.empty_database().await?, servers.empty_database().await?);
-    let store = PostgresStore::new(PostgresTarget::parse(&our_url, "bench")?.pool(1)?, &our_url);
+    let pool = PostgresTarget::parse(&our_url, "bench")?.pool(1)?;
+    let store = PostgresStore::new(pool.clone(), &our_url);
     store.migrate().await?;
     PostgresStore::new(PostgresTarget::parse(&floor_url, "bench")?.pool(1)?, &floor_url).migrate().await?;
     let our_client = connect(&our_url).await?;
@@ -175,6 +190,7 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
                     };
                     let (before, now) = (input(case.ours_before.clone())?, input(case.events.clone())?);
                     store::flush(&store, &before).await?;
+                    let store = if case.remembers { store.clone() } else { PostgresStore::new(pool.clone(), &our_url) };
                     let wal = wal_position(&our_client).await?;
                     let since = Instant::now();
                     store::flush(&store, &now).await?;
