@@ -130,7 +130,7 @@ impl Image for EntityImage {
     }
 
     fn of_packs(entity_key: &EntityKey, packed: Packed<FactRows>, model: Option<&Model>) -> Result<Self, PackError> {
-        let chunks = decoded(packed.chunks, FactChunk::decode)?;
+        let chunks = packed.chunks.into_iter().map(FactChunk::decode).collect::<Result<_, _>>()?;
         Ok(Self::unpack(entity_key, chunks, unnamed(packed.unnamed)?, &packed.since, model))
     }
 
@@ -189,33 +189,13 @@ impl Image for MessageImage {
     }
 
     fn of_packs(entity_key: &EntityKey, packed: Packed<MessageRows>, model: Option<&Model>) -> Result<Self, PackError> {
-        let chunks = decoded(packed.chunks, MessageChunk::decode)?;
+        let chunks = packed.chunks.into_iter().map(MessageChunk::decode).collect::<Result<_, _>>()?;
         Ok(Self::unpack(entity_key, chunks, unnamed(packed.unnamed)?, &packed.since, model))
     }
 
     fn with(&self, entity_key: &EntityKey, since: &MessageRows) -> Self {
         self.refreshed(entity_key, since)
     }
-}
-
-/// Chunks from which on a second thread takes half of them apart.
-const MANY_CHUNKS: usize = 4;
-
-fn decoded<C: Send>(
-    mut chunks: Vec<Bytes>,
-    decode: impl Fn(Bytes) -> Result<C, PackError> + Copy + Send + Sync,
-) -> Result<Vec<C>, PackError> {
-    if chunks.len() < MANY_CHUNKS {
-        return chunks.into_iter().map(decode).collect();
-    }
-    let later = chunks.split_off(chunks.len() / 2);
-    let all = |chunks: Vec<Bytes>| chunks.into_iter().map(decode).collect::<Result<Vec<C>, PackError>>();
-    std::thread::scope(|scope| {
-        let beside = scope.spawn(move || all(later));
-        let mut decoded = all(chunks)?;
-        decoded.extend(beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        Ok(decoded)
-    })
 }
 
 fn unnamed(chunks: Vec<Bytes>) -> Result<Vec<UnnamedRow>, PackError> {
