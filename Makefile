@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build test check bench soak setup fmt
+.PHONY: help demo run build test wheel check bench soak setup fmt
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | while IFS='|' read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
@@ -29,6 +29,9 @@ test: setup ## everything, on its own Kafka and Postgres
 
 check: setup ## format, lints, licences, spelling
 	@ops/check.sh
+
+wheel: setup ## the Python wheel for people, into target/wheels
+	@ops/wheel.sh
 
 bench: setup ## ratios to this machine's floors, into target/bench/results.json
 	@ops/bench.sh

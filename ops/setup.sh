@@ -9,6 +9,7 @@ command -v cc >/dev/null && command -v make >/dev/null || packages+=(build-essen
 command -v perl >/dev/null || packages+=(perl)
 command -v pkg-config >/dev/null || packages+=(pkg-config)
 [ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
+command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv)
 
 if [ ${#packages[@]} -gt 0 ]; then
     as_root=()

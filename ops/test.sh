@@ -41,9 +41,11 @@ if [ -z "${MEMORI_TEST_KAFKA:-}" ] || [ -z "${MEMORI_TEST_POSTGRES:-}" ]; then
 fi
 
 if [ $# = 0 ]; then
-  # End-to-end tests run the real programs.
-  "${CARGO:-cargo}" build --locked --workspace --bins
+  # End-to-end tests run the real programs; the Python package's tests, the module.
+  "${CARGO:-cargo}" build --locked --workspace
   export MEMORI_TEST_BINARIES=built
-  set -- --workspace
+  "${CARGO:-cargo}" test --locked --workspace
+  "$here/python.sh"
+else
+  "${CARGO:-cargo}" test --locked "$@"
 fi
-"${CARGO:-cargo}" test --locked "$@"

@@ -12,6 +12,7 @@ pub mod llm;
 pub mod metrics;
 mod outcome;
 mod policy;
+#[cfg(feature = "kafka")]
 pub mod process;
 pub mod slots;
 pub mod worker;

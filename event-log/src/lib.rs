@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod driver;
 pub mod epochs;
 pub mod gather;
+#[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod ledger;
 pub mod queues;

@@ -14,6 +14,7 @@ pub mod injection;
 pub mod limits;
 pub mod metrics;
 pub mod new_event;
+#[cfg(feature = "kafka")]
 pub mod process;
 pub mod publish;
 pub mod remote;

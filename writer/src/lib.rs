@@ -9,6 +9,7 @@ pub mod pace;
 pub mod packer;
 pub mod plan;
 pub mod postgres;
+#[cfg(feature = "kafka")]
 pub mod process;
 pub mod reads;
 pub mod recall;
