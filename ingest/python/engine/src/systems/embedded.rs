@@ -6,6 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use memori_embedded::{Database, LibraryConfig, Start, State};
+use memori_embedding::{Embedder, Late, LateState};
+use memori_service::Settings;
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -25,12 +27,21 @@ struct Embedded {
     state: tokio::sync::watch::Receiver<State>,
     system: Mutex<Option<Arc<memori_embedded::System>>>,
     suspends: bool,
+    /// The built-in model, where that is asked for.
+    model: Option<Late>,
+    /// Why there is none.
+    missing: Option<String>,
 }
 
 pub(super) async fn start(config: &Config, database: Database) -> Result<Started, StartFailure> {
     let suspends = matches!(database, Database::Sqlite(_));
     let mut library = LibraryConfig::new(database, config.target_dir());
     config.apply(&mut library.settings);
+    let (model, missing) = model(config, &library.settings);
+    library.embedder = model.clone().map(|model| Arc::new(model) as Arc<dyn Embedder>);
+    if missing.is_some() {
+        library.settings.embedding.kind = "none".to_owned();
+    }
     match memori_embedded::System::start(library).await.map_err(|error| StartFailure(error.to_string()))? {
         Start::Elsewhere { address } => Ok(Started::Elsewhere(address)),
         Start::System(system) => Ok(Started::Here(Arc::new(Embedded {
@@ -39,7 +50,20 @@ pub(super) async fn start(config: &Config, database: Database) -> Result<Started
             state: system.state(),
             system: Mutex::new(Some(Arc::new(system))),
             suspends,
+            model,
+            missing,
         }))),
+    }
+}
+
+/// The built-in model, or why it is not there, where it is asked for.
+fn model(config: &Config, settings: &Settings) -> (Option<Late>, Option<String>) {
+    if settings.embedding.kind != "builtin" {
+        return (None, None);
+    }
+    match memori_embedding::builtin_soon(settings, config.embedding.weights_dir.as_deref()) {
+        Ok(model) => (Some(model), None),
+        Err(why) => (None, Some(why.to_string())),
     }
 }
 
@@ -71,7 +95,13 @@ impl System for Embedded {
     }
 
     fn remarks(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
+        let by_words = |why: &str| vec![("model", format!("recall goes by words alone: {why}"))];
+        match (self.model.as_ref().map(Late::state), &self.missing) {
+            (Some(LateState::Failed(why)), _) => by_words(&why.to_string()),
+            (Some(LateState::Converting), _) => by_words("the embedding model is being made ready, once for this user"),
+            (_, Some(why)) => by_words(why),
+            (Some(LateState::Ready(_)) | None, None) => Vec::new(),
+        }
     }
 
     fn set_workers(&self, count: usize) {
@@ -98,6 +128,13 @@ impl System for Embedded {
             "extracting": levels.worker.in_flight,
             "unwritten": levels.sink.held_records,
             "spooled": levels.spooled,
+            "embedding": match self.model.as_ref().map(Late::state) {
+                Some(LateState::Ready(_)) => "ready",
+                Some(LateState::Converting) => "converting",
+                Some(LateState::Failed(_)) => "failed",
+                None if self.missing.is_some() => "missing",
+                None => "as configured",
+            },
         })
     }
 
