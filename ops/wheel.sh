@@ -31,8 +31,8 @@ fi
 "${CARGO:-cargo}" build --locked --quiet --workspace >&2
 out=$target/wheels/dev
 packed=$(mktemp -d "${TMPDIR:-/tmp}/memori-wheel-XXXXXX")
-trap 'rm -rf "$packed"' EXIT
-(cd ingest/python && maturin --quiet pep517 write-dist-info --compatibility linux --metadata-directory "$packed" >/dev/null)
+trap 'rm -rf "$packed" "$packed.log"' EXIT
+(cd ingest/python && maturin pep517 write-dist-info --compatibility linux --metadata-directory "$packed" >/dev/null 2>"$packed.log") || { cat "$packed.log" >&2; exit 1; }
 mkdir "$packed/memori"
 (cd ingest/python/memori && find . -name '*.py' -o -name '*.pyi' -o -name py.typed) | while read -r file; do
   install -D -m 644 "ingest/python/memori/$file" "$packed/memori/$file"
