@@ -539,8 +539,8 @@ async fn start(engine: Arc<Engine>, phase: watch::Sender<Phase>, stop: Cancellat
                 let knobs = *lock(&engine.knobs);
                 system.set_workers(knobs.workers);
                 system.set_batch_rows(knobs.batch_rows);
-                for (kind, text) in system.remarks() {
-                    engine.note(kind, Level::Warning, || text);
+                for (kind, level, text) in system.remarks() {
+                    engine.note(kind, level, || text);
                 }
                 lock(&engine.reach).answered();
                 phase.send_replace(Phase::Up(system));

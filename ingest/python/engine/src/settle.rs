@@ -240,8 +240,8 @@ pub(crate) async fn now_and_then(engine: Arc<Engine>, mut phase: watch::Receiver
                 Ok(Phase::Up(system)) => Arc::clone(system),
                 _ => return,
             };
-            for (kind, text) in system.remarks() {
-                engine.note(kind, Level::Warning, || text);
+            for (kind, level, text) in system.remarks() {
+                engine.note(kind, level, || text);
             }
             let busiest = lock(&engine.ledger).busiest();
             unknown_since.retain(|member, _| busiest.iter().any(|(busy, _)| busy == member));

@@ -10,6 +10,8 @@ use http::{Method, Request, header};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
+use crate::notices::Level;
+
 /// The most bytes of an answer.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -29,7 +31,7 @@ pub trait System: Send + Sync + 'static {
     fn complaint(&self) -> Option<String>;
 
     /// What the user should know once, such as that recall goes by words alone.
-    fn remarks(&self) -> Vec<(&'static str, String)>;
+    fn remarks(&self) -> Vec<(&'static str, Level, String)>;
 
     /// Extractions at once, from now on.
     fn set_workers(&self, count: usize);

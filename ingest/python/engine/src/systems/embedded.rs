@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::engine::lock;
+use crate::notices::Level;
 use crate::system::{StartFailure, System};
 
 /// What starting came to.
@@ -94,11 +95,14 @@ impl System for Embedded {
         (!degraded.is_empty()).then(|| degraded.join("; "))
     }
 
-    fn remarks(&self) -> Vec<(&'static str, String)> {
-        let by_words = |why: &str| vec![("model", format!("recall goes by words alone: {why}"))];
+    fn remarks(&self) -> Vec<(&'static str, Level, String)> {
+        let by_words = |why: &str| vec![("model", Level::Warning, format!("recall goes by words alone: {why}"))];
         match (self.model.as_ref().map(Late::state), &self.missing) {
             (Some(LateState::Failed(why)), _) => by_words(&why.to_string()),
-            (Some(LateState::Converting), _) => by_words("the embedding model is being made ready, once for this user"),
+            (Some(LateState::Converting), _) => {
+                let text = "the embedding model is being made ready, once for this user; until then recall goes by words alone";
+                vec![("model_soon", Level::Info, text.to_owned())]
+            }
             (_, Some(why)) => by_words(why),
             (Some(LateState::Ready(_)) | None, None) => Vec::new(),
         }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::engine::lock;
+use crate::notices::Level;
 use crate::system::{StartFailure, System};
 
 /// How long the platform may take to take an event before the spool does.
@@ -113,8 +114,8 @@ impl System for Remote {
         Some(self.platform.complaint().map_or(degraded.clone(), |why| format!("{why} ({degraded})")))
     }
 
-    fn remarks(&self) -> Vec<(&'static str, String)> {
-        self.platform.complaint().map(|why| ("platform", format!("{}: {why}", self.place))).into_iter().collect()
+    fn remarks(&self) -> Vec<(&'static str, Level, String)> {
+        self.platform.complaint().map(|why| ("platform", Level::Error, format!("{}: {why}", self.place))).into_iter().collect()
     }
 
     fn set_workers(&self, _count: usize) {}
