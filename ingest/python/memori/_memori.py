@@ -238,12 +238,12 @@ class Memori:
         `include_superseded`, `include_messages`, `instruction_limit`, `token_budget`.
         """
         body = _requests.recall_query(self.current_attribution(), query, limit, options)
-        return Facts(self._request("POST", "/v1/recall", body, timeout))
+        return _facts(self._request("POST", "/v1/recall", body, timeout))
 
     async def arecall(self, query: str, limit: int = 5, *, timeout: float = 10.0, **options: Any) -> Facts:
         """`recall`, without blocking the event loop."""
         body = _requests.recall_query(self.current_attribution(), query, limit, options)
-        return Facts(await self._request_async("POST", "/v1/recall", body, timeout))
+        return _facts(await self._request_async("POST", "/v1/recall", body, timeout))
 
     def recall_many(
         self, queries: Iterable[str | Mapping[str, Any]], limit: int = 5, *, timeout: float = 10.0, **options: Any
@@ -458,7 +458,7 @@ def _core_config(conn: Any, settings: _settings.Settings) -> dict[str, Any]:
             place[name] = value
     embedding = dict(place.get("embedding", {}))
     if embedding.get("kind", "builtin") == "builtin" and (weights := _weights_dir()) is not None:
-        place["embedding"] = {**embedding, "weights_dir": weights}
+        place["embedding"] = {"weights_dir": weights, **embedding}
     return {name: value for name, value in place.items() if value is not None}
 
 
@@ -495,11 +495,21 @@ def _settled(receipt: Mapping[str, Any], deadline: float) -> bool:
     return False
 
 
+def _facts(answer: Mapping[str, Any]) -> Facts:
+    try:
+        return Facts(answer)
+    except (TypeError, ValueError, AttributeError):
+        raise RecallError("what answered is no memory: its answer does not look like one") from None
+
+
 def _each(answer: Mapping[str, Any]) -> list[Facts]:
     found = []
-    for result in answer.get("results", ()):
+    results = answer.get("results")
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise RecallError("what answered is no memory: its answer does not look like one")
+    for result in results:
         problem = result.get("error")
         if problem is not None:
             raise _requests.error_of(int(problem.get("status", 500)), problem, RecallError)
-        found.append(Facts(result))
+        found.append(_facts(result))
     return found

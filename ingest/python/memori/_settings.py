@@ -80,7 +80,7 @@ def read(
         on_quota=chosen,
         extractor=_endpoint("extractor", extractor, env, _EXTRACTORS, ("base_url", "api_key", "model")),
         embedding=_endpoint(
-            "embedding", embedding, env, _EMBEDDINGS, ("base_url", "api_key", "model", "model_dir", "dimensions")
+            "embedding", embedding, env, _EMBEDDINGS, ("base_url", "api_key", "model", "model_dir", "weights_dir", "dimensions")
         ),
         spool_max_bytes=whole("spool_max_bytes", spool_max_bytes, 1 << 20, 1 << 50),
     )
