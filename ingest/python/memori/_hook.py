@@ -243,6 +243,9 @@ def _hooked_class(kind: type, module: Any, asynchronous: bool) -> type:
         "_memori_stream": stream_classes(module)[asynchronous],
         "send": _method(_send_async if asynchronous else _send, "send"),
         "build_request": _method(_build_request, "build_request"),
+        # SDKs' clients close themselves when they are collected. The original is, once the copy lets go of it and nobody else
+        # has it: frameworks share one among many SDK clients.
+        "__del__": lambda self: None,
     }
     return type(kind.__name__, (kind,), body)
 
@@ -264,7 +267,6 @@ def hooked(client: Any) -> tuple[Any, Hook] | None:
     kind: Any = _hooked_class(type(client), *found)  # type: ignore[arg-type]
     copy: Any = object.__new__(kind)
     copy.__dict__ = client.__dict__
-    # Kept alive by the copy: SDKs' clients close themselves when they are collected, and their state is the copy's.
     copy._memori_original = client
     copy._memori_hook = Hook()
     return copy, copy._memori_hook

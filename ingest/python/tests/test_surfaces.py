@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 from collections.abc import Coroutine, Iterator
@@ -226,8 +227,21 @@ def test_another_client_on_the_same_http_client_is_not_hooked(provider: Double, 
     assert b"memori_context" not in provider.requests[-1].body
     asked(second)
     assert b"memori_context" in provider.requests[-1].body
+    del second
+    gc.collect()
+    asked(first)
     first.close()
-    assert second.is_closed()
+    assert shared.is_closed
+
+
+def test_a_client_that_is_let_go_of_closes_its_connections(provider: Double, mem: Memori) -> None:
+    client = openai.OpenAI(base_url=provider.openai_url, api_key="sk-double")
+    state = client._client.__dict__
+    mem.llm.register(client)
+    asked(client)
+    del client
+    gc.collect()
+    assert state["_state"].name == "CLOSED"
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
