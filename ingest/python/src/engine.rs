@@ -84,6 +84,11 @@ impl Engine {
         py.detach(|| engine.notices())
     }
 
+    fn quota(&self, py: Python<'_>) -> Option<(String, f64)> {
+        let engine = self.here()?;
+        py.detach(|| engine.quota()).map(|(said, left)| (said, left.as_secs_f64()))
+    }
+
     fn flush(&self, py: Python<'_>, timeout_s: f64) -> bool {
         let Some(engine) = self.here() else { return false };
         py.detach(|| engine.flush(seconds(timeout_s)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from double import Double
 from support import environment
+
+# The frameworks have a virtual environment of their own, in which nothing else is tested.
+collect_ignore_glob = ["test_frameworks.py"]
+if importlib.util.find_spec("langchain_openai") is not None:
+    collect_ignore_glob = [f"test_{name}*.py" for name in ("a", "c", "d", "e", "m", "p", "s")]
 
 
 @pytest.fixture

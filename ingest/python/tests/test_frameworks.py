@@ -16,8 +16,6 @@ from memori import Memori
 from double import Double
 from support import exported
 
-pytest.importorskip("langchain_openai", reason="the frameworks are in a virtual environment of their own")
-
 QUESTION = "Where do I live?"
 ANSWER = f"You said: {QUESTION}"
 

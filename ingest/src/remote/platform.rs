@@ -44,6 +44,8 @@ struct State {
     complaint: Option<String>,
     /// Before this it is not asked.
     not_before: Option<Instant>,
+    /// What it said when it refused for quota, until it takes something again.
+    quota: Option<String>,
     /// Events that it refuses for good, with why.
     refused: HashMap<String, Refused>,
     oldest_first: VecDeque<String>,
@@ -171,7 +173,27 @@ impl Platform {
         let late = || Away(format!("{} did not answer within {} ms", self.authority.host(), timeout.as_millis()));
         let (parts, bytes) = tokio::time::timeout(timeout, asking).await.map_err(|_| late())??;
         self.heard(parts.status, &parts.headers, Instant::now());
+        self.heard_of_quota(parts.status, &bytes);
         Ok((parts.status, bytes))
+    }
+
+    /// While it refuses for quota: what it said, and how long it is not asked again.
+    #[must_use]
+    pub fn quota(&self) -> Option<(String, Duration)> {
+        let state = self.state();
+        let said = state.quota.clone()?;
+        let left = state.not_before?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        Some((said, left))
+    }
+
+    fn heard_of_quota(&self, status: StatusCode, body: &[u8]) {
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+            let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+            self.state().quota = Some(detail.unwrap_or("the platform takes no more events for now").to_owned());
+        } else if status.is_success() {
+            self.state().quota = None;
+        }
     }
 
     /// Why it is not asked now, where it is not.

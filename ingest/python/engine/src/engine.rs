@@ -273,6 +273,12 @@ impl Engine {
         self.system_now().map(|system| system.complaint())
     }
 
+    /// While events are refused for quota: what was said, and how long it holds at least.
+    #[must_use]
+    pub fn quota(&self) -> Option<(String, Duration)> {
+        self.system_now()?.quota()
+    }
+
     /// Any route of the front door. A deletion is asked for once all that was captured before is durable: what it removes is what
     /// came before it.
     pub async fn request(self: Arc<Self>, method: Method, path: String, body: Option<Bytes>) -> (u16, Bytes) {

@@ -30,6 +30,11 @@ pub trait System: Send + Sync + 'static {
     /// Why events or reads do not get to where memory lives, where they do not.
     fn complaint(&self) -> Option<String>;
 
+    /// While events are refused for quota: what was said, and how long it holds at least.
+    fn quota(&self) -> Option<(String, Duration)> {
+        None
+    }
+
     /// What the user should know once, such as that recall goes by words alone.
     fn remarks(&self) -> Vec<(&'static str, Level, String)>;
 

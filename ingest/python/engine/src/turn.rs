@@ -142,9 +142,9 @@ impl Turn {
             engine.stats.passed_through(PassedThrough::NoPlace);
             return Some(self.decide(None));
         };
-        if self.request.is_within_turn()
-            && let Some(block) = lock(&engine.blocks).get(Instant::now(), &key)
-        {
+        // Let go of before the block is decided, which takes it again.
+        let of_turn = if self.request.is_within_turn() { lock(&engine.blocks).get(Instant::now(), &key) } else { None };
+        if let Some(block) = of_turn {
             if block.is_some() {
                 add(&engine.stats.injected, 1);
             }

@@ -114,6 +114,10 @@ impl System for Remote {
         Some(self.platform.complaint().map_or(degraded.clone(), |why| format!("{why} ({degraded})")))
     }
 
+    fn quota(&self) -> Option<(String, Duration)> {
+        self.platform.quota()
+    }
+
     fn remarks(&self) -> Vec<(&'static str, Level, String)> {
         self.platform.complaint().map(|why| ("platform", Level::Error, format!("{}: {why}", self.place))).into_iter().collect()
     }
