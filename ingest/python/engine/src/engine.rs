@@ -268,9 +268,9 @@ impl Engine {
         }
     }
 
-    /// What the system complains of: none where there is no system, an empty one where it has no complaint.
-    pub(crate) fn complaint(&self) -> Option<Option<String>> {
-        self.system_now().map(|system| system.complaint())
+    /// What the system complains of, where it is up and does.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        self.system_now()?.complaint()
     }
 
     /// While events are refused for quota: what was said, and how long it holds at least.

@@ -16,7 +16,8 @@ use crate::system::ask;
 /// The block for a query, or why there is none. A recall that takes longer than the deadline goes on: what it loads serves the next.
 pub(crate) async fn recalled_block(engine: &Arc<Engine>, entity_id: &str, query: &str) -> Result<Arc<str>, PassedThrough> {
     let deadline = tokio::time::Instant::now() + engine.config.recall_deadline;
-    let Ok(place) = Arc::clone(&engine.recalls).try_acquire_owned() else { return Err(PassedThrough::Busy) };
+    let place = tokio::time::timeout_at(deadline, Arc::clone(&engine.recalls).acquire_owned()).await;
+    let Ok(Ok(place)) = place else { return Err(PassedThrough::Busy) };
     let Ok(system) = tokio::time::timeout_at(deadline, engine.system()).await else { return Err(PassedThrough::Starting) };
     let system = system.ok_or(PassedThrough::Closed)?;
     system.up(deadline.saturating_duration_since(tokio::time::Instant::now())).await.map_err(|_| PassedThrough::Starting)?;

@@ -135,9 +135,8 @@ pub(crate) async fn wait(engine: Arc<Engine>, member: u64, timeout: Option<Durat
 
 /// The log may be away while reads are answered: the spool holds what nobody can apply then.
 fn watch_complaint(engine: &Engine, now: Instant) {
-    match engine.complaint() {
-        Some(Some(why)) => lock(&engine.reach).failed(now, why),
-        Some(None) | None => {}
+    if let Some(why) = engine.complaint() {
+        lock(&engine.reach).failed(now, why);
     }
 }
 
