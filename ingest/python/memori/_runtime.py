@@ -65,10 +65,6 @@ _engines: dict[str, Engine] = {}
 # What a forked child inherits is never used and never destroyed: the threads behind it are the parent's.
 _inherited: list[Any] = []
 _generation = 0
-_core_module: Any = None
-# Configurations that were opened with this process's core, closed or not.
-_opened: set[str] = set()
-_inherited_locks = False
 _hooked_to_exit = False
 
 
@@ -78,48 +74,18 @@ def open_engine(config: dict[str, Any], exit_deadline_ms: int) -> Engine:
     engine = _engines.get(text)
     if engine is not None:
         return engine
+    from . import _core
+
     with _lock:
         engine = _engines.get(text)
         if engine is None:
             try:
-                native = _core_of_this_process().Engine.open(text)
+                native = _core.Engine.open(text)
             except ValueError as error:
                 raise ConfigurationError(str(error)) from None
             engine = _engines[text] = Engine(text, native, _generation, exit_deadline_ms)
-            _opened.add(text)
             _stop_at_exit()
         return engine
-
-
-def _core_of_this_process() -> Any:
-    """The core; in a child of a process that had SQLite files open, a copy of it that is the child's own.
-
-    A SQLite library remembers which locks its process holds. After a fork the child's would believe that it holds the parent's,
-    take none, and the two of them would ruin the file.
-    """
-    global _core_module
-    if _core_module is None:
-        from . import _core
-
-        _core_module = _core if not _inherited_locks else _copied(_core)
-    return _core_module
-
-
-def _copied(module: Any) -> Any:
-    """The same extension module once more, with a state of its own: the loader knows files by what they are, not by name."""
-    import shutil
-    import tempfile
-    from importlib.machinery import ExtensionFileLoader
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    with tempfile.TemporaryDirectory(prefix="memori-") as folder:
-        path = shutil.copy(module.__file__, folder)
-        spec = spec_from_file_location(module.__name__, path, loader=ExtensionFileLoader(module.__name__, path))
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{path} is no extension module")
-        copy = module_from_spec(spec)
-        spec.loader.exec_module(copy)
-        return copy
 
 
 def generation() -> int:
@@ -153,13 +119,8 @@ def _stop_all() -> None:
 
 
 def _after_in_child() -> None:
-    global _core_module, _generation, _hooked_to_exit, _inherited_locks, _lock
+    global _generation, _hooked_to_exit, _lock
     _generation += 1
-    if any('"mode": "sqlite"' in config for config in _opened):
-        _inherited_locks = True
-        _inherited.append(_core_module)
-        _core_module = None
-    _opened.clear()
     _lock = threading.RLock()
     _inherited.append(list(_engines.values()))
     _engines.clear()
