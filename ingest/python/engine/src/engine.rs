@@ -614,11 +614,13 @@ impl Member {
         let invalid = |problem: memori_service::problem::Problem| problem.detail;
         let mut event = memori_service::problem::parse_json(event_json).map_err(invalid)?;
         if let Some(fields) = event.as_object_mut() {
-            if fields.get("event_id").is_none_or(Value::is_null) {
+            let is_new = fields.get("event_id").is_none_or(Value::is_null);
+            if is_new {
                 fields.insert("event_id".to_owned(), uuid::Uuid::now_v7().to_string().into());
             }
-            // Said now: it may get to where memory lives much later.
-            if fields.get("occurred_at").is_none_or(Value::is_null) {
+            // Said now: it may get to where memory lives much later. An event that its caller named may be one sent before; a time
+            // of ours would make another of it.
+            if is_new && fields.get("occurred_at").is_none_or(Value::is_null) {
                 fields.insert("occurred_at".to_owned(), Micros::now().to_rfc3339().into());
             }
         }
