@@ -159,6 +159,15 @@ async fn an_event_arrives_as_the_one_that_it_is() {
 }
 
 #[tokio::test]
+async fn an_event_that_comes_again_without_a_time_is_the_same_one() {
+    let setup = Setup::new(Mode::Up, KEY).await;
+    assert_eq!(durable_in(&setup.door.post("/v1/events", &event("a", "alice", "1")).await), "log");
+    let again = setup.platform.send(axum_request("/v1/events", &event("a", "alice", "1"))).await;
+    assert_eq!(again.ok(202).body["status"], "duplicate");
+    assert_eq!(setup.platform.log.event_ids(), ["a"]);
+}
+
+#[tokio::test]
 async fn whatever_fails_for_now_leaves_events_in_the_spool_and_in_order() {
     let outage = async |mode: Mode| {
         let setup = Setup::new(Mode::Up, KEY).await;

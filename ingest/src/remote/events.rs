@@ -14,8 +14,8 @@ const MAX_EVENTS: usize = 500;
 /// About the most bytes of one request.
 const MAX_BYTES: usize = 4 << 20;
 
-/// A record's event as the body of `POST /v1/events` has it: what the client gave, and its id and time, which are ours where it gave
-/// none; so it is the same event however often it is sent.
+/// A record's event as the body of `POST /v1/events` has it: what the client gave, and an id and a time of ours where it gave
+/// neither; so it is the same event however often it is sent.
 pub(super) fn to_json(event: ConversationEvent) -> Value {
     let mut shown = Map::new();
     shown.insert("event_id".into(), event.event_id.into());
@@ -25,7 +25,10 @@ pub(super) fn to_json(event: ConversationEvent) -> Value {
             shown.insert(name.into(), value.into());
         }
     }
-    shown.insert("occurred_at".into(), event.occurred_at.to_rfc3339().into());
+    // An id that the client gave may come again without a time, and is then the same event.
+    if event.supplied.occurred_at || !event.supplied.event_id {
+        shown.insert("occurred_at".into(), event.occurred_at.to_rfc3339().into());
+    }
     let messages = event.messages.into_iter().map(|message| {
         let content = match message.content_format {
             ContentFormat::Text => Value::from(message.content),

@@ -90,6 +90,12 @@ fn what_is_captured_is_applied_recalled_and_injected() {
         "{seen}"
     );
 
+    for _ in 0..2 {
+        let again = br#"{"event_id":"mine","entity_id":"bob","messages":[{"role":"user","content":"I have a dog."}]}"#;
+        assert_eq!(alice.capture(again).unwrap().0, "mine");
+    }
+    assert!(wait(&alice, Some(PATIENCE)), "the same event counts once: {:?}", alice.failures());
+
     // A deletion comes after what was captured before it; a closed engine starts anew.
     alice.capture(br#"{"entity_id":"alice","messages":[{"role":"user","content":"I have a cat."}]}"#).unwrap();
     let erased = engine.block_on(PATIENCE, Arc::clone(&engine).request(Method::DELETE, "/v1/entities/alice".to_owned(), None));
