@@ -10,4 +10,5 @@ ops/servers.sh fetch
 # MEMORI_BENCH_PROFILE=dev shows whether it works, without an hour of optimising on a small machine.
 profile=${MEMORI_BENCH_PROFILE:-release}
 "$cargo" build --locked --profile "$profile" --workspace --bins
+[ "$profile" = release ] || { WHEEL=$(ops/wheel.sh --dev); export WHEEL; }
 MEMORI_TEST_BINARIES=built "$cargo" run --locked --profile "$profile" --quiet --package memori-bench -- "$@"

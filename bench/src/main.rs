@@ -11,6 +11,7 @@ mod producer;
 mod recall;
 mod recall_peer;
 mod report;
+mod sdk;
 mod under_sink;
 mod writer;
 
@@ -39,6 +40,8 @@ enum Bench {
     Recallable,
     /// The builtin extractor over one that makes no mistake.
     Extraction,
+    /// Calls to a model from a Python program with memory, over the same without.
+    Sdk,
 }
 
 #[derive(Parser)]
@@ -80,6 +83,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(Bench::Extraction) {
         extraction::run(&mut report)?;
+    }
+    if wanted(Bench::Sdk) {
+        tokio::task::block_in_place(|| sdk::run(options, &mut report))?;
     }
     // Durable, as in production.
     let servers = tokio::task::block_in_place(Servers::start)?;
