@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::platform::Refused;
 
 /// The most events of one request.
-const MAX_EVENTS: usize = 500;
+pub(super) const MAX_EVENTS: usize = 500;
 /// About the most bytes of one request.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -54,9 +54,9 @@ pub(super) fn to_json(event: ConversationEvent) -> Value {
 }
 
 /// How many of these, from the first on, go into one request: at least one.
-pub(super) fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
+pub(super) fn fitting(sizes: impl Iterator<Item = usize>, max_events: usize) -> usize {
     let mut bytes = 0;
-    let fitting = sizes.take(MAX_EVENTS).take_while(|size| {
+    let fitting = sizes.take(max_events).take_while(|size| {
         bytes += size;
         bytes <= MAX_BYTES
     });

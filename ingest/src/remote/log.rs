@@ -38,7 +38,7 @@ impl RemoteLog {
         let mut results = Vec::with_capacity(events.len());
         while results.len() < events.len() {
             let rest = &events[results.len()..];
-            let some = &rest[..events::fitting(rest.iter().map(|(_, json)| json.len()))];
+            let some = &rest[..events::fitting(rest.iter().map(|(_, json)| json.len()), self.0.batch_events())];
             let verdicts = self.post_some(some).await;
             let is_over = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Later(_)));
             results.extend(some.iter().zip(verdicts).map(|((event_id, _), verdict)| self.noted(event_id, verdict)));

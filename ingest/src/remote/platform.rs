@@ -1,6 +1,7 @@
 //! The way to the platform: one HTTP client, its key, and what is known of how it stands.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use memori_service::Secret;
 use tokio::time::Instant;
 
+use super::events::MAX_EVENTS;
 use crate::backend::{BackendError, PASSED_ON, https_client, with_sources};
 
 /// How long the platform is left alone after it refused the key.
@@ -35,6 +37,7 @@ pub struct Platform {
     authority: http::uri::Authority,
     base_path: String,
     authorization: Option<HeaderValue>,
+    batch_events: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -83,7 +86,19 @@ impl Platform {
             }
         };
         let client = https_client("the platform")?;
-        Ok(Arc::new(Self { client, scheme, authority, base_path, authorization, state: Mutex::default() }))
+        let batch_events = AtomicUsize::new(MAX_EVENTS);
+        Ok(Arc::new(Self { client, scheme, authority, base_path, authorization, batch_events, state: Mutex::default() }))
+    }
+
+    /// How many events one request carries at most.
+    #[must_use]
+    pub fn batch_events(&self) -> usize {
+        self.batch_events.load(Ordering::Relaxed)
+    }
+
+    /// From the next request on; at least one, and no more than a platform takes.
+    pub fn set_batch_events(&self, count: usize) {
+        self.batch_events.store(count.clamp(1, MAX_EVENTS), Ordering::Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::breaker::Breaker;
 use crate::config::{Config, ConfigError, canonical};
 use crate::ledger::{Failure, Ledger};
 use crate::notices::{Level, Notices};
@@ -87,6 +88,7 @@ pub struct Engine {
     pub(crate) queue: Mutex<Queue>,
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) reach: Mutex<Reach>,
+    pub(crate) breaker: Mutex<Breaker>,
     notices: Mutex<Notices>,
     knobs: Mutex<Knobs>,
     running: Mutex<Option<Arc<Running>>>,
@@ -137,6 +139,7 @@ impl Engine {
             queue: Mutex::new(Queue::new(config.queue_events, config.queue_bytes)),
             ledger: Mutex::default(),
             reach: Mutex::default(),
+            breaker: Mutex::default(),
             notices: Mutex::default(),
             knobs: Mutex::new(Knobs { workers: config.workers, batch_rows: config.batch_rows }),
             running: Mutex::default(),

@@ -8,7 +8,7 @@ use memori_ingest::injection::{Options, Recalled, block};
 use memori_schemas::Micros;
 use serde_json::json;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, lock};
 use crate::notices::Level;
 use crate::stats::PassedThrough;
 use crate::system::ask;
@@ -16,6 +16,9 @@ use crate::system::ask;
 /// The block for a query, or why there is none. A recall that takes longer than the deadline goes on: what it loads serves the next.
 pub(crate) async fn recalled_block(engine: &Arc<Engine>, entity_id: &str, query: &str) -> Result<Arc<str>, PassedThrough> {
     let deadline = tokio::time::Instant::now() + engine.config.recall_deadline;
+    if !lock(&engine.breaker).may_ask(Instant::now()) {
+        return Err(PassedThrough::Unanswering);
+    }
     let place = tokio::time::timeout_at(deadline, Arc::clone(&engine.recalls).acquire_owned()).await;
     let Ok(Ok(place)) = place else { return Err(PassedThrough::Busy) };
     let Ok(system) = tokio::time::timeout_at(deadline, engine.system()).await else { return Err(PassedThrough::Starting) };
@@ -33,9 +36,13 @@ pub(crate) async fn recalled_block(engine: &Arc<Engine>, entity_id: &str, query:
         })
     };
     let (status, answer) = match tokio::time::timeout_at(deadline, recalling).await {
-        Ok(Ok(answer)) => answer,
+        Ok(Ok(answer)) => {
+            lock(&engine.breaker).in_time();
+            answer
+        }
         Ok(Err(_)) => return Err(PassedThrough::Internal),
         Err(_) => {
+            lock(&engine.breaker).late(Instant::now());
             engine.note("recall_deadline", Level::Warning, || {
                 let ms = engine.config.recall_deadline.as_millis();
                 format!("recall took longer than {ms} ms; the call goes out without it (recall_deadline_ms is that bound)")

@@ -60,6 +60,8 @@ reasons!(
         Starting => "starting",
         /// Recall took longer than its deadline.
         Deadline => "deadline",
+        /// Recalls were late again and again; this one was not asked for.
+        Unanswering => "unanswering",
         /// Recall answered with an error.
         RecallFailed => "recall_failed",
         /// Too many recalls are under way.

@@ -124,14 +124,15 @@ impl System for Remote {
 
     fn set_workers(&self, _count: usize) {}
 
-    fn set_batch_rows(&self, _count: usize) {}
+    fn set_batch_rows(&self, count: usize) {
+        self.platform.set_batch_events(count);
+    }
 
     fn shown(&self) -> Value {
-        let nothing = "nothing here: the platform extracts and writes with its own";
         json!({
             "kind": "platform",
-            "workers": {"effective": null, "acts_on": nothing},
-            "batch_rows": {"effective": null, "acts_on": nothing},
+            "workers": {"effective": null, "acts_on": "nothing here: the platform extracts with its own"},
+            "batch_rows": {"effective": self.platform.batch_events(), "acts_on": "the events of one request to the platform"},
             "spooled": (self.spooled)(),
         })
     }
