@@ -1,25 +1,13 @@
 #!/usr/bin/env bash
 # Builds the Python wheel and prints its path. Plain: the one for people (release, one for all CPython from 3.10 on, without a Kafka
 # client, its TLS inside), in target/wheels. With --dev: what the workspace's own build made of the module, packed for tests, in
-# target/wheels/dev. Its tools are in target/python/tools.
+# target/wheels/dev.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-tools=$target/python/tools
-maturin=maturin==1.16.0
-wheel=wheel==0.48.0
-
-say() { echo "$*" >&2; }
-
-if [ ! -f "$tools/$maturin-$wheel" ]; then
-  say "installing $maturin and $wheel into $tools"
-  rm -rf "$tools"
-  "${PYTHON:-python3}" -m venv "$tools"
-  "$tools/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "$maturin" "$wheel" >&2
-  touch "$tools/$maturin-$wheel"
-fi
-export PATH="$tools/bin:$PATH"
+tools=$(ops/python-tools.sh)
+export PATH="$tools:$PATH"
 
 if [ "${1:-}" != --dev ]; then
   out=$target/wheels

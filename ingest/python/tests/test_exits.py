@@ -17,6 +17,8 @@ _BEGIN = """
 import os, sys, signal, threading
 from openai import OpenAI
 from memori import Memori
+# As from a terminal, also where the tests run under nohup.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 mem = Memori(embedding="none")
 client = OpenAI()
 mem.llm.register(client)
