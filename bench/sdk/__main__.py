@@ -1,6 +1,6 @@
 """What memory costs a Python program: time per call and per stream, beside a client of the same SDK that nobody registered.
 
-python bench/sdk [--json FILE] [--runs N] [--calls N] [--quick]
+python bench/sdk [--json FILE] [--runs N] [--calls N] [--facts N ...] [--quick]
 
 The provider is a double on this machine that answers at once, so all of a call's time is the SDK's, the network's and ours. A call
 asks something new, so nothing is answered from a cache; recall, injection and capture are in it.
@@ -21,6 +21,8 @@ import provider
 from memori import Memori
 from samples import Report, quantile
 
+# What is known of who is answered in streams.
+_STREAMED_FACTS = 1_000
 _PROVIDERS = ("openai", "anthropic")
 
 
@@ -29,6 +31,7 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where the figures of each run go")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--calls", type=int, default=100, help="of each case and run")
+    parser.add_argument("--facts", type=int, nargs="+", default=[0, 100, 1_000, 10_000], help="known of those who are talked to")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
     return parser.parse_args()
 
@@ -86,10 +89,10 @@ def _processes(folder: str, url: str, known: int, runs: int, report: Report) -> 
 
 def main() -> None:
     flags = _flags()
-    sizes, runs, count = [0, 100, 1_000, 10_000], max(1, flags.runs), max(1, flags.calls)
+    sizes, runs, count = sorted(flags.facts), max(1, flags.runs), max(1, flags.calls)
     if flags.quick:
-        sizes, runs, count = [0, 100], min(runs, 2), min(count, 20)
-    streamed = sizes[-2] if len(sizes) > 2 else sizes[-1]
+        sizes, runs, count = sizes[:2], min(runs, 2), min(count, 20)
+    streamed = max((size for size in sizes if size <= _STREAMED_FACTS), default=sizes[0])
     report = Report()
     with tempfile.TemporaryDirectory(prefix="memori-bench-") as folder, provider.running() as url:
         with Memori(data_dir=Path(folder, "known")) as mem:

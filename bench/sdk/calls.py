@@ -72,6 +72,17 @@ def _call_async(provider: str, client: Any, stream: bool) -> Callable[[str, Samp
     return call
 
 
+def _rest(mem: Memori) -> None:
+    """Waits for the line behind to come to rest, as it does while a person reads an answer and types."""
+    if not mem.augmentation.wait(_REST_S):
+        raise RuntimeError(f"what was captured is not applied: {mem.augmentation.failures()[:1]}")
+    until = time.monotonic() + _REST_S
+    while mem.stats()["reading_ahead"]:
+        if time.monotonic() > until:
+            raise RuntimeError("what was captured is read in without end")
+        time.sleep(0.001)
+
+
 def in_turns(
     mem: Memori, provider: str, url: str, stream: bool, questions: Iterator[str], count: int
 ) -> tuple[Samples, Samples]:
@@ -85,8 +96,7 @@ def in_turns(
             question = next(questions)
             for call, samples in sides if number % 2 else reversed(sides):
                 call(question, samples if number >= _WARM else Samples())
-            if not mem.augmentation.wait(_REST_S):
-                raise RuntimeError(f"what was captured is not applied: {mem.augmentation.failures()[:1]}")
+            _rest(mem)
     return ours, floor
 
 
@@ -103,6 +113,6 @@ async def in_turns_async(
             question = next(questions)
             for call, samples in sides if number % 2 else reversed(sides):
                 await call(question, samples if number >= _WARM else Samples())
-            if not await mem.augmentation.wait_async(_REST_S):
-                raise RuntimeError(f"what was captured is not applied: {mem.augmentation.failures()[:1]}")
+            # Nothing else is on the loop.
+            _rest(mem)
     return ours, floor

@@ -5,7 +5,7 @@
 //! waits for is waited for beyond its deadline, also where the runtime does not get to run.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -104,6 +104,8 @@ pub struct Engine {
     pub(crate) moved: watch::Sender<u64>,
     pub(crate) recalls: Arc<Semaphore>,
     pub(crate) waits: Semaphore,
+    /// Entities that are read in ahead of their next turn.
+    pub(crate) reading_ahead: Mutex<HashSet<Box<str>>>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -150,6 +152,7 @@ impl Engine {
             moved: watch::channel(0).0,
             recalls: Arc::new(Semaphore::new(RECALLS_AT_ONCE)),
             waits: Semaphore::new(WAITS_AT_ONCE),
+            reading_ahead: Mutex::default(),
             config,
         }
     }
@@ -523,6 +526,7 @@ impl Engine {
             "queue": {"events": events, "bytes": bytes, "max_events": self.config.queue_events, "max_bytes": self.config.queue_bytes},
             "open": open,
             "members": members,
+            "reading_ahead": lock(&self.reading_ahead).len(),
             "workers": {"asked": knobs.workers},
             "batch_rows": {"asked": knobs.batch_rows},
             "system": system.map(|system| system.shown()),

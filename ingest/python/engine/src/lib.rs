@@ -4,6 +4,7 @@
 //! recall deadline; what is captured is bounded, followed to its end, and counted wherever it is lost; the same front door as
 //! everywhere else is spoken to, in this process.
 
+mod ahead;
 mod breaker;
 pub mod config;
 pub mod engine;

@@ -12,6 +12,7 @@ use memori_ingest::wire::{Answer, Capture, Request, Stream, captured_event};
 use memori_schemas::Micros;
 use uuid::Uuid;
 
+use crate::ahead;
 use crate::engine::{Engine, Member, lock};
 use crate::recall::{patience, recalled_block};
 use crate::stats::{PassedThrough, add};
@@ -261,6 +262,9 @@ impl Turn {
         if answer.cut.is_some() {
             add(&engine.stats.cut, 1);
         }
-        engine.capture(self.member.number(), &self.call.event_id, event.into());
+        let queued = engine.capture(self.member.number(), &self.call.event_id, event.into());
+        if let (Some(number), Some(_)) = (queued, self.call.block.get()) {
+            ahead::read(engine, &self.scope.entity_id, self.request.query(), number, &self.call.event_id);
+        }
     }
 }
