@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::config::Target;
 use crate::engine::{Engine, lock};
+use crate::stats::add;
 use crate::system::ask;
 
 /// Entities that are read ahead at once, at most.
@@ -39,7 +40,8 @@ pub(crate) fn read(engine: &Arc<Engine>, entity_id: &str, query: &str, number: u
             serde_json::from_slice::<Ends>(&answer).is_ok_and(|ends| ends.complete).then_some(system)
         };
         if let Ok(Some(system)) = tokio::time::timeout(APPLIED_WITHIN, applied).await {
-            ask(system.router(), Method::POST, "/v1/recall", Some(question.into())).await;
+            let (status, _) = ask(system.router(), Method::POST, "/v1/recall", Some(question.into())).await;
+            add(&engine.stats.read_ahead, u64::from(status == 200));
         }
     });
 }
@@ -68,5 +70,24 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         lock(&self.engine.reading_ahead).remove(&self.entity_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn an_entity_is_read_once_at_a_time_and_so_many_at_once() {
+        let config = Config::read(r#"{"mode":"sqlite","data_dir":"/nowhere"}"#).unwrap();
+        let engine = Arc::new(Engine::new(String::new(), config));
+        let mut places: Vec<Place> = (0..AT_ONCE).map(|n| Place::take(&engine, &n.to_string()).unwrap()).collect();
+        assert!(Place::take(&engine, "one more").is_none());
+        places.pop();
+        assert!(Place::take(&engine, "0").is_none(), "it is being read");
+        assert!(Place::take(&engine, "one more").is_some());
+        drop(places);
+        assert!(lock(&engine.reading_ahead).is_empty());
     }
 }

@@ -98,6 +98,8 @@ pub struct Stats {
     pub failed: AtomicU64,
     /// Calls that got a block.
     pub injected: AtomicU64,
+    /// Entities that were read in ahead of their next turn.
+    pub read_ahead: AtomicU64,
     /// Failures of our own that were kept from the caller.
     pub internal_errors: AtomicU64,
     dropped: [AtomicU64; Dropped::ALL.len()],
@@ -149,6 +151,7 @@ impl Stats {
             "erased": read(&self.erased),
             "failed": read(&self.failed),
             "injected": read(&self.injected),
+            "read_ahead": read(&self.read_ahead),
             "internal_errors": read(&self.internal_errors),
             "dropped": dropped,
             "passed_through": passed,

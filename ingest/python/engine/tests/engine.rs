@@ -110,6 +110,29 @@ fn what_is_captured_is_applied_recalled_and_injected() {
 }
 
 #[test]
+fn what_a_turn_added_is_read_in_ahead_of_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(&sqlite(folder.path()));
+    let alice = member(&engine);
+    alice.capture(br#"{"entity_id":"alice","messages":[{"role":"user","content":"I live in Paris."}]}"#).unwrap();
+    assert!(wait(&alice, Some(PATIENCE)));
+    let turn = |text: &str| Arc::new(alice.begin(scope(), "/v1/chat/completions", None, request(text), 0).unwrap());
+    turn("I have a cat.").answer(200, answer().as_bytes(), 1.0);
+    assert!(wait(&alice, Some(PATIENCE)));
+    let recalled = turn("I like tea.");
+    recalled.inject_here();
+    recalled.answer(200, answer().as_bytes(), 1.0);
+    let began = Instant::now();
+    while stats(&engine)["read_ahead"] == 0 || stats(&engine)["reading_ahead"] != 0 {
+        assert!(began.elapsed() < PATIENCE, "{}", stats(&engine));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(stats(&engine)["read_ahead"], 1, "what nobody recalled for is not");
+    assert!(wait(&alice, Some(PATIENCE)));
+    engine.close(PATIENCE);
+}
+
+#[test]
 fn a_retry_is_the_same_turn_and_one_turn_is_one_event() {
     let folder = tempfile::tempdir().unwrap();
     let engine = open(&sqlite(folder.path()));
