@@ -1,8 +1,9 @@
 """Who is meant: values that belong to the context that set them.
 
 A web server answers many people at once over shared objects. A value that is set here is seen by the context that set it
-(a task, a thread, what inherits from them) whatever the others set. A context without one sees the latest, unless two of those
-that set one are still at work and disagree: then nobody can know, and no memory is better than somebody else's.
+(a task, a thread, what inherits from them) whatever the others set. A context without one sees what was set elsewhere as long as that
+has only ever been about one; once it was about two, nobody can know whom such a context means, and no memory is better than
+somebody else's. Notebooks alone, whose cells are contexts of their own, go by the latest.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _after_in_child() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_in_child)
 
-_bound: ContextVar[Mapping[weakref.ref[Any], Any]] = ContextVar("memori_bound", default=_NOTHING)
+_bound: ContextVar[Mapping[weakref.ref[Any], Callable[[], Any]]] = ContextVar("memori_bound", default=_NOTHING)
 
 
 class Attribution(NamedTuple):
@@ -47,82 +48,124 @@ class Attribution(NamedTuple):
         return self.entity_id or "", self.process_id, self.session_id
 
 
-def _owner() -> Any:
-    """The task that runs, else the thread."""
+class _Lineage:
+    """One context: what its task or thread sets time and again is one voice."""
+
+    __slots__ = ("__weakref__", "owner")
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = weakref.ref(owner)
+
+
+_lineage: ContextVar[_Lineage | None] = ContextVar("memori_lineage", default=None)
+
+
+def _own_lineage() -> _Lineage:
+    """This context's; a copy of the context that another task or thread runs has one of its own."""
+    owner: Any = threading.current_thread()
     asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            task = None
-        if task is not None:
-            return task
-    return threading.current_thread()
+    in_a_callback = False
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        task = asyncio.current_task()
+        in_a_callback = task is None
+        owner = owner if task is None else task
+    held = _lineage.get()
+    if held is not None and held.owner() is owner and not in_a_callback:
+        return held
+    fresh = _Lineage(owner)
+    _lineage.set(fresh)
+    return fresh
 
 
-def _at_work(owner: Any) -> bool:
-    if isinstance(owner, threading.Thread):
-        return owner.is_alive()
-    return not owner.done()
+def _in_a_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    try:
+        return ipython is not None and ipython.get_ipython() is not None
+    except Exception:
+        return False
+
+
+def _is_over(lineage: weakref.ref[_Lineage]) -> bool:
+    """Whether whoever set something has ended, or is this thread itself."""
+    held = lineage()
+    owner = None if held is None else held.owner()
+    if owner is None or owner is threading.current_thread():
+        return True
+    return not owner.is_alive() if isinstance(owner, threading.Thread) else bool(owner.done())
+
+
+class _Claim(Generic[T]):
+    """What contexts without a value of their own may take."""
+
+    __slots__ = ("held", "lineage", "shared")
+
+    def __init__(self, held: Callable[[], T | None], lineage: _Lineage) -> None:
+        self.held = held
+        self.lineage = weakref.ref(lineage)
+        self.shared = False
+        """Several contexts have set it."""
 
 
 class ByContext(Generic[T]):
     """A value of each context, with what the contexts without one may take."""
 
-    __slots__ = ("__weakref__", "_claims", "_latest", "_prune_at", "_same", "_self")
+    __slots__ = ("__weakref__", "_claim", "_disputed", "_hold", "_replaces", "_self")
 
-    def __init__(self, same: Callable[[T], Any]) -> None:
-        """`same` maps a value to what makes two of them agree."""
-        self._same = same
-        self._latest: T | None = None
-        self._claims: dict[int, tuple[weakref.ref[Any], T]] = {}
-        self._prune_at = 64
+    def __init__(
+        self,
+        replaces: Callable[[T, T], bool] = lambda before, value: before == value,
+        hold: Callable[[T], Callable[[], T | None]] = lambda value: lambda: value,
+    ) -> None:
+        """`replaces(before, value)`: whether a context that sets `value` after `before` still means the same one. `hold` gives
+        the way to a value: a weak reference, where it is not to live on for having been set."""
+        self._replaces = replaces
+        self._hold = hold
+        self._claim: _Claim[T] | None = None
+        self._disputed = False
         self._self = weakref.ref(self)
 
     def set(self, value: T) -> None:
+        held = self._hold(value)
         bound = _bound.get()
-        _bound.set({**{key: held for key, held in bound.items() if key() is not None}, self._self: value})
-        owner = _owner()
+        _bound.set({**{key: other for key, other in bound.items() if key() is not None}, self._self: held})
+        lineage = _own_lineage()
+        notebook = _in_a_notebook()
         with _lock:
-            self._latest = value
-            if len(self._claims) >= self._prune_at:
-                self._claims = {key: claim for key, claim in self._claims.items() if _alive(claim[0])}
-                self._prune_at = max(64, 2 * len(self._claims))
-            thread = threading.current_thread()
-            if owner is not thread:
-                # A thread that runs a loop does nothing else: what it set before is superseded.
-                self._claims.pop(id(thread), None)
-            self._claims[id(owner)] = (weakref.ref(owner), value)
+            before = self._claim
+            if before is None or (notebook and (before.lineage() is lineage or _is_over(before.lineage))):
+                self._claim, self._disputed = _Claim(held, lineage), False
+            elif not self._disputed:
+                self._put_beside(before, value, held, lineage)
+
+    def _put_beside(self, claim: _Claim[T], value: T, held: Callable[[], T | None], lineage: _Lineage) -> None:
+        before = claim.held()
+        if before is not None and before == value:
+            claim.shared = claim.shared or claim.lineage() is not lineage
+        elif before is not None and not claim.shared and claim.lineage() is lineage and self._replaces(before, value):
+            claim.held = held
+        else:
+            self._disputed = True
 
     def here(self) -> T | None:
         """What this context, or one that it inherits from, has set."""
-        return _bound.get().get(self._self)
+        held = _bound.get().get(self._self)
+        return None if held is None else held()
 
     def get(self) -> tuple[T | None, bool]:
-        """The value that holds here, and whether it is certain. (None, True): nobody has set one."""
+        """The value that holds here, and whether it is certain. (None, True): nobody has set one, or it is gone."""
         value = self.here()
         if value is not None:
             return value, True
         with _lock:
-            latest = self._latest
-            if latest is None or len(self._claims) == 1:
-                return latest, True
-            claims = list(self._claims.values())
-        agreed = self._same(latest)
-        certain = all(self._same(value) == agreed for owner, value in claims if _alive(owner))
-        return (latest, True) if certain else (None, False)
+            if self._disputed:
+                return None, False
+            return (None if self._claim is None else self._claim.held()), True
 
     def discard(self, value: T) -> None:
-        """Forgets a value that is no longer to be used."""
+        """Forgets a value that is no longer to be used. That it was set counts on."""
         with _lock:
-            self._claims = {key: claim for key, claim in self._claims.items() if claim[1] is not value}
-            if self._latest is value:
-                self._latest = next((claim[1] for claim in reversed(self._claims.values())), None)
-
-
-def _alive(reference: weakref.ref[Any]) -> bool:
-    owner = reference()
-    return owner is not None and _at_work(owner)
+            if self._claim is not None and self._claim.held() is value:
+                self._claim.held = lambda: None
 
 
 _scopes: ContextVar[Mapping[weakref.ref[Any], Attribution]] = ContextVar("memori_scopes", default=_NOTHING)

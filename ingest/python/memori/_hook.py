@@ -34,21 +34,25 @@ _GUARD_S = 2.0
 class Hook:
     """Which `Memori` looks at the calls of one client."""
 
-    __slots__ = ("__weakref__", "_chosen", "_registered", "may_refuse")
+    __slots__ = ("__weakref__", "_chosen", "_let_go", "_registered", "may_refuse")
 
     def __init__(self) -> None:
-        self._chosen: ByContext[Memori] = ByContext(same=lambda mem: mem.default_attribution())
+        # Weakly: a thread's context outlives the request that a `Memori` was made for.
+        self._chosen: ByContext[Memori] = ByContext(hold=weakref.ref)
         self._registered: weakref.WeakSet[Memori] = weakref.WeakSet()
+        self._let_go = False
         self.may_refuse = False
         """Somebody registered who wants to hear of a used-up quota."""
 
     def register(self, mem: Memori) -> None:
         self._registered.add(mem)
+        self._let_go = False
         self._chosen.set(mem)
         self.may_refuse = self.may_refuse or mem.raises_on_quota
 
     def unregister(self, mem: Memori) -> None:
         self._registered.discard(mem)
+        self._let_go = not self._registered
         self._chosen.discard(mem)
 
     def choose(self) -> tuple[Memori, Attribution] | None:
@@ -62,13 +66,28 @@ class Hook:
         if not certain:
             _runtime.count(
                 "attribution_ambiguous",
-                "a call is left without memory: several users share this client, and nothing says whose call it is. "
-                "Use `with mem.scope(entity_id=...)`, or register and call in the same task or thread",
+                "a call is left without memory: several Memori were registered with its client, none of them in the task or "
+                "thread that makes the call, so nothing says whose call it is. Use `with mem.scope(entity_id=...)` around it",
             )
             return None
-        if chosen is None or chosen.closed:
+        if chosen is None:
+            if not self._let_go:
+                _runtime.count(
+                    "memori_gone",
+                    "a call is left without memory: the Memori that was registered with its client is gone. Keep it for as long "
+                    "as the client is to remember",
+                )
             return None
-        attribution = chosen.current_attribution()
+        if chosen.closed:
+            return None
+        attribution, certain = chosen.attribution_here()
+        if not certain:
+            _runtime.count(
+                "attribution_ambiguous",
+                "a call is left without memory: different attributions were set, none of them in the task or thread that makes "
+                "the call, so nothing says whose call it is. Use `with mem.scope(entity_id=...)` around it",
+            )
+            return None
         if attribution is None or attribution.entity_id is None:
             _runtime.count(
                 "attribution_missing",

@@ -141,12 +141,26 @@ class Memori:
         self._closed = False
         self._hooks: weakref.WeakSet[Hook] = weakref.WeakSet()
         self._self = weakref.ref(self)
-        self._attribution: ByContext[Attribution] = ByContext(same=lambda attribution: attribution)
+        self._attribution: ByContext[Attribution] = ByContext(replaces=_same_person)
         self._native: tuple[int, _runtime.Engine, Member] | None = None
-        self.llm = Llm(self)
-        self.config = Config(self)
-        self.augmentation = Augmentation(self)
         self.engine()
+
+    # Made when they are asked for: what held them would hold itself, and a dropped `Memori` has to be gone at once.
+
+    @property
+    def llm(self) -> Llm:
+        """The clients whose calls are remembered."""
+        return Llm(self)
+
+    @property
+    def config(self) -> Config:
+        """Where memory lives."""
+        return Config(self)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What happens to captured events in the background."""
+        return Augmentation(self)
 
     # The core
 
@@ -174,19 +188,17 @@ class Memori:
     def attribution(self, entity_id: Any = None, process_id: Any = None) -> Memori:
         """Says whose memory it is (`entity_id`) and who talks to them (`process_id`).
 
-        It holds in this task or thread and in what they start; others see what was set last, unless several that are at work
-        have set different ones.
+        It holds in this task or thread and in what inherits their context. Others see it as long as nobody has ever set another
+        entity; from then on they have none.
         """
         if entity_id is None and process_id is None:
             raise AttributionError("attribution takes an entity_id, a process_id, or both")
         before = self.default_attribution() or Attribution()
-        self._attribution.set(
-            Attribution(
-                before.entity_id if entity_id is None else _requests.checked_id("entity_id", entity_id),
-                before.process_id if process_id is None else _requests.checked_id("process_id", process_id),
-                before.session_id,
-            )
-        )
+        entity = before.entity_id if entity_id is None else _requests.checked_id("entity_id", entity_id)
+        process = before.process_id if process_id is None else _requests.checked_id("process_id", process_id)
+        # A session is a conversation with one entity.
+        session = before.session_id if before.entity_id in (None, entity) else None
+        self._attribution.set(Attribution(entity, process, session))
         return self
 
     def scope(self, entity_id: Any = None, process_id: Any = None, session_id: Any = None) -> Scope:
@@ -207,6 +219,11 @@ class Memori:
         """What `attribution` and the session calls have set, for this context; None where that is not certain."""
         attribution, certain = self._attribution.get()
         return attribution if certain else None
+
+    def attribution_here(self) -> tuple[Attribution | None, bool]:
+        """Whom a call from here would be about, and whether that is certain."""
+        scope = scope_of(self._self)
+        return (scope, True) if scope is not None else self._attribution.get()
 
     def current_attribution(self) -> Attribution | None:
         """Whom a call from here would be about: the scope, else what `attribution` set."""
@@ -419,6 +436,10 @@ class Memori:
         )
         engine.log_notices()
         return _requests.answered(status, answer, failure)
+
+
+def _same_person(before: Attribution, now: Attribution) -> bool:
+    return before.entity_id in (None, now.entity_id)
 
 
 def _core_config(conn: Any, settings: _settings.Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import json
 import threading
@@ -161,6 +162,112 @@ def test_what_nobody_can_know_is_nobody_s(new: Callable[[], Memori], provider: D
     mem = new()
     assert not any(exported(mem, user) for user in users)
     assert mem.stats()["python"]["attribution_ambiguous"] == before + len(users)
+
+
+def said_by(mem: Memori, user: str) -> list[str]:
+    return [message["content"] for message in exported(mem, user) if message["role"] == "user"]
+
+
+def test_a_dependency_on_a_thread_gives_nobody_somebody_else_s_memory(new: Callable[[], Memori], provider: Double) -> None:
+    """FastAPI runs a `def` dependency in a copy of the request's context, on a thread that others' requests had before; what it sets
+    cannot reach the endpoint."""
+    users = ["dependency-ann", "dependency-bob", "dependency-carl"]
+    mem = new()
+    before = mem.stats()["python"].get("attribution_ambiguous", 0)
+
+    async def main() -> None:
+        async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="k") as client:
+            mem.llm.register(client)
+            attributed = {user: asyncio.Event() for user in users}
+            go = asyncio.Event()
+            with ThreadPoolExecutor(1) as pool:
+
+                async def endpoint(user: str) -> None:
+                    context = contextvars.copy_context()
+                    await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(mem.attribution, entity_id=user))
+                    attributed[user].set()
+                    await go.wait()
+                    await ask(client, user)
+
+                requests = []
+                for user in users:
+                    requests.append(asyncio.create_task(endpoint(user)))
+                    await attributed[user].wait()
+                go.set()
+                await asyncio.gather(*requests)
+
+    asyncio.run(main())
+    assert mem.augmentation.wait(30)
+    assert [said_by(mem, user) for user in users] == [[], [], []]
+    assert mem.stats()["python"]["attribution_ambiguous"] == before + len(users)
+
+
+def test_a_user_alone_is_known_from_a_thread(new: Callable[[], Memori], provider: Double) -> None:
+    mem = new()
+    with openai.OpenAI(base_url=provider.openai_url, api_key="k") as client, ThreadPoolExecutor(1) as pool:
+        mem.llm.register(client)
+        mem.attribution(entity_id="alone")
+        call = lambda: client.chat.completions.create(model="m", messages=[{"role": "user", "content": "I keep bees."}])
+        pool.submit(call).result()
+        mem.attribution(entity_id="not-alone")
+        pool.submit(call).result()
+    assert mem.augmentation.wait(30)
+    assert (said_by(mem, "alone"), said_by(mem, "not-alone")) == (["I keep bees."], [])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_call_that_names_nobody_gets_nobody_s_memory(count: int, new: Callable[[], Memori], provider: Double) -> None:
+    """A job between requests, each of which had a `Memori` of its own, on the client that they share."""
+    users = [f"before-{count}-{number}" for number in range(count)]
+
+    async def main() -> None:
+        async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="k") as client:
+
+            async def request(user: str) -> None:
+                mem = new().llm.register(client)
+                mem.attribution(entity_id=user)
+                await ask(client, user)
+                assert await mem.augmentation.wait_async(30)
+
+            for user in users:
+                await asyncio.create_task(request(user))
+            await asyncio.create_task(ask(client, "The job"))
+
+    provider.clear()
+    before = new().stats()["python"]
+    asyncio.run(main())
+    assert "memori_context" not in provider.requests[-1].body.decode()
+    mem = new()
+    reason = "memori_gone" if count == 1 else "attribution_ambiguous"
+    assert mem.stats()["python"][reason] == before.get(reason, 0) + 1
+    assert mem.augmentation.wait(30)
+    assert [said_by(mem, user) for user in users] == [[text_for(user)] for user in users]
+
+
+def test_a_thread_does_not_pass_a_request_s_memory_on_to_the_next(new: Callable[[], Memori], provider: Double) -> None:
+    """A server's thread keeps its context from one request to the next."""
+    with openai.OpenAI(base_url=provider.openai_url, api_key="k") as client, ThreadPoolExecutor(1) as pool:
+
+        def call(text: str) -> None:
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": text}])
+
+        def with_memory() -> None:
+            mem = new().llm.register(client)
+            mem.attribution(entity_id="first-of-the-thread")
+            call("I keep bees.")
+            assert mem.augmentation.wait(30)
+
+        pool.submit(with_memory).result()
+        captured = new().stats()["captured"]
+        pool.submit(call, "Nothing of a user's.").result()
+    assert new().stats()["captured"] == captured
+
+
+def test_a_session_ends_with_the_entity_that_it_is_of(new: Callable[[], Memori]) -> None:
+    mem = new().attribution(entity_id="ann", process_id="bot")
+    mem.set_session("ann's")
+    assert mem.attribution(process_id="other").session_id == "ann's"
+    assert mem.attribution(entity_id="bob").current_attribution() == ("bob", "other", None)
 
 
 async def _stalls(work: Coroutine[Any, Any, None]) -> list[float]:
