@@ -31,7 +31,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
 from double import Double
-from support import exported
+from support import exported, until
 
 LISBON = "I live in Lisbon."
 

@@ -17,8 +17,9 @@ _BEGIN = """
 import os, sys, signal, threading
 from openai import OpenAI
 from memori import Memori
-# As from a terminal, also where the tests run under nohup.
+# As from a terminal, also where the tests run under nohup or in the background.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 mem = Memori(embedding="none")
 client = OpenAI()
 mem.llm.register(client)
