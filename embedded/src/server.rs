@@ -164,7 +164,7 @@ fn door(
         Database::Sqlite(_) => (IngestConfig { log_timeout: None, lookup: Lookup::Exact, ..config }, None),
         Database::Postgres(_) => {
             let folder = ingest.spool_dir.clone().unwrap_or_else(|| folder.spool());
-            (config, Some(SpoolConfig { folder, max_bytes: ingest.spool_max_bytes, shutdown: replay_stop.clone() }))
+            (config, Some(SpoolConfig { folder, max_bytes: ingest.spool_max_bytes, shutdown: replay_stop.clone(), beside: None }))
         }
     }
 }

@@ -148,6 +148,7 @@ impl System {
             folder: slot.folder.clone(),
             max_bytes: settings.ingest.spool_max_bytes,
             shutdown: replay_stop.clone(),
+            beside: None,
         };
         if metrics {
             count(replay_stop.clone());

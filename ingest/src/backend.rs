@@ -20,6 +20,7 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use crate::remote::Platform;
+use crate::shown_url::without_credentials;
 
 /// The header that names the tenant.
 pub const TENANT_HEADER: &str = "x-memori-tenant";
@@ -97,7 +98,7 @@ impl WriterBackend {
     /// # Errors
     /// [`BackendError::Address`] where the URL or the token cannot be used.
     pub fn http(base_url: &str, token: Option<&Secret>) -> Result<Self, BackendError> {
-        let bad = |why: &str| BackendError::Address(format!("ingest.writer_url is {base_url:?}: {why}"));
+        let bad = |why: &str| BackendError::Address(format!("ingest.writer_url is {}: {why}", without_credentials(base_url)));
         let uri: Uri = base_url.parse().map_err(|_| bad("not a URL"))?;
         let parts = uri.into_parts();
         let scheme = parts

@@ -81,6 +81,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
             folder,
             max_bytes: settings.ingest.spool_max_bytes,
             shutdown: replay_stop.clone(),
+            beside: None,
         });
         let config = ingest_config(&settings, scaffold.shutdown.token());
         let parts = IngestParts { log: Arc::clone(&log), backend, keys, extracting: None, config };

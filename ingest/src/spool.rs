@@ -147,6 +147,27 @@ impl Spool {
         self.shared.index().entries()
     }
 
+    /// Whether an event of this key, or of any without one, waits here.
+    #[must_use]
+    pub fn holds(&self, key: Option<&[u8]>) -> bool {
+        let index = self.shared.index();
+        key.map_or(index.entries() > 0, |key| index.has_key(key))
+    }
+
+    /// As [`Spool::holds`], of the spools of other processes in `spools`, those of processes that are gone included. Blocking.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn others_hold(&self, spools: &Path, key: Option<&[u8]>) -> io::Result<bool> {
+        for spool in std::fs::read_dir(spools)? {
+            let spool = spool?;
+            if spool.path() != self.shared.folder && spool.file_type()?.is_dir() && disk::holds(&spool.path(), key)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Makes events durable here, in order; answers one result each. Once one of a key is refused, later ones of it are, too.
     pub async fn append(&self, events: Vec<ConversationEvent>, traceparent: Option<&str>) -> Vec<Result<(), SpoolError>> {
         let mut results: Vec<Result<(), SpoolError>> = Vec::with_capacity(events.len());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use memori_event_log::{Log, LogError, Topic, TopicPartition};
 use memori_schemas::{LogRecordBody, Micros, framing};
 use memori_service::auth::KeyRing;
+use memori_service::problem::Problem;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,7 @@ use crate::accept::{Acceptor, Lookup, known_at_writer};
 use crate::backend::{BackendError, WriterBackend};
 use crate::door::{Accepted, Claim, EventName, RecentEvents};
 use crate::limits::Limits;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, RETRY_AFTER_SECONDS};
 use crate::spool::{Spool, replay};
 
 /// Where it is known which events are being extracted right now (in one process with the worker).
@@ -89,7 +90,13 @@ pub struct SpoolConfig {
     pub max_bytes: u64,
     /// Ends its replay.
     pub shutdown: CancellationToken,
+    /// Where the spools of the other processes of this machine lie that deliver to the same log.
+    pub beside: Option<PathBuf>,
 }
+
+/// How long the caller of a request waits for it; beside a request that is made inside the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience(pub Duration);
 
 /// Why a front door did not start.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +130,7 @@ pub struct IngestState {
     pub(crate) draining: CancellationToken,
     extracting: Option<Arc<dyn ExtractingProbe>>,
     spool: Option<Arc<Spool>>,
+    beside: Option<PathBuf>,
 }
 
 impl IngestState {
@@ -159,6 +167,7 @@ impl IngestState {
             None => Some(StartError::Log(LogError::Transient("it does not answer".to_owned()))),
         };
         let mut behind = None;
+        let beside = spool.as_ref().and_then(|spool| spool.beside.clone());
         if let Some(folder) = spool {
             let shutdown = folder.shutdown.clone();
             let (spool, with_spooled) = open_spool(folder, recent).await?;
@@ -196,6 +205,7 @@ impl IngestState {
             draining: config.draining,
             extracting,
             spool,
+            beside,
         })
     }
 
@@ -222,6 +232,40 @@ impl IngestState {
         }
     }
 
+    /// Waits until no spool of this machine holds an event of this key (of any, without one): what is delivered later would bring
+    /// back what is deleted now.
+    ///
+    /// # Errors
+    /// 503 where that takes longer than `patience`.
+    pub(crate) async fn delivered(&self, key: Option<&[u8]>, patience: Duration) -> Result<(), Problem> {
+        let Some(spool) = &self.spool else { return Ok(()) };
+        let end = tokio::time::Instant::now() + patience;
+        loop {
+            let mut waits = spool.holds(key);
+            if let (false, Some(beside)) = (waits, &self.beside) {
+                let (spool, beside, key) = (Arc::clone(spool), beside.clone(), key.map(<[u8]>::to_vec));
+                let looking = tokio::task::spawn_blocking(move || spool.others_hold(&beside, key.as_deref()));
+                let looked = looking.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+                waits = looked.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "it is not known what waits in the spools beside this one");
+                    true
+                });
+            }
+            if !waits {
+                return Ok(());
+            }
+            let now = tokio::time::Instant::now();
+            if now >= end {
+                return Err(Problem::unavailable(
+                    "nothing is deleted yet: events that were captured before wait in a spool of this machine, and would come back \
+                     after the deletion; ask again once the platform has taken them",
+                    RETRY_AFTER_SECONDS,
+                ));
+            }
+            tokio::time::sleep(SPOOL_LOOK.min(end - now)).await;
+        }
+    }
+
     /// Answers, whenever it is asked, how many events wait in the spool.
     pub fn spooled(&self) -> impl Fn() -> usize + Send + Sync + 'static {
         let spool = self.spool.clone();
@@ -239,6 +283,8 @@ impl IngestState {
     }
 }
 
+/// How often it is looked whether the spools have been delivered.
+const SPOOL_LOOK: Duration = Duration::from_millis(50);
 /// How long the log may take to answer before a spool stands in for it.
 const AWAY_AFTER: Duration = Duration::from_secs(2);
 /// Between two questions whether the log is back.

@@ -44,6 +44,8 @@ struct Setup {
     door: Door,
     remote: Arc<Platform>,
     _folder: tempfile::TempDir,
+    /// Spools of other processes.
+    beside: tempfile::TempDir,
     stop: CancellationToken,
 }
 
@@ -78,7 +80,7 @@ impl Setup {
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, served).await });
 
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let stop = CancellationToken::new();
         let remote = Platform::new(&url, Some(&Secret::new(key.to_owned()))).unwrap();
         let config = IngestConfig {
@@ -94,10 +96,10 @@ impl Setup {
             extracting: None,
             config,
         };
-        let spool = SpoolConfig { folder: folder.path().to_owned(), max_bytes: 1 << 20, shutdown: stop.clone() };
+        let spool = SpoolConfig { folder: folder.path().to_owned(), max_bytes: 1 << 20, shutdown: stop.clone(), beside: Some(beside.path().to_owned()) };
         let state = IngestState::start_with_spool(parts, Some(spool)).await.unwrap();
         let door = Door { log: FakeLog::new(), writer: FakeWriter::default(), app: app(state) };
-        Self { platform, stub, door, remote, _folder: folder, stop }
+        Self { platform, stub, door, remote, _folder: folder, beside, stop }
     }
 
     fn set(&self, mode: Mode) {

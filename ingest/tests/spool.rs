@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 async fn door(log: FakeLog, folder: &Path, max_bytes: u64) -> Door {
     let config = IngestConfig { log_timeout: Some(Duration::from_millis(30)), ..IngestConfig::default() };
-    let spool = SpoolConfig { folder: folder.to_owned(), max_bytes, shutdown: CancellationToken::new() };
+    let spool = SpoolConfig { folder: folder.to_owned(), max_bytes, shutdown: CancellationToken::new(), beside: None };
     Door::with_spool(log, FakeWriter::default(), KeyRing::open(), config, Some(spool)).await
 }
 

@@ -135,10 +135,13 @@ impl Client {
 
     /// Says aloud what only an operator can mend.
     fn heed(&self, error: &CallError) {
-        if let CallError::Transient { reason, message, .. } = error
-            && !reason.is_of_the_event()
-        {
-            self.complain(&format!("{message}: {}", advice(*reason)));
+        let CallError::Transient { reason, message, .. } = error else { return };
+        let why = format!("{message}: {}", advice(*reason));
+        match reason {
+            // The endpoint answers.
+            RetryReason::RateLimited => {}
+            RetryReason::Timeout | RetryReason::Unavailable => self.standing.unanswered(Instant::now(), &why),
+            RetryReason::Misconfigured | RetryReason::OutOfQuota => self.complain(&why),
         }
     }
 

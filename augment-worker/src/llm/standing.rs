@@ -6,11 +6,23 @@ use std::time::{Duration, Instant};
 /// What is wrong is said again this often.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
+/// Trouble that should pass, and has not for so long, is worth a complaint.
+const PASSES_WITHIN: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Default)]
 struct State {
     answered_at: Option<Instant>,
     complaint: Option<String>,
     said_at: Option<Instant>,
+    unanswered: Option<Unanswered>,
+}
+
+/// Calls that passing trouble left without an answer, with none answered in between.
+#[derive(Debug)]
+struct Unanswered {
+    first: Instant,
+    last: Instant,
+    why: String,
 }
 
 /// Shared by all calls to one endpoint.
@@ -27,6 +39,7 @@ impl Standing {
         self.with(|state| {
             state.answered_at = Some(now);
             state.said_at = None;
+            state.unanswered = None;
             state.complaint.take().is_some()
         })
     }
@@ -43,9 +56,20 @@ impl Standing {
         })
     }
 
-    /// What is wrong now.
+    /// A call was not answered, for a reason that should pass.
+    pub(crate) fn unanswered(&self, now: Instant, why: &str) {
+        self.with(|state| {
+            let first = state.unanswered.as_ref().map_or(now, |unanswered| unanswered.first);
+            state.unanswered = Some(Unanswered { first, last: now, why: why.to_owned() });
+        });
+    }
+
+    /// What is wrong now: what an operator must mend, or what does not pass.
     pub(crate) fn complaint(&self) -> Option<String> {
-        self.with(|state| state.complaint.clone())
+        self.with(|state| {
+            let lasting = || state.unanswered.as_ref().filter(|u| u.last.duration_since(u.first) >= PASSES_WITHIN);
+            state.complaint.clone().or_else(|| lasting().map(|unanswered| unanswered.why.clone()))
+        })
     }
 
     /// Whether a call was answered within the last `span`.
@@ -74,5 +98,21 @@ mod tests {
         assert!(standing.answered_within(at(70), Duration::from_secs(10)));
         assert!(!standing.answered_within(at(74), Duration::from_secs(10)));
         assert!(standing.complain(at(75), "key"), "a new trouble is said at once");
+    }
+
+    #[test]
+    fn what_should_pass_is_complained_of_where_it_does_not() {
+        let (standing, start) = (Standing::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        standing.unanswered(at(0), "away");
+        standing.unanswered(at(1), "away");
+        assert_eq!(standing.complaint(), None);
+        standing.answered(at(2));
+        standing.unanswered(at(3), "away");
+        assert_eq!(standing.complaint(), None, "there was an answer in between");
+        standing.unanswered(at(5), "still away");
+        assert_eq!(standing.complaint().as_deref(), Some("still away"));
+        standing.answered(at(6));
+        assert_eq!(standing.complaint(), None);
     }
 }

@@ -52,8 +52,11 @@ class Engine:
     def flush(self, timeout_s: float) -> bool:
         """Whether all that was queued when this was called is durable."""
 
-    def close(self, timeout_s: float) -> None:
-        """Makes what is queued durable, as far as the time goes, and stops. Every call afterwards passes through."""
+    def close(self, timeout_s: float) -> bool:
+        """Makes what is queued durable, as far as the time goes, and stops; whether all of it was made durable.
+
+        Every call through this handle afterwards passes through.
+        """
 
     def quota(self) -> tuple[str, float | None] | None:
         """While the platform refuses events for quota: its detail, and the seconds until it may accept again. A cheap read."""
@@ -80,7 +83,8 @@ class Member:
         """The turn that this request makes, or None where it is no conversation that we know.
 
         `scope` is entity, process and session. `retry` is the SDK's own count of tries before this one; a retry of a turn that
-        has had no answer is the same turn, with the same event id and the same block. Raises nothing.
+        has had no answer is the same turn, with the same event id and the same block. A body of more than 256 KiB is held as it
+        is and read later, beside `inject_async`: where it is no conversation, the turn passes it through. Raises nothing.
         """
 
     def capture(self, event_json: bytes) -> str:

@@ -14,6 +14,8 @@ use memori_sdk::process::PerProcess;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::turn::Injected;
+
 /// How long the end of the process waits for a callback that is under way.
 const END_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -24,7 +26,7 @@ static ENDED: AtomicBool = AtomicBool::new(false);
 /// What is handed to a callback.
 pub(crate) enum Given {
     Flag(bool),
-    Body(Bytes),
+    Body(Injected),
     Response(u16, Bytes),
 }
 
@@ -106,7 +108,7 @@ impl Job {
         let Self { engine, done, given } = self;
         let called = match given {
             Given::Flag(flag) => done.call1(py, (flag,)),
-            Given::Body(body) => done.call1(py, (PyBytes::new(py, &body),)),
+            Given::Body(injected) => injected.into_python(py).and_then(|body| done.call1(py, (body,))),
             Given::Response(status, body) => done.call1(py, (status, PyBytes::new(py, &body))),
         };
         if let Err(error) = called {

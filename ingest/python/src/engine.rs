@@ -49,8 +49,7 @@ impl Engine {
     fn build(&self, py: Python<'_>, timeout_s: f64) -> PyResult<String> {
         let Some(engine) = self.here() else { return Err(PyRuntimeError::new_err("memory is closed")) };
         let timeout = seconds(timeout_s);
-        let built = py.detach(|| engine.block_on(timeout + Duration::from_secs(1), Arc::clone(&engine).build(timeout)));
-        match built {
+        match py.detach(|| engine.build_here(timeout)) {
             Some(Ok(place)) => Ok(place),
             Some(Err(why)) => Err(PyRuntimeError::new_err(why)),
             None => Err(PyRuntimeError::new_err(format!("memory was not ready within {timeout_s} s"))),
@@ -94,11 +93,10 @@ impl Engine {
         py.detach(|| engine.flush(seconds(timeout_s)))
     }
 
-    fn close(&self, py: Python<'_>, timeout_s: f64) {
-        if let Some(engine) = self.here() {
-            self.closed.store(true, Ordering::SeqCst);
-            py.detach(|| engine.close(seconds(timeout_s)));
-        }
+    fn close(&self, py: Python<'_>, timeout_s: f64) -> bool {
+        let Some(engine) = self.here() else { return true };
+        self.closed.store(true, Ordering::SeqCst);
+        py.detach(|| engine.close(seconds(timeout_s)))
     }
 
     #[pyo3(signature = (method, path, body, deadline_ms))]
@@ -114,10 +112,9 @@ impl Engine {
         let (status, answer) = match (self.here(), method) {
             (None, _) => closed(),
             (_, None) => (405, problem(405, "that is no method")),
-            (Some(engine), Some(method)) => py.detach(|| {
-                let work = Arc::clone(&engine).request(method, path.to_owned(), body);
-                engine.block_on(Duration::from_millis(deadline_ms), work).unwrap_or_else(|| engine.too_late())
-            }),
+            (Some(engine), Some(method)) => {
+                py.detach(|| engine.request(method, path.to_owned(), body, Duration::from_millis(deadline_ms)))
+            }
         };
         (status, PyBytes::new(py, &answer))
     }
@@ -132,12 +129,9 @@ impl Engine {
             (None, _) => respond(self.engine.here(), closed()),
             (Some(engine), None) => respond(engine, (405, problem(405, "that is no method"))),
             (Some(engine), Some(method)) => py.detach(|| {
-                let work = Arc::clone(&engine).request(method, path.to_owned(), body);
                 let of_callback = Arc::clone(&engine);
-                engine.run(Some(Duration::from_millis(deadline_ms)), work, move |answer| {
-                    let answer = answer.unwrap_or_else(|| of_callback.too_late());
-                    respond(of_callback, answer);
-                });
+                let respond = move |answer| respond(of_callback, answer);
+                engine.request_then(method, path.to_owned(), body, Duration::from_millis(deadline_ms), respond);
             }),
         }
     }

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use memori_sdk::process::PerProcess;
-use memori_sdk::turn::Scope;
+use memori_sdk::turn::{LARGE_BODY_BYTES, Scope};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
 
 use crate::callbacks::{self, Given};
 use crate::turn::Turn;
@@ -51,15 +53,22 @@ impl Member {
         scope: (String, Option<String>, Option<String>),
         url_path: &str,
         content_type: Option<&str>,
-        body: &[u8],
+        body: &Bound<'_, PyBytes>,
         retry: u32,
     ) -> Option<Turn> {
         let member = self.here();
         let (entity_id, process_id, session_id) = scope;
         let scope = Scope { entity_id, process_id, session_id };
-        let body = Bytes::copy_from_slice(body);
+        // A large one is not copied, but held.
+        let is_large = body.as_bytes().len() > LARGE_BODY_BYTES;
+        let original = is_large.then(|| body.clone().unbind());
+        let body = if is_large {
+            Bytes::from_owner(PyBackedBytes::from(body.clone()))
+        } else {
+            Bytes::copy_from_slice(body.as_bytes())
+        };
         let begun = guarded(member.engine(), || py.detach(|| member.begin(scope, url_path, content_type, body, retry)));
-        begun.flatten().map(|turn| Turn::new(Arc::new(turn)))
+        begun.flatten().map(|turn| Turn::new(Arc::new(turn), original))
     }
 
     fn capture(&self, py: Python<'_>, event_json: &[u8]) -> PyResult<String> {
@@ -85,8 +94,8 @@ impl Member {
         let (sender, receiver) = sync_channel(1);
         let receiver = Mutex::new(receiver);
         py.detach(|| {
-            member.engine().run(None, member.wait(timeout), move |applied| {
-                let _ = sender.send(applied.unwrap_or(false));
+            member.wait_then(timeout, move |applied| {
+                let _ = sender.send(applied);
             });
         });
         let end = timeout.map(|timeout| Instant::now() + timeout + GRACE);
@@ -105,9 +114,8 @@ impl Member {
         let member = self.here();
         let engine = Arc::clone(member.engine());
         py.detach(|| {
-            let of_callback = Arc::clone(&engine);
-            engine.run(None, member.wait(timeout_s.map(seconds)), move |applied| {
-                callbacks::call(of_callback, done, Given::Flag(applied.unwrap_or(false)));
+            member.wait_then(timeout_s.map(seconds), move |applied| {
+                callbacks::call(engine, done, Given::Flag(applied));
             });
         });
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
@@ -21,7 +21,7 @@ use crate::app::Caller;
 use crate::metrics;
 use crate::new_event::MAX_ID_BYTES;
 use crate::publish::{RETRY_AFTER_SECONDS, append, new_record, refusal};
-use crate::state::IngestState;
+use crate::state::{IngestState, Patience};
 
 /// How long the writer may take for a look-up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,17 +61,19 @@ impl Forgettable {
     }
 }
 
-/// To whom deletions are their own to judge.
+/// To whom deletions are their own to judge, once that has all that came before the deletion. Without a key that is all of everybody.
 async fn passed_on(
     state: &IngestState,
     caller: &Caller,
-    method: Method,
     uri: &Uri,
     headers: &HeaderMap,
+    key: Option<&[u8]>,
+    patience: Option<Extension<Patience>>,
 ) -> Result<Response, Problem> {
+    state.delivered(key, patience.map_or(CONTROL_TIMEOUT, |Extension(Patience(patience))| patience)).await?;
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let timeout = FORGET_TIMEOUT + Duration::from_secs(5);
-    state.backend.forward(&caller.tenant, method, target, headers, Bytes::new(), timeout).await
+    state.backend.forward(&caller.tenant, Method::DELETE, target, headers, Bytes::new(), timeout).await
 }
 
 /// `DELETE /v1/facts/{fact_id}`.
@@ -80,9 +82,11 @@ pub(crate) async fn forget_fact(
     caller: Caller,
     uri: Uri,
     headers: HeaderMap,
+    patience: Option<Extension<Patience>>,
 ) -> Result<Response, Problem> {
     if state.backend.takes_deletions() {
-        return passed_on(&state, &caller, Method::DELETE, &uri, &headers).await;
+        // Whose fact it is only the platform knows.
+        return passed_on(&state, &caller, &uri, &headers, None, patience).await;
     }
     let unknown = || Problem::not_found("no fact of this id is known");
     let fact_id = path_id(&uri, 2, "fact_id")?;
@@ -114,11 +118,13 @@ pub(crate) async fn erase_entity(
     caller: Caller,
     uri: Uri,
     headers: HeaderMap,
+    patience: Option<Extension<Patience>>,
 ) -> Result<Response, Problem> {
-    if state.backend.takes_deletions() {
-        return passed_on(&state, &caller, Method::DELETE, &uri, &headers).await;
-    }
     let entity_id = path_id(&uri, 2, "entity_id")?;
+    if state.backend.takes_deletions() {
+        let key = ids::log_key(&caller.tenant, &entity_id);
+        return passed_on(&state, &caller, &uri, &headers, Some(&key), patience).await;
+    }
     if entity_id.is_empty() || entity_id.len() > MAX_ID_BYTES {
         return Err(Problem::invalid_field(
             "entity_id",

@@ -11,11 +11,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use hyper_tls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use memori_service::problem::Problem;
 use memori_service::Secret;
 use tokio::time::Instant;
 
 use super::events::MAX_EVENTS;
 use crate::backend::{BackendError, PASSED_ON, https_client, with_sources};
+use crate::shown_url::without_credentials;
 
 /// How long the platform is left alone after it refused the key.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
@@ -69,7 +71,7 @@ impl Platform {
     /// # Errors
     /// [`BackendError::Address`] where URL or key cannot be used.
     pub fn new(url: &str, api_key: Option<&Secret>) -> Result<Arc<Self>, BackendError> {
-        let bad = |why: &str| BackendError::Address(format!("the platform's URL is {url:?}: {why}"));
+        let bad = |why: &str| BackendError::Address(format!("the platform's URL is {}: {why}", without_credentials(url)));
         let uri: Uri = url.parse().map_err(|_| bad("not a URL"))?;
         let parts = uri.into_parts();
         let scheme = parts.scheme.filter(|s| ["http", "https"].contains(&s.as_str()));
@@ -188,7 +190,7 @@ impl Platform {
         let late = || Away(format!("{} did not answer within {} ms", self.authority.host(), timeout.as_millis()));
         let (parts, bytes) = tokio::time::timeout(timeout, asking).await.map_err(|_| late())??;
         self.heard(parts.status, &parts.headers, Instant::now());
-        self.heard_of_quota(parts.status, &bytes);
+        self.heard_of_quota(parts.status, &parts.headers, &bytes);
         Ok((parts.status, bytes))
     }
 
@@ -201,11 +203,17 @@ impl Platform {
         Some((said, left))
     }
 
-    fn heard_of_quota(&self, status: StatusCode, body: &[u8]) {
+    /// Anybody on the way may say 429; of quota it speaks only as problem details, or with a time.
+    fn heard_of_quota(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) {
         if status == StatusCode::TOO_MANY_REQUESTS {
-            let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-            let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-            self.state().quota = Some(detail.unwrap_or("the platform takes no more events for now").to_owned());
+            let of_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let is_problem = of_type.is_some_and(|of_type| of_type.trim_start().starts_with(Problem::CONTENT_TYPE));
+            let problem: Option<serde_json::Value> = if is_problem { serde_json::from_slice(body).ok() } else { None };
+            let problem = problem.filter(|problem| problem["type"].is_string() || problem["title"].is_string());
+            if problem.is_some() || headers.contains_key(header::RETRY_AFTER) {
+                let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+                self.state().quota = Some(detail.unwrap_or("the platform takes no more events for now").to_owned());
+            }
         } else if status.is_success() {
             self.state().quota = None;
         }

@@ -199,6 +199,38 @@ pub(crate) fn read(
     }
 }
 
+/// Whether an entry of this key (of any, without one) waits in a folder that may be another process's. What is being written counts once
+/// it is whole, and what goes away meanwhile is delivered.
+pub(crate) fn holds(folder: &Path, key: Option<&[u8]>) -> io::Result<bool> {
+    let gone_is_none = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+    let files = match fs::read_dir(folder) {
+        Ok(files) => files,
+        Err(error) => return gone_is_none(error).map(|()| false),
+    };
+    let (delivered, up_to) = read_mark(&folder.join(DELIVERED));
+    for file in files {
+        let file = file?;
+        let number = file.file_name().to_str().and_then(|name| name.strip_suffix(SUFFIX)?.parse::<u64>().ok());
+        let Some(number) = number.filter(|number| *number >= delivered) else { continue };
+        let bytes = match fs::read(file.path()) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                gone_is_none(error)?;
+                continue;
+            }
+        };
+        let mut at = if number == delivered { usize::try_from(up_to).unwrap_or(usize::MAX).min(bytes.len()) } else { 0 };
+        loop {
+            match frame::next(&bytes[at..]) {
+                Found::Entry(entry, _) if key.is_none_or(|key| entry.key == key) => return Ok(true),
+                Found::Entry(_, length) | Found::Damage(length) => at += length,
+                Found::End => break,
+            }
+        }
+    }
+    Ok(false)
+}
+
 fn read_mark(path: &Path) -> (u64, u64) {
     let read = || {
         let note = fs::read(path).ok()?;

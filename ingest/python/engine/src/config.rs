@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use memori_ingest::without_credentials;
 use memori_service::{Secret, Settings};
 use serde::Deserialize;
 
@@ -151,7 +152,7 @@ impl Config {
             ("platform", Some(url)) => {
                 let url = url.expose().trim_end_matches('/').to_owned();
                 if !url.starts_with("http://") && !url.starts_with("https://") {
-                    return Err(ConfigError(format!("the platform's URL is {url:?}; it must begin with http:// or https://")));
+                    return Err(ConfigError(format!("the platform's URL is {}; it must begin with http:// or https://", without_credentials(&url))));
                 }
                 Target::Platform { url, api_key: given.api_key }
             }
@@ -231,6 +232,16 @@ impl Config {
     pub fn target_dir(&self) -> PathBuf {
         let mut hash = blake3::Hasher::new();
         hash.update(self.place().as_bytes());
+        match &self.target {
+            // A place that cannot be shown is told apart by the whole URL.
+            Target::Postgres(url) if self.place().contains('…') => {
+                hash.update(&[1]).update(url.expose().as_bytes());
+            }
+            Target::Platform { url, .. } if self.place().contains('…') => {
+                hash.update(&[1]).update(url.as_bytes());
+            }
+            _ => {}
+        }
         if let Target::Platform { api_key: Some(key), .. } = &self.target {
             hash.update(&[0]).update(key.expose().as_bytes());
         }
@@ -246,15 +257,6 @@ impl Config {
             Target::Platform { url, .. } => format!("the platform at {}", without_credentials(url)),
         }
     }
-}
-
-/// A URL without who logs in, and without its parameters, which may hold a password too.
-fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "a URL".to_owned() };
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    path.map_or_else(|| format!("{scheme}://{host}"), |path| format!("{scheme}://{host}/{path}"))
 }
 
 /// `memori-stream` in the user's data folder.
@@ -299,6 +301,18 @@ mod tests {
         assert_eq!(of(r#"{"mode":"sqlite","data_dir":"/x"}"#), "the SQLite file /x/memori.db");
         let shown = format!("{:?}", Config::read(r#"{"mode":"platform","url":"http://h","api_key":"sesame"}"#).unwrap());
         assert!(!shown.contains("sesame"), "{shown}");
+    }
+
+    #[test]
+    fn no_error_and_no_place_shows_a_password_of_a_url_that_is_none() {
+        for url in ["ftp://me:s3cret@h", "me:s3cret@h", "http:me:s3cret@h"] {
+            let said = refused(&serde_json::json!({"mode": "platform", "url": url}).to_string());
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+        let of = |url: &str| Config::read(&serde_json::json!({"mode": "platform", "url": url, "data_dir": "/x"}).to_string()).unwrap();
+        let (one, other) = (of("http://me:s3c/ret@h"), of("http://me:s3c/ret@i"));
+        assert!(!one.place().contains("s3c") && !one.place().contains("ret"), "{}", one.place());
+        assert_ne!(one.target_dir(), other.target_dir(), "what waits for one never gets to another");
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Method;
 use memori_schemas::Micros;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -26,9 +25,9 @@ use crate::process::{PerProcess, is_exiting};
 use crate::queue::{Full, Queue};
 use crate::reach::Reach;
 use crate::stats::{Dropped, Stats, add};
-use crate::system::{self, System, problem};
+use crate::system::{System, problem};
 use crate::turn::Call;
-use crate::unanswered::Lately;
+use crate::unanswered::{Calls, Lately};
 use crate::{feeder, settle, systems};
 
 /// Threads of the runtime.
@@ -93,7 +92,7 @@ pub struct Engine {
     knobs: Mutex<Knobs>,
     running: Mutex<Option<Arc<Running>>>,
     /// Turns without an answer, by what their retry would be known by.
-    pub(crate) unanswered: Mutex<Lately<[u8; 32], Arc<Call>>>,
+    pub(crate) unanswered: Mutex<Calls<[u8; 32], Arc<Call>>>,
     /// Blocks of turns that may go on, by scope and turn. None: that turn got none.
     pub(crate) blocks: Mutex<Lately<[u8; 32], Option<Arc<str>>>>,
     /// The queue grew.
@@ -175,11 +174,15 @@ impl Engine {
 
     /// What runs, started where it does not. None where the process is about to end, or has no more threads to give.
     pub(crate) fn running(self: &Arc<Self>) -> Option<Arc<Running>> {
+        self.running_although(false)
+    }
+
+    fn running_although(self: &Arc<Self>, exiting: bool) -> Option<Arc<Running>> {
         let mut running = lock(&self.running);
         if let Some(running) = &*running {
             return Some(Arc::clone(running));
         }
-        if is_exiting() {
+        if is_exiting() && !exiting {
             return None;
         }
         let built = Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).thread_name("memori").enable_all().build();
@@ -285,17 +288,6 @@ impl Engine {
         self.system_now()?.quota()
     }
 
-    /// Any route of the front door. A deletion is asked for once all that was captured before is durable: what it removes is what
-    /// came before it.
-    pub async fn request(self: Arc<Self>, method: Method, path: String, body: Option<Bytes>) -> (u16, Bytes) {
-        if method == Method::DELETE {
-            let captured = lock(&self.queue).next_number();
-            self.durable_up_to(captured).await;
-        }
-        let Some(system) = self.system().await else { return (503, problem(503, "memory is closed")) };
-        system::ask(system.router(), method, &path, body).await
-    }
-
     /// What a caller is told whose request had no answer in time.
     #[must_use]
     pub fn too_late(&self) -> (u16, Bytes) {
@@ -327,36 +319,44 @@ impl Engine {
         true
     }
 
-    /// Makes durable what is queued and stops, within `timeout`. What is asked for afterwards starts it again, unless the process is
-    /// about to end.
+    /// Makes durable what is queued and stops, within `timeout`; whether it was made durable. What is asked for afterwards starts it
+    /// again, unless the process is about to end.
     pub fn close(self: &Arc<Self>, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
+        let left = || end.saturating_duration_since(Instant::now());
         let Some(running) = lock(&self.running).clone() else { return lock(&self.queue).events() == 0 };
-        let flushed = self.flush(timeout);
-        let is_last = {
+        let flushed = loop {
+            let flushed = self.flush(left());
             let mut current = lock(&self.running);
-            let is_same = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &running));
-            if is_same {
-                *current = None;
+            if !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &running)) {
+                return flushed;
             }
-            is_same
+            // Whoever captures puts it into the queue first and looks whether this runs then: nothing falls in between. At the end of
+            // the process nobody starts it again.
+            if flushed && is_exiting() && !left().is_zero() && lock(&self.queue).events() > 0 {
+                continue;
+            }
+            *current = None;
+            break flushed;
         };
-        if !is_last {
-            return flushed;
-        }
         running.stop.cancel();
-        let left = end.saturating_duration_since(Instant::now());
         let phase = running.phase.borrow().clone();
         if let Phase::Up(system) = phase {
             let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+            let left = left();
             running.handle.spawn(async move {
                 system.stop(left).await;
                 let _ = sender.send(());
             });
             let _ = receiver.recv_timeout(left);
         }
-        if let Some(runtime) = lock(&running.runtime).take() {
+        let runtime = lock(&running.runtime).take();
+        if let Some(runtime) = runtime {
             runtime.shutdown_background();
+        }
+        // Captured through another handle since: that one goes on.
+        if flushed && lock(&self.queue).events() > 0 {
+            self.running();
         }
         flushed
     }
@@ -368,7 +368,11 @@ impl Engine {
 
     /// Does something with every engine that runs, at the same time.
     fn each_that_runs<T: Send>(work: impl Fn(&Arc<Self>) -> T + Sync) -> Vec<T> {
-        let engines: Vec<Arc<Self>> = Self::all().into_iter().filter(|engine| lock(&engine.running).is_some()).collect();
+        Self::each(|engine| lock(&engine.running).is_some(), work)
+    }
+
+    fn each<T: Send>(which: impl Fn(&Self) -> bool, work: impl Fn(&Arc<Self>) -> T + Sync) -> Vec<T> {
+        let engines: Vec<Arc<Self>> = Self::all().into_iter().filter(|engine| which(engine)).collect();
         match engines.as_slice() {
             [] => Vec::new(),
             [one] => vec![work(one)],
@@ -379,9 +383,14 @@ impl Engine {
         }
     }
 
-    /// [`Engine::close`] for all, each within its own `exit_deadline`.
+    /// [`Engine::close`] for all, each within its own `exit_deadline`; those that were closed and hold what is not durable are
+    /// started for that.
     pub fn close_all() {
-        Self::each_that_runs(|engine| engine.close(engine.config.exit_deadline));
+        let has_work = |engine: &Self| lock(&engine.running).is_some() || lock(&engine.queue).events() > 0;
+        Self::each(has_work, |engine| {
+            engine.running_although(true);
+            engine.close(engine.config.exit_deadline)
+        });
     }
 
     /// [`Engine::flush`] for all, each within its own `exit_deadline`.
@@ -450,17 +459,27 @@ impl Engine {
         match pushed {
             Ok(number) => {
                 add(&self.stats.captured, 1);
-                self.running();
+                // Where the end of the process came in between, nobody will take it any more.
+                if self.running().is_none() && is_exiting() && lock(&self.queue).withdraw(number) {
+                    let (why, words) = (Dropped::Exiting, "the process is about to end");
+                    lock(&self.ledger).failed(member, number, "dropped", why.as_str(), words);
+                    self.dropped(why, words);
+                    return None;
+                }
                 self.grown.notify_one();
                 Some(number)
             }
             Err((why, words)) => {
-                self.stats.dropped(why);
                 lock(&self.ledger).dropped(member, event_id, why.as_str(), words);
-                self.note("dropped", Level::Error, || format!("memory dropped an event: {words} ({})", why.as_str()));
+                self.dropped(why, words);
                 None
             }
         }
+    }
+
+    fn dropped(&self, why: Dropped, words: &str) {
+        self.stats.dropped(why);
+        self.note("dropped", Level::Error, || format!("memory dropped an event: {words} ({})", why.as_str()));
     }
 
     /// How many extractions may run at once, from now on.

@@ -152,6 +152,8 @@ impl Taken<'_> {
         let (engine, now) = (self.engine, Instant::now());
         let mut again = Vec::new();
         let mut why_again = None;
+        // What only the spool has taken says nothing of what is behind it.
+        let is_taken_behind = verdicts.contains(&Verdict::Durable { in_spool: false });
         {
             let mut queue = lock(&engine.queue);
             let mut ledger = lock(&engine.ledger);
@@ -181,7 +183,9 @@ impl Taken<'_> {
         engine.moved.send_modify(|count| *count += 1);
         match why_again {
             None => {
-                lock(&engine.reach).answered();
+                if is_taken_behind && engine.complaint().is_none() {
+                    lock(&engine.reach).answered();
+                }
                 true
             }
             Some(why) => {

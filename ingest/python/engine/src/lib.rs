@@ -15,6 +15,7 @@ pub mod process;
 pub mod queue;
 pub mod reach;
 mod recall;
+mod requests;
 mod settle;
 pub mod stats;
 pub mod system;

@@ -89,6 +89,14 @@ impl Queue {
         }
     }
 
+    /// Takes one back that nobody has taken; whether there was one.
+    pub fn withdraw(&mut self, number: u64) -> bool {
+        let place = self.waiting.iter().rposition(|item| item.number == number);
+        let item = place.and_then(|place| self.waiting.remove(place));
+        self.bytes -= item.as_ref().map_or(0, |item| item.json.len());
+        item.is_some()
+    }
+
     /// Taken ones, in their order, that are to be tried again before anything else.
     pub fn give_back(&mut self, items: Vec<Item>) {
         for item in items.into_iter().rev() {
@@ -162,6 +170,15 @@ mod tests {
         assert_eq!(queue.take(10, 50).len(), 1);
         assert_eq!(queue.take(10, 50).len(), 1);
         assert!(queue.take(10, 50).is_empty());
+    }
+
+    #[test]
+    fn one_that_waits_can_be_withdrawn() {
+        let mut queue = filled(&[10, 20, 30]);
+        let taken = queue.take(1, 100);
+        assert!(!queue.withdraw(taken[0].number), "it is on its way");
+        assert!(queue.withdraw(1) && !queue.withdraw(1));
+        assert_eq!((queue.events(), queue.bytes(), queue.first_unsettled()), (2, 40, 0));
     }
 
     proptest! {

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// A failure that nobody has repeated for that long says nothing any more.
+const STALE_AFTER: Duration = Duration::from_secs(30);
+
 /// Pure; is told of every answer and every failure.
 #[derive(Debug, Default)]
 pub struct Reach {
@@ -11,6 +14,7 @@ pub struct Reach {
 #[derive(Debug)]
 struct Failing {
     since: Instant,
+    last: Instant,
     why: String,
 }
 
@@ -22,14 +26,18 @@ impl Reach {
 
     /// It did not.
     pub fn failed(&mut self, now: Instant, why: impl Into<String>) {
-        let since = self.failing.as_ref().map_or(now, |failing| failing.since);
-        self.failing = Some(Failing { since, why: why.into() });
+        let since = self.fresh(now).map_or(now, |failing| failing.since);
+        self.failing = Some(Failing { since, last: now, why: why.into() });
     }
 
     /// For how long it has not answered, and what it said last.
     #[must_use]
     pub fn away_for(&self, now: Instant) -> Option<(Duration, &str)> {
-        self.failing.as_ref().map(|failing| (now.saturating_duration_since(failing.since), failing.why.as_str()))
+        self.fresh(now).map(|failing| (now.saturating_duration_since(failing.since), failing.why.as_str()))
+    }
+
+    fn fresh(&self, now: Instant) -> Option<&Failing> {
+        self.failing.as_ref().filter(|failing| now.saturating_duration_since(failing.last) < STALE_AFTER)
     }
 }
 
@@ -50,5 +58,8 @@ mod tests {
         assert!(reach.away_for(at(7)).is_none());
         reach.failed(at(8), "refused");
         assert_eq!(reach.away_for(at(9)), Some((Duration::from_secs(1), "refused")));
+        assert!(reach.away_for(at(38)).is_none(), "nobody has asked since");
+        reach.failed(at(40), "timeout");
+        assert_eq!(reach.away_for(at(42)), Some((Duration::from_secs(2), "timeout")));
     }
 }

@@ -27,6 +27,12 @@ pub trait System: Send + Sync + 'static {
     /// Where that takes longer than `patience`: what stands in the way.
     async fn up(&self, patience: Duration) -> Result<(), String>;
 
+    /// Waits until reads and deletions have somebody to answer them, were it to say that it cannot.
+    ///
+    /// # Errors
+    /// Where that takes longer than `patience`: what stands in the way.
+    async fn open(&self, patience: Duration) -> Result<(), String>;
+
     /// Why events or reads do not get to where memory lives, where they do not.
     fn complaint(&self) -> Option<String>;
 
@@ -64,7 +70,21 @@ pub struct StartFailure(pub String);
 
 /// Asks a route of the front door. Never fails: what goes wrong on the way is a 500.
 pub async fn ask(router: Router, method: Method, path: &str, body: Option<Bytes>) -> (u16, Bytes) {
+    ask_within(router, method, path, body, None).await
+}
+
+/// As [`ask`], and says how long the answer is waited for.
+pub(crate) async fn ask_within(
+    router: Router,
+    method: Method,
+    path: &str,
+    body: Option<Bytes>,
+    patience: Option<Duration>,
+) -> (u16, Bytes) {
     let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+    if let Some(patience) = patience {
+        request = request.extension(memori_ingest::Patience(patience));
+    }
     if let Some(body) = &body {
         // Without its length a body would be taken for the largest that may be.
         request = request.header(header::CONTENT_TYPE, "application/json").header(header::CONTENT_LENGTH, body.len());

@@ -3,12 +3,12 @@
 //! Promises: the request that goes out is the one that came, or that with one block in it; a retry is the same turn, with the same
 //! event id and the same block; one turn is one event, captured once; a call that failed is none.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use memori_ingest::wire::{Answer, Capture, Request, Stream, captured_event};
+use memori_ingest::wire::{Answer, Capture, Request, Stream, Surface, captured_event};
 use memori_schemas::Micros;
 use uuid::Uuid;
 
@@ -16,6 +16,11 @@ use crate::ahead;
 use crate::engine::{Engine, Member, lock};
 use crate::recall::{patience, recalled_block};
 use crate::stats::{PassedThrough, add};
+
+/// A body larger than this is not read on the thread of the caller, who may be an event loop.
+pub const LARGE_BODY_BYTES: usize = 256 << 10;
+/// So much of either end of a large body tells it from others, with its length.
+const HASHED_END_BYTES: usize = 64 << 10;
 
 /// On whose behalf a call is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,21 +56,31 @@ pub(crate) struct Call {
     /// The block, once that is decided. None: it goes out as it came.
     block: OnceLock<Option<Arc<str>>>,
     captured: AtomicBool,
+    /// Tries that may still be answered.
+    under_way: AtomicUsize,
 }
 
 /// One try of a call.
 pub struct Turn {
     member: Arc<Member>,
     scope: Scope,
-    request: Request,
+    url_path: String,
+    content_type: Option<String>,
+    surface: Surface,
+    body: Bytes,
+    /// Once it is read. None: it is no conversation that we know.
+    request: OnceLock<Option<Request>>,
     call: Arc<Call>,
     /// By what a retry is known.
     retry_key: [u8; 32],
     stream: Mutex<Option<Stream>>,
+    /// It failed.
+    is_over: AtomicBool,
 }
 
 impl Member {
-    /// The turn that this request makes; none where it is no conversation that we know, or nobody said whom it is about.
+    /// The turn that this request makes; none where it is no conversation that we know, or nobody said whom it is about. What a large
+    /// body is shows later: where it is no conversation, the turn passes it through.
     pub fn begin(
         self: &Arc<Self>,
         scope: Scope,
@@ -79,14 +94,26 @@ impl Member {
             stats.passed_through(PassedThrough::NoEntity);
             return None;
         }
-        let Some(request) = Request::parse(url_path, content_type, &body) else {
+        let surface = Surface::of_path(url_path);
+        let request = OnceLock::new();
+        if surface.is_some() && body.len() <= LARGE_BODY_BYTES {
+            let _ = request.set(Request::parse(url_path, content_type, &body));
+        }
+        let Some(surface) = surface.filter(|_| !matches!(request.get(), Some(None))) else {
             stats.passed_through(PassedThrough::UnknownSurface);
             return None;
         };
-        let retry_key = scope.hash(&[&self.number().to_le_bytes(), url_path.as_bytes(), &body]);
+        let member = self.number().to_le_bytes();
+        let retry_key = if body.len() <= LARGE_BODY_BYTES {
+            scope.hash(&[&member, url_path.as_bytes(), &body])
+        } else {
+            let (head, tail) = (&body[..HASHED_END_BYTES], &body[body.len() - HASHED_END_BYTES..]);
+            scope.hash(&[&member, url_path.as_bytes(), &body.len().to_le_bytes(), head, tail])
+        };
         let now = Instant::now();
         let mut unanswered = lock(&self.engine().unanswered);
-        let repeated = if retry > 0 { unanswered.get(now, &retry_key) } else { None };
+        let is_over = |call: &Arc<Call>| call.under_way.load(Ordering::SeqCst) == 0;
+        let repeated = if retry > 0 { unanswered.again(now, retry_key, retry, is_over) } else { None };
         let call = match repeated {
             Some(call) => {
                 add(&stats.retries, 1);
@@ -99,13 +126,27 @@ impl Member {
                     began_at: Micros::now(),
                     block: OnceLock::new(),
                     captured: AtomicBool::new(false),
+                    under_way: AtomicUsize::new(0),
                 });
-                unanswered.keep(now, retry_key, Arc::clone(&call));
+                unanswered.began(now, retry_key, Arc::clone(&call));
                 call
             }
         };
+        call.under_way.fetch_add(1, Ordering::SeqCst);
         drop(unanswered);
-        Some(Turn { member: Arc::clone(self), scope, request, call, retry_key, stream: Mutex::default() })
+        Some(Turn {
+            member: Arc::clone(self),
+            scope,
+            url_path: url_path.to_owned(),
+            content_type: content_type.map(str::to_owned),
+            surface,
+            body,
+            request,
+            call,
+            retry_key,
+            stream: Mutex::default(),
+            is_over: AtomicBool::new(false),
+        })
     }
 }
 
@@ -125,17 +166,38 @@ impl Turn {
     /// The request as it came.
     #[must_use]
     pub fn original(&self) -> &Bytes {
-        self.request.body()
+        &self.body
+    }
+
+    /// The request, read where it was not yet.
+    fn request(&self) -> Option<&Request> {
+        let read = || {
+            let request = Request::parse(&self.url_path, self.content_type.as_deref(), &self.body);
+            if request.is_none() {
+                self.engine().stats.passed_through(PassedThrough::UnknownSurface);
+            }
+            request
+        };
+        self.request.get_or_init(read).as_ref()
+    }
+
+    /// As [`Turn::request`], for whoever must not be kept.
+    async fn read(self: &Arc<Self>) {
+        if self.request.get().is_none() {
+            let turn = Arc::clone(self);
+            let _ = tokio::task::spawn_blocking(move || turn.request().is_some()).await;
+        }
     }
 
     /// The body to send, where that is known without asking anybody.
     #[must_use]
     pub fn decided(&self) -> Option<Bytes> {
+        let Some(request) = self.request() else { return Some(self.body.clone()) };
         if let Some(block) = self.call.block.get() {
             return Some(self.with(block.as_deref()));
         }
         let engine = self.engine();
-        if self.request.query().is_empty() {
+        if request.query().is_empty() {
             engine.stats.passed_through(PassedThrough::NoQuery);
             return Some(self.decide(None));
         }
@@ -144,7 +206,7 @@ impl Turn {
             return Some(self.decide(None));
         };
         // Let go of before the block is decided, which takes it again.
-        let of_turn = if self.request.is_within_turn() { lock(&engine.blocks).get(Instant::now(), &key) } else { None };
+        let of_turn = if request.is_within_turn() { lock(&engine.blocks).get(Instant::now(), &key) } else { None };
         if let Some(block) = of_turn {
             if block.is_some() {
                 add(&engine.stats.injected, 1);
@@ -156,11 +218,13 @@ impl Turn {
 
     /// The body to send, within the recall deadline.
     pub async fn inject(self: Arc<Self>) -> Bytes {
+        self.read().await;
         if let Some(body) = self.decided() {
             return body;
         }
+        let Some(request) = self.request() else { return self.body.clone() };
         let engine = self.engine();
-        let block = match recalled_block(engine, &self.scope.entity_id, self.request.query()).await {
+        let block = match recalled_block(engine, &self.scope.entity_id, request.query()).await {
             Ok(block) => {
                 add(&engine.stats.injected, 1);
                 Some(block)
@@ -182,9 +246,10 @@ impl Turn {
         body.unwrap_or_else(|| self.too_late())
     }
 
-    /// As [`Turn::inject`]; `done` is called exactly once.
+    /// As [`Turn::inject`]; `done` is called exactly once. A large body is neither read nor written on the caller's thread.
     pub fn inject_then(self: &Arc<Self>, done: impl FnOnce(Bytes) + Send + 'static) {
-        if let Some(body) = self.decided() {
+        let is_large = self.body.len() > LARGE_BODY_BYTES;
+        if let Some(body) = (!is_large).then(|| self.decided()).flatten() {
             return done(body);
         }
         let turn = Arc::clone(self);
@@ -199,6 +264,11 @@ impl Turn {
         if self.call.block.get().is_none() {
             self.engine().stats.passed_through(PassedThrough::Deadline);
         }
+        if self.request.get().is_none() {
+            // Still being read.
+            self.call.block.get_or_init(|| None);
+            return self.body.clone();
+        }
         self.decide(None)
     }
 
@@ -212,38 +282,50 @@ impl Turn {
     }
 
     fn with(&self, block: Option<&str>) -> Bytes {
-        let placed = block.and_then(|block| self.request.with_block(block));
-        placed.unwrap_or_else(|| self.request.body().clone())
+        let placed = block.and_then(|block| self.request()?.with_block(block));
+        placed.unwrap_or_else(|| self.body.clone())
     }
 
     fn turn_key(&self) -> Option<[u8; 32]> {
-        self.request.turn_key().map(|key| self.scope.hash(&[&key]))
+        self.request()?.turn_key().map(|key| self.scope.hash(&[&key]))
     }
 
     /// A whole answer. Anything but success leaves the turn open for a retry.
     pub fn answer(&self, status: u16, body: &[u8], latency_ms: f64) {
         if (200..300).contains(&status) {
-            self.captured(&Answer::read(self.request.surface(), body), latency_ms);
+            self.captured(&Answer::read(self.surface, body), latency_ms);
+        } else {
+            self.failed();
         }
     }
 
     /// The next bytes of a streamed answer.
     pub fn feed(&self, piece: &[u8]) {
         let mut stream = lock(&self.stream);
-        stream.get_or_insert_with(|| Stream::new(self.request.surface())).feed(piece);
+        stream.get_or_insert_with(|| Stream::new(self.surface)).feed(piece);
     }
 
     /// The stream is over; `complete`: its last byte was seen.
     pub fn end(&self, status: u16, complete: bool, latency_ms: f64) {
         let stream = lock(&self.stream).take();
         if (200..300).contains(&status) {
-            let stream = stream.unwrap_or_else(|| Stream::new(self.request.surface()));
+            let stream = stream.unwrap_or_else(|| Stream::new(self.surface));
             self.captured(&stream.finish(complete), latency_ms);
+        } else {
+            self.failed();
+        }
+    }
+
+    /// This try gets no answer any more; a retry may take its place.
+    fn failed(&self) {
+        if !self.is_over.swap(true, Ordering::SeqCst) {
+            self.call.under_way.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
     fn captured(&self, answer: &Answer, latency_ms: f64) {
         let engine = self.engine();
+        let Some(request) = self.request() else { return };
         let capture = Capture {
             event_id: &self.call.event_id,
             entity_id: &self.scope.entity_id,
@@ -253,12 +335,12 @@ impl Turn {
             latency_ms,
             metadata: &[],
         };
-        let Some(event) = captured_event(&self.request, answer, &capture) else { return };
+        let Some(event) = captured_event(request, answer, &capture) else { return };
         if self.call.captured.swap(true, Ordering::SeqCst) {
             return;
         }
         let call = &self.call;
-        lock(&engine.unanswered).forget_if(&self.retry_key, |kept| Arc::ptr_eq(kept, call));
+        lock(&engine.unanswered).ended(Instant::now(), &self.retry_key, |kept| Arc::ptr_eq(kept, call));
         if answer.cut.is_some() {
             add(&engine.stats.cut, 1);
         }
@@ -266,5 +348,11 @@ impl Turn {
         if let (Some(number), Some(_)) = (queued, self.call.block.get()) {
             ahead::read(engine, &self.scope.entity_id, self.request.query(), number, &self.call.event_id);
         }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.failed();
     }
 }

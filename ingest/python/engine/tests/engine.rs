@@ -98,8 +98,8 @@ fn what_is_captured_is_applied_recalled_and_injected() {
 
     // A deletion comes after what was captured before it; a closed engine starts anew.
     alice.capture(br#"{"entity_id":"alice","messages":[{"role":"user","content":"I have a cat."}]}"#).unwrap();
-    let erased = engine.block_on(PATIENCE, Arc::clone(&engine).request(Method::DELETE, "/v1/entities/alice".to_owned(), None));
-    assert_eq!(erased.unwrap().0, 202);
+    let erased = engine.request(Method::DELETE, "/v1/entities/alice".to_owned(), None, PATIENCE);
+    assert_eq!(erased.0, 202);
     assert!(wait(&alice, Some(PATIENCE)), "erased is nothing to wait for: {:?}", alice.failures());
     assert!(engine.close(PATIENCE));
     assert_eq!(stats(&engine)["phase"], "closed");

@@ -83,6 +83,10 @@ impl System for Embedded {
         if matches!(up, Ok(Ok(_))) { Ok(()) } else { Err(self.complaint().unwrap_or_else(|| "it is not up yet".to_owned())) }
     }
 
+    async fn open(&self, patience: Duration) -> Result<(), String> {
+        self.up(patience).await
+    }
+
     fn complaint(&self) -> Option<String> {
         match &*self.state.borrow() {
             State::Opening(Some(why)) => return Some(why.clone()),

@@ -76,7 +76,12 @@ pub(super) async fn start(config: &Config, url: &str, api_key: Option<&Secret>) 
             ..IngestConfig::default()
         },
     };
-    let spool = SpoolConfig { folder: slot.folder.clone(), max_bytes: config.spool_max_bytes, shutdown: replay_stop.clone() };
+    let spool = SpoolConfig {
+        folder: slot.folder.clone(),
+        max_bytes: config.spool_max_bytes,
+        shutdown: replay_stop.clone(),
+        beside: Some(spools.clone()),
+    };
     let door = IngestState::start_with_spool(parts, Some(spool)).await.map_err(|error| StartFailure(error.to_string()))?;
     let (degraded, spooled) = (Box::new(door.degraded()), Box::new(door.spooled()));
     let adopting = adopt(spools, config.spool_max_bytes, log.producer(), async |_| {}, replay_stop.clone());
@@ -107,6 +112,11 @@ impl System for Remote {
         };
         let late = || self.complaint().unwrap_or_else(|| "it does not answer".to_owned());
         tokio::time::timeout(patience, up).await.map_err(|_| late())
+    }
+
+    /// Reads go to the platform, whatever waits here.
+    async fn open(&self, _patience: Duration) -> Result<(), String> {
+        Ok(())
     }
 
     fn complaint(&self) -> Option<String> {
