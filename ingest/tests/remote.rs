@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use common::{Answer, Door, FakeLog, FakeWriter, event};
 use http::StatusCode;
 use memori_ingest::remote::{Platform, RemoteLog};
+use memori_ingest::spool::Spool;
 use memori_ingest::{IngestConfig, IngestParts, IngestState, Lookup, SpoolConfig, WriterBackend, app};
 use memori_service::Secret;
 use memori_service::auth::KeyRing;
@@ -29,6 +30,8 @@ enum Mode {
     Garbage,
     Broken,
     Quota,
+    /// Somebody on the way has enough.
+    Crowded,
     TooLarge,
 }
 
@@ -59,6 +62,7 @@ async fn scripted(State(stub): State<Arc<Stub>>, request: Request, next: Next) -
         Mode::Garbage => "<html>welcome to the captive portal</html>".into_response(),
         Mode::Broken => (StatusCode::INTERNAL_SERVER_ERROR, "stack trace").into_response(),
         Mode::Quota => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "{}").into_response(),
+        Mode::Crowded => (StatusCode::TOO_MANY_REQUESTS, "slow down").into_response(),
         Mode::TooLarge if is_post && request.headers()["content-length"].to_str().unwrap().parse::<usize>().unwrap() > 300 => {
             StatusCode::PAYLOAD_TOO_LARGE.into_response()
         }
@@ -96,7 +100,12 @@ impl Setup {
             extracting: None,
             config,
         };
-        let spool = SpoolConfig { folder: folder.path().to_owned(), max_bytes: 1 << 20, shutdown: stop.clone(), beside: Some(beside.path().to_owned()) };
+        let spool = SpoolConfig {
+            folder: folder.path().to_owned(),
+            max_bytes: 1 << 20,
+            shutdown: stop.clone(),
+            beside: Some(beside.path().to_owned()),
+        };
         let state = IngestState::start_with_spool(parts, Some(spool)).await.unwrap();
         let door = Door { log: FakeLog::new(), writer: FakeWriter::default(), app: app(state) };
         Self { platform, stub, door, remote, _folder: folder, beside, stop }
@@ -263,6 +272,66 @@ async fn a_platform_that_is_away_at_the_start_is_found_later() {
     assert_eq!(durable_in(&setup.door.post("/v1/events", &event("a", "alice", "1")).await), "spool");
     setup.set(Mode::Up);
     setup.until_arrived(&["a"]).await;
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_what_came_before_it() {
+    let setup = Setup::new(Mode::Up, KEY).await;
+    setup.door.post("/v1/events", &event("a", "alice", "1")).await.ok(202);
+    let delete = async |path: &str, patience_ms: u64| {
+        let mut request = common::json_request("DELETE", path, String::new());
+        request.extensions_mut().insert(memori_ingest::Patience(Duration::from_millis(patience_ms)));
+        setup.door.send(request).await
+    };
+    let (alice, bob, fact) = ("/v1/entities/alice", "/v1/entities/bob", "/v1/facts/0190f3a0-0000-7000-8000-000000000000");
+    // This key has no right to erase: 403 is the platform's word.
+    delete(alice, 100).await.problem(403);
+
+    setup.set(Mode::Broken);
+    assert_eq!(durable_in(&setup.door.post("/v1/events", &event("b", "alice", "2")).await), "spool");
+    for path in [alice, fact] {
+        let refused = delete(path, 100).await;
+        refused.problem(503);
+        assert!(refused.headers.contains_key("retry-after"));
+        assert!(refused.body["detail"].as_str().unwrap().contains("nothing is deleted"), "{}", refused.body);
+    }
+    let passed_on = String::from_utf8_lossy(&delete(bob, 100).await.bytes).into_owned();
+    assert!(!passed_on.contains("nothing is deleted"), "of him nothing waits: {passed_on}");
+    setup.set(Mode::Up);
+    delete(alice, 20_000).await.problem(403);
+    assert_eq!(setup.platform.log.event_ids(), ["a", "b"], "delivered before the deletion was passed on");
+
+    // What a process that is gone, or another one, has not delivered yet.
+    let mut left = setup.platform.log.events().remove(0);
+    left.tenant = "default".to_owned();
+    let folder = setup.beside.path().join("7");
+    let spool = Spool::open(&folder, 1 << 20, |_| {}).unwrap();
+    assert!(spool.append(vec![left], None).await.iter().all(Result::is_ok));
+    delete(alice, 100).await.problem(503);
+    delete(fact, 100).await.problem(503);
+    delete(bob, 100).await.problem(403);
+    std::fs::remove_dir_all(&folder).unwrap();
+    delete(alice, 100).await.problem(403);
+}
+
+#[tokio::test]
+async fn only_who_says_so_speaks_of_quota() {
+    let setup = Setup::new(Mode::Up, KEY).await;
+    setup.set(Mode::Crowded);
+    assert_eq!(durable_in(&setup.door.post("/v1/events", &event("a", "alice", "1")).await), "spool");
+    assert_eq!(setup.remote.quota(), None, "it is a pause, no more");
+    let setup = Setup::new(Mode::Up, KEY).await;
+    setup.set(Mode::Quota);
+    assert_eq!(durable_in(&setup.door.post("/v1/events", &event("a", "alice", "1")).await), "spool");
+    assert!(setup.remote.quota().is_some());
+}
+
+#[test]
+fn a_url_that_is_none_is_shown_without_its_password() {
+    for url in ["http://me:s3cret@[bad", "ftp://me:s3cret@h", "http://me:s3cret@h:x/y"] {
+        let said = Platform::new(url, None).map_or_else(|error| error.to_string(), |platform| format!("{platform:?}"));
+        assert!(!said.contains("s3cret"), "{said}");
+    }
 }
 
 fn axum_request(path: &str, body: &Value) -> http::Request<axum::body::Body> {

@@ -62,11 +62,8 @@ impl Member {
         // A large one is not copied, but held.
         let is_large = body.as_bytes().len() > LARGE_BODY_BYTES;
         let original = is_large.then(|| body.clone().unbind());
-        let body = if is_large {
-            Bytes::from_owner(PyBackedBytes::from(body.clone()))
-        } else {
-            Bytes::copy_from_slice(body.as_bytes())
-        };
+        let body =
+            if is_large { Bytes::from_owner(PyBackedBytes::from(body.clone())) } else { Bytes::copy_from_slice(body.as_bytes()) };
         let begun = guarded(member.engine(), || py.detach(|| member.begin(scope, url_path, content_type, body, retry)));
         begun.flatten().map(|turn| Turn::new(Arc::new(turn), original))
     }

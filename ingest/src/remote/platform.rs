@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use hyper_tls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use memori_service::problem::Problem;
 use memori_service::Secret;
+use memori_service::problem::Problem;
 use tokio::time::Instant;
 
 use super::events::MAX_EVENTS;

@@ -152,7 +152,10 @@ impl Config {
             ("platform", Some(url)) => {
                 let url = url.expose().trim_end_matches('/').to_owned();
                 if !url.starts_with("http://") && !url.starts_with("https://") {
-                    return Err(ConfigError(format!("the platform's URL is {}; it must begin with http:// or https://", without_credentials(&url))));
+                    return Err(ConfigError(format!(
+                        "the platform's URL is {}; it must begin with http:// or https://",
+                        without_credentials(&url)
+                    )));
                 }
                 Target::Platform { url, api_key: given.api_key }
             }
@@ -309,7 +312,8 @@ mod tests {
             let said = refused(&serde_json::json!({"mode": "platform", "url": url}).to_string());
             assert!(!said.contains("s3cret"), "{said}");
         }
-        let of = |url: &str| Config::read(&serde_json::json!({"mode": "platform", "url": url, "data_dir": "/x"}).to_string()).unwrap();
+        let of =
+            |url: &str| Config::read(&serde_json::json!({"mode": "platform", "url": url, "data_dir": "/x"}).to_string()).unwrap();
         let (one, other) = (of("http://me:s3c/ret@h"), of("http://me:s3c/ret@i"));
         assert!(!one.place().contains("s3c") && !one.place().contains("ret"), "{}", one.place());
         assert_ne!(one.target_dir(), other.target_dir(), "what waits for one never gets to another");

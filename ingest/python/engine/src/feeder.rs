@@ -230,6 +230,21 @@ mod tests {
     }
 
     #[test]
+    fn what_only_the_spool_took_is_no_answer_of_what_is_behind_it() {
+        let config = r#"{"mode":"platform","url":"http://h","data_dir":"/nowhere"}"#;
+        let engine = Arc::new(Engine::new(config.to_owned(), crate::Config::read(config).unwrap()));
+        lock(&engine.reach).failed(Instant::now(), "away");
+        let settle = |in_spool: bool| {
+            lock(&engine.queue).push(0, "e".to_owned(), Bytes::from_static(b"{}")).unwrap();
+            let items = lock(&engine.queue).take(1, 10);
+            assert!(Taken { engine: &engine, items }.settle(vec![Verdict::Durable { in_spool }]));
+            lock(&engine.reach).away_for(Instant::now()).is_some()
+        };
+        assert!(settle(true), "still away");
+        assert!(!settle(false));
+    }
+
+    #[test]
     fn a_door_that_does_not_answer_is_asked_again() {
         for (status, body) in [(503, "{}"), (500, "x"), (200, "x"), (429, "{}"), (400, "{}")] {
             assert!(verdicts(2, status, body.as_bytes()).iter().all(|v| matches!(v, Verdict::Again(_))), "{status}");

@@ -134,13 +134,67 @@ impl Member {
     /// Waits until all that it captured is applied; what else ends a wait is in [`settle::wait`]. `done` is called exactly once.
     pub fn wait_then(&self, timeout: Option<Duration>, done: impl FnOnce(bool) + Send + 'static) {
         let (engine, number) = (Arc::clone(self.engine()), self.number());
-        let work = move |left: Option<Duration>| -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        // It ends by itself, and looks at least once, also without any time.
+        let end = timeout.map(|timeout| Instant::now() + timeout);
+        let work = move |_: Option<Duration>| -> Pin<Box<dyn Future<Output = bool> + Send>> {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             Box::pin(settle::wait(Arc::clone(&engine), number, left))
         };
-        // A wait ends by itself a while after its time; looked at once, it is true for who waits for nothing.
-        let end = timeout.map(|timeout| Instant::now() + timeout);
-        let work = move |_: Option<Duration>| work(end.map(|end| end.saturating_duration_since(Instant::now())));
         let done = Box::new(move |applied: Option<bool>| done(applied.unwrap_or(false)));
         self.engine().run_whole(None, Arc::new(work), Arc::new(|applied: Option<&bool>| applied.is_none()), done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_read_waits_for_the_database_and_a_deletion_takes_what_was_spooled_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = json!({
+            "mode": "sqlite", "path": folder.path().join("app.memori.db"), "data_dir": folder.path().join("data"),
+            "embedding": {"kind": "none"},
+        });
+        let engine = Engine::open(&config.to_string()).unwrap();
+        engine.build_here(PATIENCE).unwrap().unwrap();
+        let of_engine = Arc::clone(&engine);
+        let system = engine.block_on(PATIENCE, async move { of_engine.system().await }).flatten().unwrap();
+        let suspended = Arc::clone(&system);
+        assert_eq!(engine.block_on(PATIENCE, async move { suspended.suspend(PATIENCE).await }), Some(true));
+
+        let alice = engine.member();
+        let (_, number) =
+            alice.capture(br#"{"entity_id":"alice","messages":[{"role":"user","content":"I have a cat."}]}"#).unwrap();
+        assert_eq!(engine.block_on(PATIENCE, alice.durable(number.unwrap())), Some(true));
+        let stats: Value = serde_json::from_str(&engine.stats_json()).unwrap();
+        assert_eq!(stats["spooled"], 1, "{stats}");
+        let recall = || {
+            let question = json!({"entity_id": "alice", "query": "What pet do I have?"}).to_string();
+            (Method::POST, "/v1/recall".to_owned(), Some(Bytes::from(question)))
+        };
+        let (method, path, body) = recall();
+        let (status, answer) = engine.request(method, path, body, Duration::from_millis(200));
+        assert_eq!(status, 503);
+        assert!(String::from_utf8_lossy(&answer).contains("app.memori.db"), "{answer:?}");
+
+        let ask = |(method, path, body): (Method, String, Option<Bytes>)| {
+            let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+            engine.request_then(method, path, body, PATIENCE, move |(status, _)| sender.send(status).unwrap());
+            receiver
+        };
+        let (read, deleted) = (ask(recall()), ask((Method::DELETE, "/v1/entities/alice".to_owned(), None)));
+        system.resume();
+        assert_eq!((read.recv_timeout(PATIENCE), deleted.recv_timeout(PATIENCE)), (Ok(200), Ok(202)));
+        assert_eq!(engine.block_on(PATIENCE, alice.wait(Some(PATIENCE))), Some(true), "{:?}", alice.failures());
+        let (method, path, body) = recall();
+        let (status, answer) = engine.request(method, path, body, PATIENCE);
+        assert_eq!(status, 200);
+        assert!(!String::from_utf8_lossy(&answer).contains("cat"), "{answer:?}");
+        engine.close(PATIENCE);
     }
 }

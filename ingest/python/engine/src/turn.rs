@@ -356,3 +356,47 @@ impl Drop for Turn {
         self.failed();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_large_body_is_read_elsewhere_and_passes_through_where_it_is_no_conversation() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = json!({
+            "mode": "sqlite", "path": folder.path().join("app.memori.db"), "data_dir": folder.path(), "recall_deadline_ms": 30_000,
+            "embedding": {"kind": "none"},
+        });
+        let engine = Engine::open(&config.to_string()).unwrap();
+        let alice = Arc::new(engine.member());
+        let scope = || Scope { entity_id: "alice".to_owned(), ..Scope::default() };
+        let begin = |body: &Bytes, retry| alice.begin(scope(), "/v1/chat/completions", None, body.clone(), retry);
+        let padding = "x".repeat(LARGE_BODY_BYTES);
+        let conversation =
+            json!({"messages": [{"role": "system", "content": padding}, {"role": "user", "content": "I like tea."}]});
+        let (conversation, other) = (Bytes::from(conversation.to_string()), Bytes::from(json!({"input": padding}).to_string()));
+        for (body, captured) in [(conversation, 1), (other, 1)] {
+            let turn = Arc::new(begin(&body, 0).unwrap());
+            assert!(turn.request.get().is_none(), "not on this thread");
+            let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+            turn.inject_then(move |body| sender.send((body, std::thread::current().id())).unwrap());
+            let (injected, on) = receiver.recv().unwrap();
+            assert_eq!(
+                (injected.as_ptr(), injected.len()),
+                (body.as_ptr(), body.len()),
+                "nothing is known yet: the very same bytes"
+            );
+            assert_ne!(on, std::thread::current().id());
+            turn.answer(500, b"{}", 1.0);
+            let again = begin(&body, 1).unwrap();
+            assert_eq!(again.event_id(), turn.event_id());
+            again.answer(200, br#"{"choices":[{"message":{"role":"assistant","content":"Noted."}}]}"#, 1.0);
+            assert_eq!(crate::engine::read(&engine.stats.captured), captured);
+        }
+        assert!(alice.begin(scope(), "/v1/embeddings", None, padding.into(), 0).is_none());
+        engine.close(std::time::Duration::from_secs(30));
+    }
+}

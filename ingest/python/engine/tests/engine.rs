@@ -220,3 +220,61 @@ fn a_full_queue_drops_and_says_so() {
     assert!(why.contains("data"), "{why}");
     assert!(!engine.close(Duration::from_millis(200)), "what is queued cannot be made durable");
 }
+
+#[test]
+fn the_same_call_made_twice_at_once_is_two_events_though_both_are_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(&sqlite(folder.path()));
+    let alice = member(&engine);
+    let begin = |retry| alice.begin(scope(), "/v1/chat/completions", None, request("I like tea."), retry).unwrap();
+    let first: Vec<_> = (0..2).map(|_| begin(0)).collect();
+    first.iter().for_each(|turn| turn.answer(500, b"{}", 1.0));
+    let again: Vec<_> = (0..2).map(|_| begin(1)).collect();
+    assert_ne!(again[0].event_id(), again[1].event_id());
+    again.iter().for_each(|turn| turn.answer(200, answer().as_bytes(), 1.0));
+    assert_eq!(stats(&engine)["captured"], 2);
+    assert!(wait(&alice, Some(PATIENCE)), "{:?}", alice.failures());
+    engine.close(PATIENCE);
+}
+
+#[test]
+fn who_is_asked_while_another_handle_closes_the_engine_is_answered_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(&sqlite(folder.path()));
+    let alice = member(&engine);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3 {
+                assert!(engine.close(PATIENCE));
+            }
+            is_over.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        while !is_over.load(std::sync::atomic::Ordering::SeqCst) {
+            alice.capture(br#"{"entity_id":"alice","messages":[{"role":"user","content":"I have a cat."}]}"#).unwrap();
+            let question = json!({"entity_id": "alice", "query": "cat"}).to_string();
+            let (status, said) = engine.request(Method::POST, "/v1/recall".to_owned(), Some(question.into()), PATIENCE);
+            assert_eq!(status, 200, "{said:?}");
+        }
+    });
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    alice.wait_then(Some(PATIENCE), move |applied| sender.send(applied).unwrap());
+    assert_eq!(receiver.recv(), Ok(true), "{:?} {}", alice.failures(), stats(&engine));
+    engine.close(PATIENCE);
+}
+
+#[test]
+fn a_wait_without_a_time_ends_where_the_extractor_has_nobody_to_ask() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = sqlite(folder.path());
+    config["unreachable_after_ms"] = json!(500);
+    config["extractor"] = json!({"kind": "llm", "base_url": "http://127.0.0.1:1/v1", "model": "m"});
+    let engine = open(&config);
+    let alice = member(&engine);
+    alice.capture(br#"{"entity_id":"alice","messages":[{"role":"user","content":"I have a cat."}]}"#).unwrap();
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    alice.wait_then(None, move |applied| sender.send(applied).unwrap());
+    assert_eq!(receiver.recv_timeout(PATIENCE), Ok(false));
+    assert!(alice.failures().is_empty(), "it is still to come: {:?}", alice.failures());
+    engine.close(Duration::from_secs(1));
+}
