@@ -27,6 +27,19 @@ def running_loop() -> AbstractEventLoop | None:
     return loop
 
 
+async def on_a_thread(blocking: Callable[[], T]) -> T:
+    """What `blocking` gives, on a thread of asyncio's, or of anyio's under another loop."""
+    if running_loop() is not None:
+        import asyncio
+
+        return await asyncio.to_thread(blocking)
+    try:
+        import anyio.to_thread
+    except ImportError:
+        raise NoEventLoop("install anyio, or use the blocking twin of this call") from None
+    return await anyio.to_thread.run_sync(blocking)
+
+
 async def completed(
     start: Callable[[Callable[[T], None]], Any],
     blocking: Callable[[], T],
@@ -40,11 +53,7 @@ async def completed(
     """
     loop = running_loop()
     if loop is None:
-        try:
-            import anyio.to_thread
-        except ImportError:
-            raise NoEventLoop("install anyio, or use the blocking twin of this call") from None
-        return await anyio.to_thread.run_sync(blocking)
+        return await on_a_thread(blocking)
 
     future: Future[Any] = loop.create_future()
 

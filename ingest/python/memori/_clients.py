@@ -59,11 +59,21 @@ def _hook_all(client: Any) -> Iterator[Hook]:
                     continue
                 copy, hook = put
                 if copy is not value:
-                    setattr(holder, name, copy)
+                    _put(holder, name, copy)
                 if id(hook) not in found:
                     found.add(id(hook))
                     yield hook
         level = deeper
+
+
+def _put(holder: Any, name: str, copy: Any) -> None:
+    try:
+        setattr(holder, name, copy)
+    except Exception as error:
+        kind = type(holder)
+        raise UnsupportedLLMProviderError(
+            f"{kind.__module__}.{kind.__qualname__} does not let its {name} be replaced ({type(error).__name__}); {SUPPORTED}"
+        ) from error
 
 
 def _held(holder: Any, name: str) -> Any | None:

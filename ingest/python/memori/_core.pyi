@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 __version__: str
 
+def _flush_all() -> bool:
+    """Whether what all engines of this process have queued is durable, each within its `exit_deadline_ms`, all at the same time."""
+
 class Engine:
     """Log, worker, writer and recall in this process, or the way to a platform; shared by all that ask for the same configuration."""
 

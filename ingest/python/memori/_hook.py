@@ -100,35 +100,56 @@ class Hook:
 class _Call:
     """One request on its way."""
 
-    __slots__ = ("_body", "_turn", "began", "may_change")
+    __slots__ = ("_body", "_engine", "_request", "_sent", "_turn", "began", "may_change")
 
-    def __init__(self, turn: Turn, body: bytes, may_change: bool) -> None:
+    def __init__(self, turn: Turn, engine: _runtime.Engine, request: Any, body: bytes, may_change: bool) -> None:
         self._turn = turn
+        self._engine = engine
+        self._request = request
+        self._sent = request
         self._body = body
         self.may_change = may_change
         self.began = 0.0
 
-    def inject(self, request: Any) -> Any:
+    def inject(self) -> Any:
         try:
-            return self._with_body(request, self._turn.inject())
+            self._put(self._turn.inject())
         except Exception as error:
             _runtime.failed("inject", error)
-            return request
+        return self._sent
 
-    async def inject_async(self, request: Any) -> Any:
+    async def inject_async(self) -> Any:
         try:
-            body = await _bridge.completed(self._turn.inject_async, self._turn.inject, _GUARD_S, self._body)
-            return self._with_body(request, body)
+            self._put(await _bridge.completed(self._turn.inject_async, self._turn.inject, _GUARD_S, self._body))
         except Exception as error:
             _runtime.failed("inject", error)
-            return request
+        return self._sent
 
-    def _with_body(self, request: Any, body: bytes) -> Any:
-        if body is self._body or body == self._body:
-            return request
-        length = str(len(body)).encode()
-        headers = [(name, length if name.lower() == b"content-length" else value) for name, value in request.headers.raw]
-        return type(request)(request.method, request.url, headers=headers, content=body, extensions=request.extensions)
+    def _put(self, body: bytes) -> None:
+        if body is not self._body and body != self._body:
+            self._sent = _with_body(self._request, body)
+
+    def hand_back(self, response: Any) -> None:
+        """Has the answer, or what it was redirected from, show the caller's own request: what memory put in is none of theirs."""
+        if self._sent is self._request:
+            return
+        try:
+            for answer in (response, *response.history):
+                shown = answer.request
+                if shown is self._sent:
+                    answer.request = self._request
+                elif shown.content == self._sent.content:
+                    answer.request = _with_body(shown, self._body)
+        except Exception as error:
+            _runtime.failed("hand_back", error)
+
+    def failed(self, error: Exception) -> None:
+        """Has the error show the caller's own request, too."""
+        try:
+            if self._sent is not self._request and getattr(error, "_request", None) is self._sent:
+                error.request = self._request  # type: ignore[attr-defined]
+        except Exception as failure:
+            _runtime.failed("hand_back", failure)
 
     def answered(self, response: Any, streams: bool, watched: type) -> None:
         """Has the core see the answer, now or as it is read through a `watched` stream."""
@@ -144,6 +165,13 @@ class _Call:
                 response.stream = watched(response.stream, watch)
         except Exception as error:
             _runtime.failed("answer", error)
+        self._engine.log_notices()
+
+
+def _with_body(request: Any, body: bytes) -> Any:
+    length = str(len(body)).encode()
+    headers = [(name, length if name.lower() == b"content-length" else value) for name, value in request.headers.raw]
+    return type(request)(request.method, request.url, headers=headers, content=body, extensions=request.extensions)
 
 
 def _begin(hook: Hook, request: Any) -> _Call | None:
@@ -166,10 +194,12 @@ def _begin(hook: Hook, request: Any) -> _Call | None:
         turn = mem.member().begin(
             attribution.named(), request.url.path, content_type, body, int(retry) if retry.isdigit() else 0
         )
+        engine = mem.engine()
+        engine.log_notices()
         if turn is None:
             return None
         signed = headers.get("authorization", "").startswith("AWS4-") or any(name in headers for name in _SIGNED)
-        return _Call(turn, body, may_change=not signed)
+        return _Call(turn, engine, request, body, may_change=not signed)
     except Exception as error:
         _runtime.failed("begin", error)
         return None
@@ -198,9 +228,14 @@ def _send(self: Any, request: Any, *, stream: bool = False, **options: Any) -> A
     if call is None:
         return original.send(request, stream=stream, **options)
     if call.may_change:
-        request = call.inject(request)
+        request = call.inject()
     call.began = time.perf_counter()
-    response = original.send(request, stream=stream, **options)
+    try:
+        response = original.send(request, stream=stream, **options)
+    except Exception as error:
+        call.failed(error)
+        raise
+    call.hand_back(response)
     call.answered(response, stream, self._memori_stream)
     return response
 
@@ -211,9 +246,14 @@ async def _send_async(self: Any, request: Any, *, stream: bool = False, **option
     if call is None:
         return await original.send(request, stream=stream, **options)
     if call.may_change:
-        request = await call.inject_async(request)
+        request = await call.inject_async()
     call.began = time.perf_counter()
-    response = await original.send(request, stream=stream, **options)
+    try:
+        response = await original.send(request, stream=stream, **options)
+    except Exception as error:
+        call.failed(error)
+        raise
+    call.hand_back(response)
     call.answered(response, stream, self._memori_stream)
     return response
 

@@ -42,8 +42,9 @@ class Llm:
             raise InvalidRequestError("register takes the client that makes the calls: mem.llm.register(OpenAI())")
         for client in clients:
             for hook in _clients.register(client):
-                hook.register(self._mem)
-                self._mem._hooks.add(hook)
+                with _runtime.lock():
+                    hook.register(self._mem)
+                    self._mem._hooks.add(hook)
         return self._mem
 
 
@@ -69,9 +70,7 @@ class Storage:
 
     async def build_async(self, timeout: float = 60.0) -> str:
         """`build`, on a thread."""
-        import asyncio
-
-        return await asyncio.to_thread(self.build, timeout)
+        return await _bridge.on_a_thread(lambda: self.build(timeout))
 
 
 class Config:
@@ -172,7 +171,6 @@ class Memori:
             _runtime.keep_inherited(held)
         engine = _runtime.open_engine(self._core_config, self._settings.exit_deadline_ms)
         held = self._native = (_runtime.generation(), engine, engine.native.member())
-        engine.users.add(self)
         return held
 
     def engine(self) -> _runtime.Engine:
@@ -386,27 +384,41 @@ class Memori:
         return self._closed
 
     def close(self) -> None:
-        """Makes what was captured durable and lets the clients go. The engine stops with the last of those that share it."""
-        if self._closed:
-            return
-        self._closed = True
-        for hook in list(self._hooks):
-            hook.unregister(self)
-        if self._native is None or self._native[0] != _runtime.generation():
-            return
-        engine = self._native[1]
-        engine.users.discard(self)
-        if any(not other.closed for other in list(engine.users)):
-            engine.native.flush(self._settings.exit_deadline_ms / 1000)
-            engine.log_notices(now=True)
-        else:
-            engine.stop()
+        """Makes what was captured durable and lets the clients go. The engine goes on for those that share it, and for whoever opens
+        the same memory again, until the process ends."""
+        if self._let_go():
+            self._flush()
+
+    async def aclose(self) -> None:
+        """`close`, without blocking the event loop."""
+        if self._let_go():
+            await _bridge.on_a_thread(self._flush)
+
+    def _let_go(self) -> bool:
+        with _runtime.lock():
+            if self._closed:
+                return False
+            self._closed = True
+            for hook in self._hooks:
+                hook.unregister(self)
+        return True
+
+    def _flush(self) -> None:
+        held = self._native
+        if held is not None and held[0] == _runtime.generation():
+            held[1].flush()
 
     def __enter__(self) -> Memori:  # noqa: PYI034 (typing has Self from 3.11 on)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Memori:  # noqa: PYI034
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     def __repr__(self) -> str:
         where = self._core_config.get("path") or self._core_config["mode"]
@@ -461,7 +473,12 @@ def _core_config(conn: Any, settings: _settings.Settings) -> dict[str, Any]:
             "data_dir": _settings.folder_for(settings, f"platform:{url}:{settings.api_key}"),
         }
     else:
-        place = {"mode": "sqlite", "path": None, "data_dir": settings.data_dir or str(_settings.user_data_dir())}
+        folder = Path(settings.data_dir) if settings.data_dir is not None else _settings.user_data_dir()
+        try:
+            _settings.make_private(folder)
+        except OSError:
+            pass  # the core says what is wrong with it, and calls go on without memory
+        place = {"mode": "sqlite", "path": None, "data_dir": str(folder)}
     for name in (
         "recall_deadline_ms",
         "token_budget",

@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from ._errors import ConfigurationError
 
 if TYPE_CHECKING:
     from . import _core
-    from ._memori import Memori
 
 logger = logging.getLogger("memori")
 
@@ -33,7 +31,6 @@ class Engine:
         self.native = native
         self.generation = generation
         self.exit_deadline_ms = exit_deadline_ms
-        self.users: weakref.WeakSet[Memori] = weakref.WeakSet()
         self._notices_at = 0.0
 
     def log_notices(self, now: bool = False) -> None:
@@ -48,16 +45,24 @@ class Engine:
         except Exception as error:
             failed("notices", error)
 
-    def stop(self) -> None:
-        """Makes what is queued durable, in bounded time, and lets the engine go."""
-        with _lock:
-            if _engines.get(self.config) is self:
-                del _engines[self.config]
+    def flush(self) -> None:
+        """Makes what is queued durable, in bounded time; says so and counts it where that was not possible."""
+        durable = False
         try:
-            self.native.close(self.exit_deadline_ms / 1000)
+            durable = self.native.flush(self.exit_deadline_ms / 1000)
         except Exception as error:
-            failed("close", error)
+            failed("flush", error)
         self.log_notices(now=True)
+        if not durable:
+            _not_durable("closing", self.exit_deadline_ms)
+
+
+def _not_durable(when: str, deadline_ms: int) -> None:
+    count(
+        "not_durable",
+        f"{when}: what was captured last is not durable after {deadline_ms} ms (exit_deadline_ms), and is lost when the process ends; "
+        "stats() says what is away",
+    )
 
 
 _lock = threading.RLock()
@@ -88,6 +93,11 @@ def open_engine(config: dict[str, Any], exit_deadline_ms: int) -> Engine:
         return engine
 
 
+def lock() -> threading.RLock:
+    """For what several threads may register and close at once; another one after a fork."""
+    return _lock
+
+
 def generation() -> int:
     """How many forks lie between the process that loaded this and the one that runs it."""
     return _generation
@@ -113,9 +123,29 @@ def _stop_at_exit() -> None:
 
 
 def _stop_all() -> None:
-    for engine in list(_engines.values()):
-        if engine.generation == _generation:
-            engine.stop()
+    with _lock:
+        engines = [engine for engine in _engines.values() if engine.generation == _generation]
+        _engines.clear()
+    if not engines:
+        return
+    from . import _core
+
+    # All at once: one that is away takes nothing of the others' time, and all together take no longer than the longest may.
+    deadline_ms = max(engine.exit_deadline_ms for engine in engines)
+    end = time.monotonic() + deadline_ms / 1000
+    durable = False
+    try:
+        durable = _core._flush_all()
+    except Exception as error:
+        failed("flush", error)
+    for engine in engines:
+        try:
+            engine.native.close(max(0.0, end - time.monotonic()))
+        except Exception as error:
+            failed("close", error)
+        engine.log_notices(now=True)
+    if not durable:
+        _not_durable("the process ends", deadline_ms)
 
 
 def _after_in_child() -> None:

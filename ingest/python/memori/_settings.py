@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,14 +187,51 @@ def folder_for(settings: Settings, identity: str) -> str:
     name = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
     chosen = base / "sdk" / name
     try:
-        chosen.mkdir(parents=True, exist_ok=True)
+        make_private(chosen)
     except OSError:
         if settings.data_dir is not None:
             raise ConfigurationError(f"data_dir {base} cannot be written to; choose another folder") from None
         # A user without a home (a container's) still gets a spool, for as long as the machine keeps its temporary files.
-        chosen = Path(tempfile.gettempdir()) / f"memori-stream-{_user()}" / name
-        chosen.mkdir(parents=True, exist_ok=True, mode=0o700)
+        chosen = _temporary() / name
+        make_private(chosen)
     return str(chosen)
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder, and what is missing above it, that nobody else reads: conversations lie in it."""
+    if folder.is_dir():
+        return
+    for missing in reversed([folder, *folder.parents]):
+        try:
+            missing.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        except OSError:
+            if not missing.is_dir():
+                raise
+    if not folder.is_dir():
+        raise NotADirectoryError(str(folder))
+
+
+def _temporary() -> Path:
+    """This user's folder among the temporary ones. Anybody may have made one of that name before: such a one is not taken."""
+    known = Path(tempfile.gettempdir()) / f"memori-stream-{_user()}"
+    try:
+        known.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError:
+        raise ConfigurationError("there is no folder to spool in: set data_dir to one that can be written to") from None
+    found = known.lstat()
+    mine = getattr(os, "getuid", lambda: found.st_uid)() == found.st_uid
+    if stat.S_ISDIR(found.st_mode) and mine and (os.name == "nt" or not found.st_mode & 0o077):
+        return known
+    fresh = tempfile.mkdtemp(prefix=f"memori-stream-{_user()}-")
+    warnings.warn(
+        f"{known} is not this user's alone, so memory spools in {fresh}, where the next process does not look; set data_dir",
+        stacklevel=6,
+    )
+    return Path(fresh)
 
 
 def _user() -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import ssl
+import stat
+import sys
+import tempfile
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from memori import ConfigurationError, UnsupportedDatabaseError
+from memori import ConfigurationError, Memori, UnsupportedDatabaseError
 from memori import _database as database
 from memori import _settings as settings
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -89,6 +93,73 @@ def on(url: str) -> Any:
 )  # fmt: skip
 def test_postgres_keeps_all_that_postgres_knows(url: str, ours: str) -> None:
     assert database.find(on(url)) == database.Target("postgres", url=ours)
+
+
+def connecting(url: str, connect_args: dict[str, Any], **options: Any) -> Any:
+    """A real engine, over a driver that is not installed."""
+    driver = ModuleType("driver")
+    for name in ("Error", "NUMBER", "DATETIME", "STRING", "ROWID", "BINARY"):
+        setattr(driver, name, type(name, (Exception,), {}))
+    driver.paramstyle = "pyformat"  # type: ignore[attr-defined]
+    driver.__version__ = "2.9.9"  # type: ignore[attr-defined]
+    driver.extras = ModuleType("extras")  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "psycopg2", driver)
+        return create_engine(url, module=driver, connect_args=connect_args, **options)
+
+
+URL = "postgresql+psycopg2://me@db/app"
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        ({}, "postgres://me@db/app"),
+        ({"connect_timeout": 3, "keepalives": 1}, "postgres://me@db/app"),
+        ({"user": "ann", "password": "p@ss/word"}, "postgres://ann:p%40ss%2Fword@db/app"),
+        ({"host": "other", "port": 6543, "dbname": "shop"}, "postgres://me@other:6543/shop"),
+        ({"host": "::1"}, "postgres://me@[::1]/app"),
+        ({"host": "/run/pg", "port": 6543}, "postgres://me@/app?host=%2Frun%2Fpg&port=6543"),
+        ({"sslmode": "verify-full", "sslrootcert": "/ca.pem"}, "postgres://me@db/app?sslmode=verify-full&sslrootcert=%2Fca.pem"),
+        ({"ssl": True}, "postgres://me@db/app?sslmode=require"),
+        ({"ssl": "verify-ca"}, "postgres://me@db/app?sslmode=verify-ca"),
+        ({"application_name": "shop"}, "postgres://me@db/app?application_name=shop"),
+    ],
+)  # fmt: skip
+def test_what_connect_args_say_holds(given: dict[str, Any], ours: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert database.find(connecting(URL, given)).url == ours
+
+
+@pytest.mark.parametrize(("checks_name", "mode"), [(True, "verify-full"), (False, "verify-ca")])
+def test_an_ssl_context_s_demands_hold_though_its_certificates_cannot_be_read(checks_name: bool, mode: str) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = checks_name
+    with pytest.warns(UserWarning, match="SSL context"):
+        assert database.find(connecting(URL, {"ssl_context": context})).url == f"postgres://me@db/app?sslmode={mode}"
+
+
+def test_an_ssl_context_that_checks_nothing_asks_for_encryption() -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    assert database.find(connecting(URL, {"ssl": context})).url == "postgres://me@db/app?sslmode=require"
+
+
+def test_what_cannot_be_taken_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="passfile, service"):
+        assert database.find(connecting(URL, {"service": "x", "passfile": "y"})).url == "postgres://me@db/app"
+    with pytest.warns(UserWarning, match="password"):
+        database.find(connecting(URL, {"password": lambda: "token"}))
+    with pytest.warns(UserWarning, match="creator"):
+        assert database.find(connecting(URL, {"host": "x"}, creator=lambda: None)).url == "postgres://me@db/app"
+    with pytest.warns(UserWarning, match="creator"):
+        database.find(create_engine("sqlite:///app.db", creator=lambda: None))
+    engine = connecting(URL, {"host": "other"})
+    event.listen(engine, "do_connect", lambda *_: None)
+    with pytest.warns(UserWarning, match="do_connect"):
+        assert database.find(engine).url == "postgres://me@other/app"
 
 
 def test_a_place_is_named_without_its_password() -> None:
@@ -174,6 +245,62 @@ def test_what_is_spooled_for_one_place_is_not_in_another_s_folder(tmp_path: Path
     folders = {settings.folder_for(chosen, identity) for identity in ("a", "b", "a")}
     assert len(folders) == 2
     assert all(os.path.isdir(folder) for folder in folders)
+
+
+def mode_of(folder: Path) -> int:
+    return stat.S_IMODE(folder.stat().st_mode)
+
+
+def test_folders_that_hold_conversations_are_the_user_s_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        base = tmp_path / "new" / "data"
+        folder = Path(settings.folder_for(read(data_dir=base), "a"))
+        Memori(data_dir=tmp_path / "other" / "data", embedding="none")
+    finally:
+        os.umask(before)
+    made = [folder, folder.parent, base, base.parent, tmp_path / "other" / "data", tmp_path / "other"]
+    assert [mode_of(path) for path in made] == [0o700] * 6
+
+
+def unwritable_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leaves nothing but the folder for temporary files, and gives the user's in there."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "tmp" / f"memori-stream-{os.getuid()}"
+
+
+def test_without_a_home_the_spool_is_among_the_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = unwritable_home(tmp_path, monkeypatch)
+    first, second = (settings.folder_for(read(), "a") for _ in range(2))
+    assert first == second
+    assert Path(first).parent == known
+    assert (mode_of(known), mode_of(Path(first))) == (0o700, 0o700)
+
+
+@pytest.mark.parametrize("planted", ["open", "link", "somebody's"])
+def test_a_folder_that_somebody_else_prepared_is_not_taken(
+    planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = unwritable_home(tmp_path, monkeypatch)
+    if planted == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        known.symlink_to(tmp_path / "elsewhere")
+    else:
+        known.mkdir(mode=0o700)
+    if planted == "open":
+        known.chmod(0o777)
+    if planted == "somebody's":
+        own = os.getuid()
+        monkeypatch.setattr(settings, "_user", lambda: str(own))
+        monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    with pytest.warns(UserWarning, match="not this user's alone"):
+        chosen = Path(settings.folder_for(read(), "a"))
+    assert chosen.parent != known
+    assert mode_of(chosen.parent) == 0o700
+    assert not list(known.iterdir())
 
 
 def test_the_default_folder_is_the_one_of_the_command_line() -> None:
