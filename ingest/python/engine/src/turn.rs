@@ -346,7 +346,7 @@ impl Turn {
         }
         let queued = engine.capture(self.member.number(), &self.call.event_id, event.into());
         if let (Some(number), Some(_)) = (queued, self.call.block.get()) {
-            ahead::read(engine, &self.scope.entity_id, self.request.query(), number, &self.call.event_id);
+            ahead::read(engine, &self.scope.entity_id, request.query(), number, &self.call.event_id);
         }
     }
 }
