@@ -56,6 +56,8 @@ impl<'s> Distributed<'s> {
             ("MEMORI__AUTH__KEYS_FILE", &keys_file),
             ("MEMORI__AUTH__INTERNAL_TOKEN", "between-ingest-and-writer"),
             ("MEMORI__INGEST__SPOOL_DIR", &spool),
+            // An audit expects the writer's word on known ids, also of a busy machine; by default the door does not wait so long.
+            ("MEMORI__INGEST__LOOKUP_TIMEOUT_MS", "2000"),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
