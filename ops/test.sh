@@ -44,7 +44,7 @@ if [ $# = 0 ]; then
   # End-to-end tests run the real programs; the Python package's tests, the module.
   "${CARGO:-cargo}" build --locked --workspace
   export MEMORI_TEST_BINARIES=built
-  "${CARGO:-cargo}" test --locked --workspace
+  "${CARGO:-cargo}" test --locked --workspace --no-fail-fast
   "$here/python.sh"
 else
   "${CARGO:-cargo}" test --locked "$@"
