@@ -22,6 +22,9 @@ const MARGIN: Duration = Duration::from_millis(25);
 /// What a caller waits for, made anew for each try; given the time that is left.
 type Work<T> = dyn Fn(Option<Duration>) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + Sync;
 
+/// Whether what came of a try is that of an engine which was closed beneath it.
+type IsCut<T> = dyn Fn(Option<&T>) -> bool + Send + Sync;
+
 /// A request to the front door.
 struct Asked {
     method: Method,
@@ -91,7 +94,7 @@ impl Engine {
         self: &Arc<Self>,
         end: Option<Instant>,
         work: Arc<Work<T>>,
-        is_cut: Arc<dyn Fn(Option<&T>) -> bool + Send + Sync>,
+        is_cut: Arc<IsCut<T>>,
         done: Box<dyn FnOnce(Option<T>) + Send>,
     ) {
         let running = self.running();
