@@ -125,7 +125,7 @@ fn what_a_turn_added_is_read_in_ahead_of_the_next() {
     let began = Instant::now();
     while stats(&engine)["read_ahead"] == 0 || stats(&engine)["reading_ahead"] != 0 {
         assert!(began.elapsed() < PATIENCE, "{}", stats(&engine));
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::yield_now();
     }
     assert_eq!(stats(&engine)["read_ahead"], 1, "what nobody recalled for is not");
     assert!(wait(&alice, Some(PATIENCE)));
