@@ -59,7 +59,8 @@ check() {
     echo "$name" >>"$failed"
     cat "$log" >&2
   fi
-  echo "$name: $(tail -n 1 "$log")"
+  # pytest's count, behind which a dying process may still have said something
+  echo "$name: $(grep -E '^[0-9]+ (passed|failed|skipped|error|deselected)' "$log" | tail -n 1)"
 }
 
 # Each in a process group of its own, so that an interrupt ends all that they started.
