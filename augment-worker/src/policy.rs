@@ -1,25 +1,68 @@
 //! What a record is, and whether a failed one is tried again: decisions without I/O and without a clock.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use memori_event_log::TopicPartition;
 use memori_event_log::backoff::Backoff;
+use memori_event_log::driver::{Reading, Windowing};
+use memori_event_log::{LogRecord, TopicPartition};
 use memori_schemas::framing::{self, FramingError};
-use memori_schemas::{ConversationEvent, DeadLetterClass, LogRecordBody, ids};
+use memori_schemas::{ConversationEvent, DeadLetterClass, LogRecordBody, Message, ids};
+use memori_service::tokens;
 
 /// What stands in a record of a conversation topic.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Incoming {
     /// To be extracted.
-    Event(Box<ConversationEvent>),
+    Event(Arc<ConversationEvent>),
     /// Closes windows; nothing to do where every event is a window of its own.
     Flush,
     /// Never to be extracted.
     Hopeless { class: DeadLetterClass, reason: String, event: Option<Box<ConversationEvent>> },
 }
 
-/// Reads a record.
+/// Reads a record: what it is, whose turn it takes, and what that costs.
+pub(crate) fn reading(record: &LogRecord) -> Reading<Incoming> {
+    let item = incoming(&record.key, &record.payload);
+    let event = match &item {
+        Incoming::Event(event) => Some(&**event),
+        Incoming::Flush => None,
+        Incoming::Hopeless { event, .. } => event.as_deref(),
+    };
+    let tenant = match event {
+        Some(event) => event.tenant.as_str(),
+        None => ids::parse_log_key(&record.key).map_or("", |(tenant, _)| tenant),
+    };
+    Reading {
+        tenant: Arc::from(tenant),
+        cost: event.map_or(1, cost),
+        bytes: event.map_or(0, memory),
+        window: Windowing::Alone,
+        item,
+    }
+}
+
+/// Estimated tokens of what was said; of parts, with the marks around them.
+fn cost(event: &ConversationEvent) -> u64 {
+    let tokens: usize = event.messages.iter().map(|message| tokens::of_item(&message.content)).sum();
+    u64::try_from(tokens).unwrap_or(u64::MAX).max(1)
+}
+
+/// What an event holds in memory.
+fn memory(event: &ConversationEvent) -> usize {
+    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let messages: usize = event
+        .messages
+        .iter()
+        .map(|message| size_of::<Message>() + message.content.len() + of(&message.message_id) + of(&message.name))
+        .sum();
+    let metadata: usize = event.metadata.iter().map(|entry| size_of_val(entry) + entry.key.len() + entry.value.len()).sum();
+    let names = event.tenant.len() + event.entity_id.len() + event.event_id.len();
+    size_of::<ConversationEvent>() + names + of(&event.process_id) + of(&event.session_id) + messages + metadata
+}
+
+/// Tells what a record is.
 pub(crate) fn incoming(key: &[u8], payload: &[u8]) -> Incoming {
     let hopeless = |class, reason: String| Incoming::Hopeless { class, reason, event: None };
     let body = match framing::decode(payload) {
@@ -35,7 +78,7 @@ pub(crate) fn incoming(key: &[u8], payload: &[u8]) -> Incoming {
         LogRecordBody::Conversation(event) if ids::parse_log_key(key) != Some((&event.tenant, &event.entity_id)) => {
             hopeless(DeadLetterClass::Poison, "the record's key is not that of its event".into())
         }
-        LogRecordBody::Conversation(event) => Incoming::Event(Box::new(event)),
+        LogRecordBody::Conversation(event) => Incoming::Event(Arc::new(event)),
         LogRecordBody::Flush(_) => Incoming::Flush,
         LogRecordBody::Facts(_) | LogRecordBody::EraseEntity(_) | LogRecordBody::ForgetFact(_) | LogRecordBody::DeadLetter(_) => {
             hopeless(DeadLetterClass::UnknownRecord, "a record of another topic".into())
@@ -123,11 +166,14 @@ pub(crate) fn append_backoff() -> Backoff {
 mod tests {
     use std::time::Duration;
 
-    use memori_event_log::{Topic, TopicPartition};
-    use memori_schemas::{DeadLetterClass, Flush, LogRecordBody, Micros, framing, ids};
+    use bytes::Bytes;
+    use memori_event_log::{LogRecord, Topic, TopicPartition};
+    use memori_schemas::{
+        ContentFormat, ConversationEvent, DeadLetterClass, Flush, LogRecordBody, Message, Micros, Role, Supplied, framing, ids,
+    };
     use proptest::prelude::*;
 
-    use super::{Forgiven, Incoming, RetryPolicy, incoming};
+    use super::{Forgiven, Incoming, RetryPolicy, incoming, reading};
 
     const POLICY: RetryPolicy = RetryPolicy {
         max_attempts: 4,
@@ -177,6 +223,52 @@ mod tests {
         let mut foreign = flush(None);
         foreign[3] ^= 0xff;
         assert_eq!(class(&foreign), DeadLetterClass::UnknownRecord);
+    }
+
+    #[test]
+    fn whose_turn_a_record_takes_and_what_it_costs() {
+        let read = |key: &[u8], payload: Vec<u8>| {
+            reading(&LogRecord {
+                source: TopicPartition { topic: Topic::ConversationsLive, partition: 0 },
+                offset: 0,
+                appended_at_ms: 0,
+                key: Bytes::copy_from_slice(key),
+                payload: payload.into(),
+                headers: Vec::new(),
+            })
+        };
+        let said = |content: &str| Message {
+            message_id: None,
+            role: Role::User,
+            name: None,
+            content: content.into(),
+            content_format: ContentFormat::Text,
+            created_at: None,
+        };
+        let event = ConversationEvent {
+            tenant: "acme".into(),
+            entity_id: "e".into(),
+            process_id: None,
+            session_id: None,
+            event_id: "1".into(),
+            content_hash: ids::content_hash("e", None, &[], &[]),
+            occurred_at: Micros(0),
+            accepted_at: Micros(0),
+            messages: vec![said(&"four".repeat(100)), said("four")],
+            metadata: Vec::new(),
+            supplied: Supplied::default(),
+            spooled: false,
+            attempt: 0,
+            origin: None,
+            key_id: None,
+        };
+        let key = ids::log_key("acme", "e");
+        let of_event = read(&key, framing::encode(&LogRecordBody::Conversation(event)).unwrap());
+        assert_eq!((&*of_event.tenant, of_event.cost), ("acme", 100 + 4 + 1 + 4));
+        assert!(of_event.bytes > 404 && matches!(of_event.item, Incoming::Event(_)));
+        let poison = read(&key, b"poison".to_vec());
+        assert_eq!((&*poison.tenant, poison.cost, poison.bytes), ("acme", 1, 0));
+        assert_eq!(&*read(b"no key of ours", b"poison".to_vec()).tenant, "");
     }
 
     #[test]

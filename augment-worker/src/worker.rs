@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use memori_embedding::Embedder;
-use memori_event_log::driver::{KeyedConfig, Levels, LiveBound, RecordHandler, Verdict, Work, run_keyed};
-use memori_event_log::{AppendError, Fence, Log, LogError, LogIdentity, NewRecord, Producer, Topic};
+use memori_event_log::driver::{Held, KeyedConfig, Levels, LiveBound, Reading, RecordHandler, Verdict, Work, run_keyed};
+use memori_event_log::{AppendError, Fence, Log, LogError, LogIdentity, LogRecord, NewRecord, Producer, Topic, TopicPartition};
 use memori_schemas::framing::FramingError;
 use memori_schemas::{ConversationEvent, DeadLetterClass, FactKind, Lane, MessageVector, Micros};
 use memori_service::Settings;
@@ -107,6 +107,7 @@ pub async fn run(
     let keyed = KeyedConfig {
         group: config.group(),
         topics: vec![Topic::ConversationsLive, Topic::ConversationsBackfill],
+        windows: BTreeMap::new(),
         max_concurrency: config.max_concurrency,
         budget_events: config.budget_events,
         budget_bytes: config.budget_bytes,
@@ -128,58 +129,87 @@ struct Handler {
     stop: CancellationToken,
 }
 
+/// One event to work on.
+struct Job<'a> {
+    held: &'a Held<Incoming>,
+    attempt: u32,
+    first_tried_at_ms: i64,
+    fence: Option<&'a Fence>,
+}
+
+impl Job<'_> {
+    fn record(&self) -> &LogRecord {
+        &self.held.record
+    }
+
+    /// What names the event.
+    fn place(&self) -> (TopicPartition, i64) {
+        (self.record().source, self.record().offset)
+    }
+}
+
 #[async_trait]
 impl RecordHandler for Handler {
-    async fn handle(&self, work: Work) -> Verdict {
-        let span = tracing::info_span!("augment", topic = %work.record.source.topic, partition = work.record.source.partition, offset = work.record.offset);
-        if let Some(parent) = work.record.header(trace_context::TRACEPARENT) {
+    type Item = Incoming;
+
+    fn read(&self, record: &LogRecord) -> Reading<Incoming> {
+        policy::reading(record)
+    }
+
+    async fn handle(&self, work: Work<Incoming>) -> Verdict {
+        let [held] = &work.window[..] else { return Verdict::Apart };
+        let job = Job { held, attempt: work.attempt, first_tried_at_ms: work.first_tried_at_ms, fence: work.fence.as_ref() };
+        let record = job.record();
+        let span = tracing::info_span!("augment", topic = %record.source.topic, partition = record.source.partition, offset = record.offset);
+        if let Some(parent) = record.header(trace_context::TRACEPARENT) {
             trace_context::set_parent(&span, parent);
         }
         let onward = trace_context::traceparent_of(&span).or_else(|| {
-            let parent = work.record.header(trace_context::TRACEPARENT)?;
+            let parent = record.header(trace_context::TRACEPARENT)?;
             std::str::from_utf8(parent).ok().map(ToOwned::to_owned)
         });
-        let verdict = self.augment(&work, onward.as_deref()).instrument(span).await;
+        let verdict = self.augment(&job, onward.as_deref()).instrument(span).await;
         if !matches!(verdict, Verdict::RetryAfter(_)) {
-            self.forgiven(|forgiven| forgiven.forget((work.record.source, work.record.offset)));
+            self.forgiven(|forgiven| forgiven.forget(job.place()));
         }
         verdict
     }
 }
 
 impl Handler {
-    async fn augment(&self, work: &Work, traceparent: Option<&str>) -> Verdict {
-        let source = Source { record: &work.record, generation: self.generation, traceparent };
-        let event = match policy::incoming(&work.record.key, &work.record.payload) {
-            Incoming::Event(event) => Arc::new(*event),
+    async fn augment(&self, job: &Job<'_>, traceparent: Option<&str>) -> Verdict {
+        let source = Source { record: job.record(), generation: self.generation, traceparent };
+        let event = match &job.held.item {
+            Incoming::Event(event) => event,
             Incoming::Flush => return Verdict::Done,
             Incoming::Hopeless { class, reason, event } => {
-                let given_up = GivenUp { class, reason, attempts: work.attempt.saturating_add(1), event: event.as_deref() };
-                return self.give_up(source, work, given_up).await;
+                let attempts = job.attempt.saturating_add(1);
+                let given_up = GivenUp { class: *class, reason: reason.clone(), attempts, event: event.as_deref() };
+                return self.give_up(source, job, given_up).await;
             }
         };
         let _in_flight = self.in_flight.enter(&event.tenant, &event.event_id);
-        let lane = work.record.source.topic.lane().unwrap_or(Lane::Live);
+        let lane = job.record().source.topic.lane().unwrap_or(Lane::Live);
         let begin = Instant::now();
-        let extracted = self.extractor.extract(&event).await;
+        let extracted = self.extractor.extract(event).await;
         metrics::extraction_took(lane, begin.elapsed());
-        let extracted = extracted.and_then(|extraction| match check(&extraction.facts, &event) {
+        let extracted = extracted.and_then(|extraction| match check(&extraction.facts, event) {
             Ok(()) => Ok(extraction),
             Err(message) => Err(ExtractError::Permanent { class: DeadLetterClass::InvalidOutput, message }),
         });
         match extracted {
             Ok(mut extraction) => {
-                let vectors = embed::embed(self.embedder.as_deref(), &event, &mut extraction.facts).await;
-                self.publish(source, work, lane, &event, extraction, vectors).await
+                let vectors = embed::embed(self.embedder.as_deref(), event, &mut extraction.facts).await;
+                self.publish(source, job, lane, event, extraction, vectors).await
             }
-            Err(error) => self.failed(source, work, &event, error).await,
+            Err(error) => self.failed(source, job, event, error).await,
         }
     }
 
     async fn publish(
         &self,
         source: Source<'_>,
-        work: &Work,
+        job: &Job<'_>,
         lane: Lane,
         event: &ConversationEvent,
         extraction: Extraction,
@@ -192,7 +222,7 @@ impl Handler {
         let too_large = |message: String| GivenUp {
             class: DeadLetterClass::TooLarge,
             reason: message,
-            attempts: work.attempt.saturating_add(1),
+            attempts: job.attempt.saturating_add(1),
             event: Some(event),
         };
         let has_vectors = !vectors.is_empty() || extraction.facts.iter().any(|fact| fact.vector.is_some());
@@ -205,26 +235,26 @@ impl Handler {
         }
         let record = match record {
             Ok(record) => record,
-            Err(e @ FramingError::TooLarge { .. }) => return self.give_up(source, work, too_large(e.to_string())).await,
+            Err(e @ FramingError::TooLarge { .. }) => return self.give_up(source, job, too_large(e.to_string())).await,
             Err(e) => return Verdict::Halt(format!("a fact event cannot be written: {e}")),
         };
-        match self.append(record, work.fence.as_ref()).await {
+        match self.append(record, job.fence).await {
             Appended::Durable => {
                 metrics::extracted(lane, &kinds);
                 Verdict::Done
             }
-            Appended::TooLarge(message) => self.give_up(source, work, too_large(message)).await,
+            Appended::TooLarge(message) => self.give_up(source, job, too_large(message)).await,
             Appended::Not(verdict) => verdict,
         }
     }
 
-    async fn failed(&self, source: Source<'_>, work: &Work, event: &ConversationEvent, error: ExtractError) -> Verdict {
-        let attempts = work.attempt.saturating_add(1);
+    async fn failed(&self, source: Source<'_>, job: &Job<'_>, event: &ConversationEvent, error: ExtractError) -> Verdict {
+        let attempts = job.attempt.saturating_add(1);
         let (class, reason) = match error {
             ExtractError::Permanent { class, message } => (class, message),
             ExtractError::Transient { reason, message, retry_after } => {
                 let chance = rand::random();
-                if let Some(wait) = self.wait(work, attempts, reason, retry_after, chance) {
+                if let Some(wait) = self.wait(job, attempts, reason, retry_after, chance) {
                     metrics::retried(reason.as_str());
                     tracing::info!(attempts, wait_ms = wait.as_millis(), error = %message, "the extractor failed; trying again");
                     return Verdict::RetryAfter(wait);
@@ -232,7 +262,7 @@ impl Handler {
                 // Is it this event, or everybody? No event is given up because the extractor is away.
                 if let Err(why) = self.extractor.works().await {
                     let now_ms = now_ms();
-                    self.forgiven(|forgiven| forgiven.forgive((work.record.source, work.record.offset), attempts, now_ms));
+                    self.forgiven(|forgiven| forgiven.forgive(job.place(), attempts, now_ms));
                     let wait = self.retry.pause(attempts, retry_after, chance);
                     metrics::retried("extractor_down");
                     tracing::warn!(attempts, wait_ms = wait.as_millis(), error = %why, "the extractor works for nobody; waiting");
@@ -241,13 +271,13 @@ impl Handler {
                 (DeadLetterClass::Expired, format!("given up after {attempts} attempts: {message}"))
             }
         };
-        self.give_up(source, work, GivenUp { class, reason, attempts, event: Some(event) }).await
+        self.give_up(source, job, GivenUp { class, reason, attempts, event: Some(event) }).await
     }
 
     /// The wait before the next attempt; none where the bounds are reached.
     fn wait(
         &self,
-        work: &Work,
+        job: &Job<'_>,
         attempts: u32,
         reason: RetryReason,
         retry_after: Option<Duration>,
@@ -256,8 +286,8 @@ impl Handler {
         if !reason.is_of_the_event() {
             return Some(self.retry.pause(attempts, retry_after, chance));
         }
-        let event = (work.record.source, work.record.offset);
-        let (mut charged, since_ms) = self.forgiven(|forgiven| forgiven.charged(event, attempts, work.first_tried_at_ms));
+        let event = job.place();
+        let (mut charged, since_ms) = self.forgiven(|forgiven| forgiven.charged(event, attempts, job.first_tried_at_ms));
         if reason == RetryReason::RateLimited {
             // Whom a limit hits is chance, so only time counts.
             charged = charged.min(self.retry.max_attempts.saturating_sub(1));
@@ -272,13 +302,13 @@ impl Handler {
         f(&mut self.forgiven.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn give_up(&self, source: Source<'_>, work: &Work, given_up: GivenUp<'_>) -> Verdict {
+    async fn give_up(&self, source: Source<'_>, job: &Job<'_>, given_up: GivenUp<'_>) -> Verdict {
         let (class, reason) = (given_up.class, given_up.reason.clone());
         let record = match outcome::dead_letter(source, &self.identity, given_up, Micros::now()) {
             Ok(record) => record,
             Err(e) => return Verdict::Halt(format!("a dead letter cannot be written: {e}")),
         };
-        match self.append(record, work.fence.as_ref()).await {
+        match self.append(record, job.fence).await {
             Appended::Durable => {
                 metrics::dead_lettered(class);
                 tracing::warn!(%class, reason, "dead-lettered");

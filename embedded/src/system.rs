@@ -226,12 +226,12 @@ impl System {
 
     /// How many events are extracted at a time, from the next one on.
     pub fn set_max_concurrency(&self, events: usize) {
-        self.live.max_concurrency.set(events);
+        self.live.max_concurrency.set(events.max(1));
     }
 
     /// How many records close a batch, from the next one on.
     pub fn set_batch_rows(&self, records: usize) {
-        self.live.batch_rows.set(records);
+        self.live.batch_rows.set(records.max(1));
     }
 
     /// What is in force.

@@ -91,7 +91,7 @@ pub async fn run_sink(
         batch_bytes: config.batch_bytes,
         batch_max_age: config.batch_max_age,
         // One batch is being written while the next gathers.
-        budget_events: config.batch_rows.get().saturating_mul(2),
+        budget_events: config.batch_rows.get().max(1).saturating_mul(2),
         budget_bytes: config.batch_bytes.saturating_mul(2),
         drain_deadline: config.drain_deadline,
     };

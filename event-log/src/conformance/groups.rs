@@ -47,10 +47,10 @@ pub async fn rebalance_while_work_is_in_flight<P: Provider>() {
         Member::start(&provider, keyed_config(), move |work| {
             let (finished, busy, permits) = (Arc::clone(&finished), Arc::clone(&busy), Arc::clone(&permits));
             async move {
-                let key = String::from_utf8(work.record.key.to_vec()).expect("text");
+                let key = String::from_utf8(work.record().key.to_vec()).expect("text");
                 assert!(busy.change(|busy| busy.insert((member, key.clone()))), "two records of {key} at a time");
                 permits.acquire().await.expect("open").forget();
-                finished.change(|finished| finished.push((member, key.clone(), number(&work.record))));
+                finished.change(|finished| finished.push((member, key.clone(), number(work.record()))));
                 busy.change(|busy| busy.remove(&(member, key)));
                 Verdict::Done
             }
@@ -131,7 +131,7 @@ pub async fn late_completions_of_an_old_epoch_are_dropped<P: Provider>() {
         Member::start(&provider, config, move |work| {
             let done = Arc::clone(&done);
             async move {
-                done.change(|done| done.push(number(&work.record)));
+                done.change(|done| done.push(number(work.record())));
                 Verdict::Done
             }
             .boxed()

@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{PATIENCE, Provider};
-use crate::driver::{KeyedConfig, Observer, RecordHandler, Verdict, Work, run_keyed};
-use crate::seam::{Consumer, ConsumerEvent, Header, Log, LogError, LogRecord, NewRecord, Position, Start};
+use crate::driver::{Held, KeyedConfig, Observer, Reading, RecordHandler, Verdict, Windowing, Work, run_keyed};
+use crate::seam::{Consumer, ConsumerEvent, Fence, Header, Log, LogError, LogRecord, NewRecord, Position, Start};
 use crate::topic::{Topic, TopicPartition};
 
 pub(super) const TOPIC: Topic = Topic::ConversationsLive;
@@ -157,14 +157,37 @@ impl Observer for Listener {
     }
 }
 
-type Handle = Box<dyn Fn(Work) -> BoxFuture<'static, Verdict> + Send + Sync>;
+/// One record to work on: here, every window is one.
+pub(super) struct Task {
+    held: Arc<Held<()>>,
+    pub(super) attempt: u32,
+    pub(super) first_tried_at_ms: i64,
+    pub(super) fence: Option<Fence>,
+}
+
+impl Task {
+    pub(super) fn record(&self) -> &LogRecord {
+        &self.held.record
+    }
+}
+
+type Handle = Box<dyn Fn(Task) -> BoxFuture<'static, Verdict> + Send + Sync>;
 
 struct Handler(Handle);
 
 #[async_trait]
 impl RecordHandler for Handler {
-    async fn handle(&self, work: Work) -> Verdict {
-        (self.0)(work).await
+    type Item = ();
+
+    fn read(&self, record: &LogRecord) -> Reading<()> {
+        let cost = u64::try_from(record.bytes()).expect("small").max(1);
+        Reading { item: (), tenant: Arc::from("acme"), cost, bytes: 0, window: Windowing::Alone }
+    }
+
+    async fn handle(&self, work: Work<()>) -> Verdict {
+        let Work { window, attempt, first_tried_at_ms, fence } = work;
+        let [held] = <[_; 1]>::try_from(window).expect("windows of one record");
+        (self.0)(Task { held, attempt, first_tried_at_ms, fence }).await
     }
 }
 
@@ -179,6 +202,7 @@ pub(super) fn keyed_config() -> KeyedConfig {
     KeyedConfig {
         group: "workers".to_owned(),
         topics: vec![TOPIC],
+        windows: BTreeMap::new(),
         max_concurrency: 16.into(),
         budget_events: 1000,
         budget_bytes: 16 * 1024 * 1024,
@@ -191,7 +215,7 @@ impl Member {
     pub(super) async fn start<P: Provider>(
         provider: &P,
         config: KeyedConfig,
-        handle: impl Fn(Work) -> BoxFuture<'static, Verdict> + Send + Sync + 'static,
+        handle: impl Fn(Task) -> BoxFuture<'static, Verdict> + Send + Sync + 'static,
     ) -> Self {
         let log = provider.connect().await;
         let (told, shutdown) = (Progress::new(), CancellationToken::new());

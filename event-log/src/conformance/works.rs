@@ -58,12 +58,12 @@ pub async fn commit_never_past_an_unfinished_event<P: Provider>() {
         Member::start(&provider, keyed_config(), move |work| {
             let (done, tried) = (Arc::clone(&done), Arc::clone(&tried));
             async move {
-                if number(&work.record) == 20 {
+                if number(work.record()) == 20 {
                     assert!(work.first_tried_at_ms > 0 && work.fence.is_some());
                     tried.change(|tried| tried.push(work.attempt));
                     return Verdict::RetryAfter(Duration::from_millis(1));
                 }
-                done.change(|done| done.push(number(&work.record)));
+                done.change(|done| done.push(number(work.record())));
                 Verdict::Done
             }
             .boxed()
@@ -90,10 +90,10 @@ pub async fn poison_records_halt_their_partition_only<P: Provider>() {
         Member::start(&provider, keyed_config(), move |work| {
             let done = Arc::clone(&done);
             async move {
-                if work.record.payload.as_ref() == [0xff] {
+                if work.record().payload.as_ref() == [0xff] {
                     return Verdict::Halt("an unknown record: upgrade first".to_owned());
                 }
-                done.change(|done| done.push(work.record.source.partition));
+                done.change(|done| done.push(work.record().source.partition));
                 Verdict::Done
             }
             .boxed()
@@ -121,7 +121,7 @@ pub async fn a_driver_halts_below_the_logs_start<P: Provider>() {
             let done = Arc::clone(&done);
             async move {
                 done.change(|done| *done += 1);
-                if number(&work.record) < 4 { Verdict::Done } else { Verdict::RetryAfter(Duration::from_secs(3600)) }
+                if number(work.record()) < 4 { Verdict::Done } else { Verdict::RetryAfter(Duration::from_secs(3600)) }
             }
             .boxed()
         })

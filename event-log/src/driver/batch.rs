@@ -88,7 +88,8 @@ pub async fn run_batches(
     shutdown: CancellationToken,
 ) -> Result<(), LogError> {
     let consumer = log.subscribe(&config.group, &config.topics).await?;
-    let limits = GatherLimits { rows: config.batch_rows.get(), bytes: config.batch_bytes.max(1), max_age: config.batch_max_age };
+    let limits =
+        GatherLimits { rows: config.batch_rows.get().max(1), bytes: config.batch_bytes.max(1), max_age: config.batch_max_age };
     let now = Instant::now();
     let mut batches = Batches {
         observer,
@@ -389,7 +390,7 @@ impl Batches {
 
     /// The batch's rows may have been moved, and with them what may gather beside one that is written.
     fn obey_bound(&mut self) {
-        let rows = self.config.batch_rows.get();
+        let rows = self.config.batch_rows.get().max(1);
         if self.gather.set_rows(rows) {
             let gate = self.budget.limit_events(self.config.budget_events.max(rows.saturating_mul(2)));
             self.gate_moved(gate);

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::handler::{Held, RecordHandler, Verdict, WindowBounds, Work};
 use super::lag::{self, LagProbe};
 use super::lanes::{Key, Lanes};
 use super::live::LiveBound;
@@ -25,38 +25,6 @@ use crate::ledger::Ledger;
 use crate::seam::{Consumer, ConsumerEvent, Fence, Log, LogError, LogRecord, Start};
 use crate::topic::{Topic, TopicPartition};
 
-/// Works on records.
-#[async_trait]
-pub trait RecordHandler: Send + Sync + 'static {
-    /// Works on one record. Runs in a task of its own and is never dropped half way, but the process may end at any time: the
-    /// record then comes again.
-    async fn handle(&self, work: Work) -> Verdict;
-}
-
-/// A record to work on.
-#[derive(Clone, Debug)]
-pub struct Work {
-    /// The record.
-    pub record: Arc<LogRecord>,
-    /// How often it has been tried before, in this assignment.
-    pub attempt: u32,
-    /// When it was first tried, milliseconds since 1970.
-    pub first_tried_at_ms: i64,
-    /// To append its results with.
-    pub fence: Option<Fence>,
-}
-
-/// What became of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is done for good: the frontier may pass it.
-    Done,
-    /// It is tried again after this; only its key waits.
-    RetryAfter(Duration),
-    /// Its partition stands still from here on, for this reason.
-    Halt(String),
-}
-
 /// How a keyed driver behaves.
 #[derive(Clone, Debug)]
 pub struct KeyedConfig {
@@ -64,7 +32,9 @@ pub struct KeyedConfig {
     pub group: String,
     /// What it reads.
     pub topics: Vec<Topic>,
-    /// Records worked on at a time. Raised, it is used at once; lowered, what is in flight ends first.
+    /// When the windows of a topic close; absent: one record each.
+    pub windows: BTreeMap<Topic, WindowBounds>,
+    /// Windows worked on at a time. Raised, it is used at once; lowered, what is in flight ends first.
     pub max_concurrency: LiveBound,
     /// Records held at most by all partitions together (what was on its way overshoots it). Once it is full, each partition may
     /// hold its share, so that all together hold twice as many at most.
@@ -77,16 +47,17 @@ pub struct KeyedConfig {
     pub drain_deadline: Duration,
 }
 
-struct Item {
-    record: Arc<LogRecord>,
+struct Item<T> {
+    held: Arc<Held<T>>,
+    bytes: usize,
     epoch: Epoch,
     attempt: u32,
     first_tried_at_ms: i64,
 }
 
-struct Completion {
+struct Completion<T> {
     key: Key,
-    item: Item,
+    item: Item<T>,
     verdict: Verdict,
 }
 
@@ -104,18 +75,18 @@ struct Part {
     draining: bool,
 }
 
-struct Keyed {
+struct Keyed<H: RecordHandler> {
     config: KeyedConfig,
-    handler: Arc<dyn RecordHandler>,
+    handler: Arc<H>,
     observer: Arc<dyn Observer>,
     consumer: Box<dyn Consumer>,
     epochs: Epochs,
     parts: BTreeMap<TopicPartition, Part>,
     /// Assignments that could not be taken up yet.
     unassigned: Vec<TopicPartition>,
-    queues: Lanes<Item>,
+    queues: Lanes<Item<H::Item>>,
     budget: Budget,
-    running: JoinSet<Completion>,
+    running: JoinSet<Completion<H::Item>>,
     drains: Vec<Drain>,
     retry: Retry,
     commit_at: Instant,
@@ -130,10 +101,10 @@ struct Keyed {
 ///
 /// # Errors
 /// [`LogError::BelowLogStart`] and [`LogError::Fatal`]; what was finished has been committed before.
-pub async fn run_keyed(
+pub async fn run_keyed<H: RecordHandler>(
     log: Arc<dyn Log>,
     config: KeyedConfig,
-    handler: Arc<dyn RecordHandler>,
+    handler: Arc<H>,
     observer: Arc<dyn Observer>,
     shutdown: CancellationToken,
 ) -> Result<(), LogError> {
@@ -175,7 +146,7 @@ pub async fn run_keyed(
     result
 }
 
-impl Keyed {
+impl<H: RecordHandler> Keyed<H> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), LogError> {
         loop {
             let now = Instant::now();
@@ -329,10 +300,13 @@ impl Keyed {
         if part.halted || part.draining || self.stop_by.is_some() || !part.ledger.deliver(record.offset, record.appended_at_ms) {
             return;
         }
-        part.held = (part.held.0 + 1, part.held.1 + record.bytes());
-        let gate = self.budget.take(record.bytes());
+        let reading = self.handler.read(&record);
+        let bytes = record.bytes() + reading.bytes;
+        part.held = (part.held.0 + 1, part.held.1 + bytes);
+        let gate = self.budget.take(bytes);
         let key = (partition, record.key.clone());
-        self.queues.push(key, Item { record: Arc::new(record), epoch: part.epoch, attempt: 0, first_tried_at_ms: 0 });
+        let held = Arc::new(Held { record, item: reading.item });
+        self.queues.push(key, Item { held, bytes, epoch: part.epoch, attempt: 0, first_tried_at_ms: 0 });
         self.gate_moved(gate);
         self.rest_or_flow(&[partition]);
     }
@@ -354,7 +328,7 @@ impl Keyed {
                 item.first_tried_at_ms = now_ms();
             }
             let work = Work {
-                record: Arc::clone(&item.record),
+                window: vec![Arc::clone(&item.held)],
                 attempt: item.attempt,
                 first_tried_at_ms: item.first_tried_at_ms,
                 fence: part.fence.clone(),
@@ -365,7 +339,7 @@ impl Keyed {
         self.observer.in_flight(self.running.len());
     }
 
-    fn completed(&mut self, done: Result<Completion, tokio::task::JoinError>) {
+    fn completed(&mut self, done: Result<Completion<H::Item>, tokio::task::JoinError>) {
         let Completion { key, mut item, verdict } = match done {
             Ok(completion) => completion,
             // A handler's panic is a broken invariant: the process dies and replays.
@@ -383,16 +357,20 @@ impl Keyed {
         part.in_flight -= 1;
         match verdict {
             Verdict::Done => {
-                part.ledger.finish(item.record.offset);
+                part.ledger.finish(item.held.record.offset);
                 self.queues.done(&key);
                 self.give_back(&[item]);
+            }
+            Verdict::Apart if !part.halted && !part.draining && self.stop_by.is_none() => {
+                item.attempt = 0;
+                self.queues.park(&key, item, Instant::now());
             }
             Verdict::RetryAfter(wait) if !part.halted && !part.draining && self.stop_by.is_none() => {
                 self.observer.record_retried(wait);
                 item.attempt = item.attempt.saturating_add(1);
                 self.queues.park(&key, item, Instant::now() + wait);
             }
-            Verdict::RetryAfter(_) => {
+            Verdict::RetryAfter(_) | Verdict::Apart => {
                 self.queues.done(&key);
                 self.give_back(&[item]);
             }
@@ -411,13 +389,13 @@ impl Keyed {
         }
     }
 
-    fn give_back(&mut self, items: &[Item]) {
-        let bytes = items.iter().map(|item| item.record.bytes()).sum();
+    fn give_back(&mut self, items: &[Item<H::Item>]) {
+        let bytes = items.iter().map(|item| item.bytes).sum();
         let mut touched = Vec::new();
         for item in items {
-            let partition = item.record.source;
+            let partition = item.held.record.source;
             if let Some(part) = self.parts.get_mut(&partition).filter(|part| part.epoch == item.epoch) {
-                part.held = (part.held.0.saturating_sub(1), part.held.1.saturating_sub(item.record.bytes()));
+                part.held = (part.held.0.saturating_sub(1), part.held.1.saturating_sub(item.bytes));
                 touched.push(partition);
             }
         }

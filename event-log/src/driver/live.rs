@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-/// A bound of at least 1 that whoever has a clone may move; the driver that obeys it is woken by that.
+/// A bound that whoever has a clone may move; the driver that obeys it is woken by that. At 0 nothing new begins; a bound of records
+/// in a batch counts as 1 there.
 #[derive(Clone, Debug)]
 pub struct LiveBound(Arc<watch::Sender<usize>>);
 
@@ -13,7 +14,7 @@ impl LiveBound {
     /// A bound.
     #[must_use]
     pub fn new(bound: usize) -> Self {
-        Self(Arc::new(watch::Sender::new(bound.max(1))))
+        Self(Arc::new(watch::Sender::new(bound)))
     }
 
     /// What is in force.
@@ -24,11 +25,7 @@ impl LiveBound {
 
     /// Moves it. What is under way by the old bound ends as it was begun.
     pub fn set(&self, bound: usize) {
-        self.0.send_if_modified(|current| {
-            let moved = *current != bound.max(1);
-            *current = bound.max(1);
-            moved
-        });
+        self.0.send_if_modified(|current| std::mem::replace(current, bound) != bound);
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<usize> {
@@ -93,14 +90,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_is_at_least_one_and_wakes_only_when_it_moves() {
-        let bound = LiveBound::new(0);
+    fn a_bound_wakes_only_when_it_moves() {
+        let bound = LiveBound::new(1);
         let mut watching = bound.watch();
-        assert_eq!(bound.get(), 1);
         bound.clone().set(1);
         assert!(!watching.has_changed().unwrap());
-        bound.clone().set(7);
-        assert!(watching.has_changed().unwrap());
-        assert_eq!((*watching.borrow_and_update(), bound.get()), (7, 7));
+        for moved in [7, 0] {
+            bound.clone().set(moved);
+            assert!(watching.has_changed().unwrap());
+            assert_eq!((*watching.borrow_and_update(), bound.get()), (moved, moved));
+        }
     }
 }

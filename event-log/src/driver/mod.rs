@@ -5,6 +5,7 @@
 
 mod asking;
 pub mod batch;
+mod handler;
 pub mod keyed;
 mod lag;
 mod lanes;
@@ -15,7 +16,8 @@ mod sink;
 mod tests;
 
 pub use batch::{Advance, Batch, BatchConfig, BatchSink, FlushCause, SinkError, run_batches};
-pub use keyed::{KeyedConfig, RecordHandler, Verdict, Work, run_keyed};
+pub use handler::{Held, Reading, RecordHandler, Verdict, WindowBounds, Windowing, Work};
+pub use keyed::{KeyedConfig, run_keyed};
 pub use live::{Level, Levels, LiveBound};
 pub use observer::{Observer, Rebalance, Unobserved};
 

@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Batch, BatchConfig, BatchSink, FlushCause, KeyedConfig, LiveBound, Observer, RecordHandler, SinkError, Verdict, Work,
-    run_batches, run_keyed,
+    Batch, BatchConfig, BatchSink, FlushCause, KeyedConfig, LiveBound, Observer, Reading, RecordHandler, SinkError, Verdict,
+    Windowing, Work, run_batches, run_keyed,
 };
 use crate::seam::{Consumer, ConsumerEvent, Fence, Log, LogError, LogIdentity, LogRecord, Producer, Start};
 use crate::topic::{Topic, TopicPartition};
@@ -228,6 +228,10 @@ trait AsyncRun {
     fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>>;
 }
 
+fn alone() -> Reading<()> {
+    Reading { item: (), tenant: Arc::from("acme"), cost: 1, bytes: 0, window: Windowing::Alone }
+}
+
 /// Works for as long as there are no permits.
 struct KeyedRun {
     permits: Arc<Semaphore>,
@@ -242,10 +246,17 @@ struct Permitted {
 
 #[async_trait]
 impl RecordHandler for Permitted {
-    async fn handle(&self, work: Work) -> Verdict {
-        self.diary.write(Did::Work(work.record.offset, work.attempt));
+    type Item = ();
+
+    fn read(&self, _: &LogRecord) -> Reading<()> {
+        alone()
+    }
+
+    async fn handle(&self, work: Work<()>) -> Verdict {
+        let offset = work.window[0].record.offset;
+        self.diary.write(Did::Work(offset, work.attempt));
         self.permits.acquire().await.expect("open").forget();
-        self.diary.write(Did::Finish(work.record.offset));
+        self.diary.write(Did::Finish(offset));
         Verdict::Done
     }
 }
@@ -255,6 +266,7 @@ impl AsyncRun for KeyedRun {
         let config = KeyedConfig {
             group: "g".to_owned(),
             topics: vec![Topic::ConversationsLive],
+            windows: std::collections::BTreeMap::new(),
             max_concurrency: self.bound,
             budget_events: 100,
             budget_bytes: 10_000,
@@ -347,8 +359,14 @@ struct Stuck(Permitted);
 
 #[async_trait]
 impl RecordHandler for Stuck {
-    async fn handle(&self, work: Work) -> Verdict {
-        if work.record.offset == 0 { self.0.handle(work).await } else { Verdict::Done }
+    type Item = ();
+
+    fn read(&self, _: &LogRecord) -> Reading<()> {
+        alone()
+    }
+
+    async fn handle(&self, work: Work<()>) -> Verdict {
+        if work.window[0].record.offset == 0 { self.0.handle(work).await } else { Verdict::Done }
     }
 }
 
@@ -357,6 +375,7 @@ impl AsyncRun for StuckRun {
         let config = KeyedConfig {
             group: "g".to_owned(),
             topics: vec![Topic::ConversationsLive],
+            windows: std::collections::BTreeMap::new(),
             max_concurrency: 8.into(),
             budget_events: 100,
             budget_bytes: 10_000,
