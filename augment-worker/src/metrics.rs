@@ -37,6 +37,8 @@ pub const LAG_SECONDS: &str = "memori_worker_lag_seconds";
 pub const REBALANCES: &str = "memori_worker_rebalances_total";
 /// Work dropped because its partition had gone.
 pub const DROPPED: &str = "memori_worker_dropped_by_epoch_total";
+/// Events that came again and had been done before the restart or rebalance.
+pub const SKIPPED: &str = "memori_worker_skipped_as_finished_total";
 /// Partitions that stand still until someone acts.
 pub const HALTED: &str = "memori_worker_halted_partitions";
 /// Failures to read or to commit.
@@ -91,6 +93,7 @@ pub fn describe() {
     describe_gauge!(LAG_SECONDS, Unit::Seconds, "age of the oldest event in the log that is not yet done");
     describe_counter!(REBALANCES, "changes of the assignment");
     describe_counter!(DROPPED, "work dropped because its partition had gone");
+    describe_counter!(SKIPPED, "events that came again and had been done before");
     describe_gauge!(HALTED, "partitions that stand still until someone acts");
     describe_counter!(VECTORS, "vectors made");
     describe_counter!(VECTORS_LEFT_OUT, "texts that stay without a vector");
@@ -116,6 +119,7 @@ pub fn describe() {
         counter!(VECTORS_LEFT_OUT, "cause" => cause.as_str()).increment(0);
     }
     counter!(DROPPED).increment(0);
+    counter!(SKIPPED).increment(0);
     counter!(LOG_FAILURES).increment(0);
     gauge!(HALTED).set(0.0);
     gauge!(IN_FLIGHT).set(0.0);
@@ -219,6 +223,10 @@ impl Observer for Metrics {
 
     fn dropped_by_epoch(&self, records: usize) {
         counter!(DROPPED).increment(records as u64);
+    }
+
+    fn skipped_as_finished(&self, records: usize) {
+        counter!(SKIPPED).increment(records as u64);
     }
 
     fn halted(&self, partition: TopicPartition, _reason: &str) {

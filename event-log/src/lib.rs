@@ -7,6 +7,7 @@ pub mod budget;
 pub mod conformance;
 pub mod driver;
 pub mod epochs;
+pub mod finished;
 pub mod gather;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -18,7 +19,7 @@ pub mod sqlite;
 pub mod topic;
 
 pub use seam::{
-    AppendError, Consumer, ConsumerEvent, Fence, Header, Log, LogError, LogIdentity, LogRecord, NewRecord, Position, Producer,
-    Start,
+    AppendError, Commit, Committed, Consumer, ConsumerEvent, Fence, Header, Log, LogError, LogIdentity, LogRecord, NewRecord,
+    Position, Producer, Start,
 };
 pub use topic::{Topic, TopicPartition};

@@ -92,6 +92,37 @@ pub enum Start {
     Offset(i64),
 }
 
+/// How far a group is in a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// The offset of the next record to read.
+    pub next_offset: i64,
+    /// Text that stands beside it until the next commit, of at most [`crate::finished::MAX_BYTES`]. A log that refuses it for its
+    /// length takes the offset without it.
+    pub metadata: String,
+}
+
+impl Commit {
+    /// With nothing beside it.
+    #[must_use]
+    pub fn at(partition: TopicPartition, next_offset: i64) -> Self {
+        Self { partition, next_offset, metadata: String::new() }
+    }
+}
+
+/// What a group had committed of a partition when it was assigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The offset of the next record to read.
+    pub next_offset: i64,
+    /// What stood beside it, whoever wrote it; empty where nothing did.
+    pub metadata: String,
+    /// One past the log's last record at that time.
+    pub log_end: i64,
+}
+
 /// Why a record was not appended.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
@@ -181,8 +212,12 @@ pub trait Consumer: Send {
     /// Undoes [`Consumer::pause`].
     fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError>;
 
-    /// Commits, per partition, the offset of the next record to read.
-    async fn commit(&mut self, next_offsets: &[(TopicPartition, i64)]) -> Result<(), LogError>;
+    /// What the group had committed when [`Consumer::assign`] last took this partition up at [`Start::Committed`]; none where that was
+    /// nothing, or it was taken up elsewhere.
+    fn committed(&self, partition: TopicPartition) -> Option<&Committed>;
+
+    /// Commits, per partition, the offset of the next record to read and what stands beside it: both or neither.
+    async fn commit(&mut self, commits: &[Commit]) -> Result<(), LogError>;
 
     /// The right to work on an assigned partition.
     fn fence(&self, partition: TopicPartition) -> Option<Fence>;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use memori_event_log::kafka::{KafkaConfig, KafkaLog, MAX_MESSAGE_BYTES};
 use memori_event_log::{
-    AppendError, Consumer, ConsumerEvent, Header, Log, LogError, LogRecord, NewRecord, Start, Topic, TopicPartition,
+    AppendError, Commit, Consumer, ConsumerEvent, Header, Log, LogError, LogRecord, NewRecord, Start, Topic, TopicPartition,
 };
 use memori_schemas::ids::partition_of;
 use memori_tests::Servers;
@@ -245,7 +245,7 @@ async fn a_consumer_never_skips_over_records_that_are_gone() -> Result<()> {
     let all = assigned(&mut consumer, Start::Committed).await?;
     ensure!(all.len() == PARTITIONS as usize);
     ensure!(records(&mut consumer, 10).await?.len() == 10);
-    consumer.commit(&[(partition, 4)]).await?;
+    consumer.commit(&[Commit::at(partition, 4)]).await?;
     consumer.pause(&[partition])?;
     for answer in log.producer().append(ten(), None).await {
         answer?;
@@ -299,11 +299,11 @@ async fn a_second_member_takes_over_only_what_the_first_let_go() -> Result<()> {
     let ConsumerEvent::Revoked(revoked) = revoked else { bail!("not revoked but {revoked:?}") };
     ensure!(!revoked.is_empty() && revoked.len() < all.len(), "{revoked:?}");
     // while it drains it is the owner still
-    first.commit(&revoked.iter().map(|p| (*p, 0)).collect::<Vec<_>>()).await?;
+    first.commit(&revoked.iter().map(|p| Commit::at(*p, 0)).collect::<Vec<_>>()).await?;
     ensure!(first.fence(revoked[0]).is_some());
     first.unassign(&revoked).await?;
     ensure!(first.fence(revoked[0]).is_none());
-    let fenced = first.commit(&[(revoked[0], 0)]).await.unwrap_err();
+    let fenced = first.commit(&[Commit::at(revoked[0], 0)]).await.unwrap_err();
     ensure!(matches!(fenced, LogError::Fenced(p) if p == revoked[0]), "{fenced}");
 
     // the first goes on being polled, as its driver would
@@ -327,7 +327,7 @@ async fn a_second_member_takes_over_only_what_the_first_let_go() -> Result<()> {
     ensure!(seen.iter().all(|r| taken.contains(&r.source)));
 
     // the second leaves; what it had comes back under a new epoch, from its commit
-    second.commit(&taken.iter().map(|p| (*p, 1)).collect::<Vec<_>>()).await?;
+    second.commit(&taken.iter().map(|p| Commit::at(*p, 1)).collect::<Vec<_>>()).await?;
     second.close(DEADLINE).await;
     let back = assigned(&mut first, Start::Committed).await?;
     ensure!(back.iter().collect::<BTreeSet<_>>() == taken.iter().collect());
@@ -441,7 +441,7 @@ async fn member_process() -> Result<()> {
     // nothing else of this process needs the thread
     for line in std::io::stdin().lines() {
         match line?.as_str() {
-            "commit" => eprintln!("member: {:?}", consumer.commit(&[(seen[0].source, seen[0].offset + 1)]).await),
+            "commit" => eprintln!("member: {:?}", consumer.commit(&[Commit::at(seen[0].source, seen[0].offset + 1)]).await),
             _ => {
                 let lost = loop {
                     match next(&mut consumer).await? {
@@ -491,7 +491,7 @@ async fn a_member_woken_from_sigstop_is_fenced() -> Result<()> {
     let all = assigned(&mut heir, Start::Committed).await?;
     ensure!(all.len() == PARTITIONS as usize);
     let seen = records(&mut heir, 1).await?;
-    heir.commit(&[(seen[0].source, seen[0].offset + 1)]).await?;
+    heir.commit(&[Commit::at(seen[0].source, seen[0].offset + 1)]).await?;
 
     rustix::process::kill_process(pid, rustix::process::Signal::CONT)?;
     input.write_all(b"commit\n").await?;

@@ -10,7 +10,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use super::Provider;
 use super::tools::{TOPIC, append, assigned, at, number, numbered, take, within};
-use crate::seam::{AppendError, LogError, Start};
+use crate::seam::{AppendError, Commit, LogError, Start};
 
 const ADDRESS: &str = "MEMORI_CONFORMANCE_FROZEN_MEMBER";
 const MARK: &str = "frozen-member:";
@@ -36,7 +36,8 @@ pub async fn woken_from_sigstop<P: Provider>(test: &str) {
     let fence = heir.fence(at(0)).expect("it holds the partition");
     let results = log.producer().append(vec![numbered("k", 1)], Some(&fence)).await;
     assert_eq!(results[0].as_ref().expect("the heir may append").offset, Some(1));
-    heir.commit(&[(at(0), 1)]).await.expect("the heir may commit");
+    let commit = Commit { metadata: "the heir's".to_owned(), ..Commit::at(at(0), 1) };
+    heir.commit(&[commit]).await.expect("the heir may commit");
 
     let mut stdin = child.stdin.take().expect("piped");
     stdin.write_all(b"go\n").await.expect("writes");
@@ -55,6 +56,7 @@ pub async fn woken_from_sigstop<P: Provider>(test: &str) {
     heir.close(Duration::from_secs(10)).await;
     let mut next = log.subscribe("frozen", &[TOPIC]).await.expect("joins");
     assert_eq!(take(&mut *next, 1).await[0].offset, 1);
+    assert_eq!(next.committed(at(0)).expect("committed").metadata, "the heir's");
     next.close(Duration::from_secs(10)).await;
 }
 
@@ -104,7 +106,7 @@ async fn frozen_member<P: Provider>(address: &str) {
         Err(AppendError::Fenced(partition)) if partition == at(0) => say("append fenced"),
         result => say(&format!("append {result:?}")),
     }
-    match consumer.commit(&[(at(0), 0)]).await {
+    match consumer.commit(&[Commit { metadata: "the sleeper's".to_owned(), ..Commit::at(at(0), 0) }]).await {
         Ok(()) => say("commit ok"),
         Err(LogError::Fenced(_)) => say("commit fenced"),
         Err(e) => say(&format!("commit failed: {e}")),

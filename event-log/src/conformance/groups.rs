@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::Provider;
 use super::tools::{Member, Progress, TOPIC, append, at, goes_on_at, key_of, keyed_config, number, numbered, take};
 use crate::driver::Verdict;
+use crate::seam::Commit;
 
 /// A member that vanishes leaves what it had not committed to the next one, and nothing else.
 pub async fn redelivery_after_a_crash<P: Provider>() {
@@ -19,7 +20,7 @@ pub async fn redelivery_after_a_crash<P: Provider>() {
     append(&*one, (0..20).flat_map(|n| [numbered(&keys[0], n), numbered(&keys[1], n)]).collect()).await;
     let mut first = one.subscribe("readers", &[TOPIC]).await.expect("joins");
     assert_eq!(take(&mut *first, 40).await.len(), 40);
-    first.commit(&[(at(0), 7), (at(1), 20)]).await.expect("commits");
+    first.commit(&[Commit::at(at(0), 7), Commit::at(at(1), 20)]).await.expect("commits");
     P::crash(first).await;
     let mut second = other.subscribe("readers", &[TOPIC]).await.expect("joins");
     let again = take(&mut *second, 13).await;

@@ -7,6 +7,7 @@
 //! Cases wait for events, never for times; a wait that takes longer than [`PATIENCE`] is a failure.
 
 mod batches;
+mod commits;
 mod frozen;
 mod groups;
 mod seam;
@@ -16,6 +17,10 @@ mod works;
 pub use batches::{
     batches_are_written_once_over_crashes, fenced_batches_go_on_where_the_store_says, held_partitions_wait,
     retried_batches_stay_the_same,
+};
+pub use commits::{
+    what_is_finished_above_the_frontier_is_not_worked_on_again, what_stands_beside_an_offset_comes_back,
+    what_stands_beside_an_offset_goes_to_the_next_owner,
 };
 pub use frozen::woken_from_sigstop;
 pub use groups::{late_completions_of_an_old_epoch_are_dropped, rebalance_while_work_is_in_flight, redelivery_after_a_crash};
@@ -75,7 +80,9 @@ macro_rules! conformance_suite {
             paused_partitions_rest, an_offset_below_the_logs_start_halts, redelivery_after_a_crash, rebalance_while_work_is_in_flight,
             late_completions_of_an_old_epoch_are_dropped, budget_full_and_reopened, commit_never_past_an_unfinished_event,
             poison_records_halt_their_partition_only, a_driver_halts_below_the_logs_start, batches_are_written_once_over_crashes,
-            fenced_batches_go_on_where_the_store_says, retried_batches_stay_the_same, held_partitions_wait
+            fenced_batches_go_on_where_the_store_says, retried_batches_stay_the_same, held_partitions_wait,
+            what_stands_beside_an_offset_comes_back, what_stands_beside_an_offset_goes_to_the_next_owner,
+            what_is_finished_above_the_frontier_is_not_worked_on_again
         );
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Provider;
 use super::tools::{TOPIC, append, assigned, at, key_of, number, numbered, record, take, within};
-use crate::seam::{AppendError, Consumer, ConsumerEvent, Header, LogError, NewRecord, Start};
+use crate::seam::{AppendError, Commit, Consumer, ConsumerEvent, Header, LogError, NewRecord, Start};
 use crate::topic::Topic;
 
 /// The log has a name that stays, every topic has an id of its own, and the counts are fixed.
@@ -137,7 +137,7 @@ pub async fn an_offset_below_the_logs_start_halts<P: Provider>() {
     append(&*log, (0..10).map(|n| numbered("k", n)).collect()).await;
     let mut consumer = log.subscribe("readers", &[TOPIC]).await.expect("joins");
     assert_eq!(take(&mut *consumer, 10).await.len(), 10);
-    consumer.commit(&[(at(0), 2)]).await.expect("commits");
+    consumer.commit(&[Commit::at(at(0), 2)]).await.expect("commits");
     consumer.close(Duration::from_secs(10)).await;
     provider.delete_before(at(0), 5).await;
     assert_eq!(log.watermarks(at(0)).await.expect("watermarks"), (5, 10));

@@ -121,6 +121,7 @@ impl<T> Progress<T> {
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) dropped: usize,
+    pub(super) skipped: usize,
     pub(super) pauses: usize,
     pub(super) reopened: usize,
     pub(super) held_most: usize,
@@ -142,6 +143,10 @@ impl Observer for Listener {
 
     fn dropped_by_epoch(&self, records: usize) {
         self.0.change(|told| told.dropped += records);
+    }
+
+    fn skipped_as_finished(&self, records: usize) {
+        self.0.change(|told| told.skipped += records);
     }
 
     fn halted(&self, partition: TopicPartition, reason: &str) {

@@ -22,7 +22,7 @@ use super::{Drain, Observer, Policy, Rebalance, Retry, policy};
 use crate::budget::{Budget, Gate};
 use crate::epochs::{Epoch, Epochs};
 use crate::gather::{Gather, GatherLimits};
-use crate::seam::{Consumer, ConsumerEvent, Log, LogError, LogRecord, Start};
+use crate::seam::{Commit, Consumer, ConsumerEvent, Log, LogError, LogRecord, Start};
 use crate::topic::TopicPartition;
 
 /// How often held partitions are asked about, between flushes.
@@ -579,12 +579,12 @@ impl Batches {
 
     /// Tells the group how far the store is.
     async fn commit(&mut self) -> Result<(), LogError> {
-        let moved: Vec<(TopicPartition, i64)> = self
+        let moved: Vec<Commit> = self
             .parts
             .iter()
             .filter_map(|(&partition, part)| match part.start {
                 Start::Offset(offset) if part.written_at_ms.is_some() && part.committed != Some(offset) => {
-                    Some((partition, offset))
+                    Some(Commit::at(partition, offset))
                 }
                 _ => None,
             })
@@ -594,9 +594,9 @@ impl Batches {
         }
         match self.consumer.commit(&moved).await {
             Ok(()) => {
-                for (partition, offset) in moved {
+                for Commit { partition, next_offset, .. } in moved {
                     if let Some(part) = self.parts.get_mut(&partition) {
-                        part.committed = Some(offset);
+                        part.committed = Some(next_offset);
                     }
                 }
                 Ok(())

@@ -1,8 +1,8 @@
 //! Record by record, in order per key, keys beside each other: for the worker.
 //!
 //! Promises: of one key at most one record is being worked on, and the next one only after it; a key that waits for a retry holds
-//! back no other; a partition's committed offset never passes a record that is not done; work whose partition has gone does not
-//! count, however late it ends. Topics take turns, and a full budget rests only those partitions that hold their share of it: one
+//! back no other; a partition's committed offset never passes a record that is not done, and what is done above it is
+//! committed beside it and not done again; work whose partition has gone does not count, however late it ends. Topics take turns, and a full budget rests only those partitions that hold their share of it: one
 //! entity's flood, or a backfill, delays nobody elsewhere.
 
 use std::collections::BTreeMap;
@@ -21,8 +21,9 @@ use super::live::LiveBound;
 use super::{Drain, Observer, Policy, Rebalance, Retry, now_ms, policy};
 use crate::budget::{Budget, Gate};
 use crate::epochs::{Epoch, Epochs};
-use crate::ledger::Ledger;
-use crate::seam::{Consumer, ConsumerEvent, Fence, Log, LogError, LogRecord, Start};
+use crate::finished;
+use crate::ledger::{Delivered, Ledger};
+use crate::seam::{Commit, Committed, Consumer, ConsumerEvent, Fence, Log, LogError, LogRecord, Start};
 use crate::topic::{Topic, TopicPartition};
 
 /// How a keyed driver behaves.
@@ -70,7 +71,7 @@ struct Part {
     held: (usize, usize),
     /// It rests because it holds its share of a full budget.
     resting: bool,
-    committed: Option<i64>,
+    committed: Option<Commit>,
     halted: bool,
     draining: bool,
 }
@@ -144,6 +145,16 @@ pub async fn run_keyed<H: RecordHandler>(
     keyed.running.detach_all();
     keyed.consumer.close(keyed.config.drain_deadline).await;
     result
+}
+
+/// What is known of a partition from what the group had committed.
+fn resumed(partition: TopicPartition, committed: Option<&Committed>) -> Ledger {
+    let Some(Committed { next_offset, metadata, log_end }) = committed else { return Ledger::new() };
+    let known = finished::decode(metadata, *next_offset, *log_end).unwrap_or_else(|| {
+        tracing::warn!(%partition, "what stands beside the committed offset is not ours: what was finished above it is done again");
+        Vec::new()
+    });
+    Ledger::resume(*next_offset, &known)
 }
 
 impl<H: RecordHandler> Keyed<H> {
@@ -274,14 +285,15 @@ impl<H: RecordHandler> Keyed<H> {
         }
         self.unassigned.clear();
         for &partition in &partitions {
+            let committed = self.consumer.committed(partition);
             let part = Part {
                 epoch: self.epochs.begin(partition),
-                ledger: Ledger::new(),
+                ledger: resumed(partition, committed),
                 fence: self.consumer.fence(partition),
                 in_flight: 0,
                 held: (0, 0),
                 resting: false,
-                committed: None,
+                committed: committed.map(|c| Commit { partition, next_offset: c.next_offset, metadata: c.metadata.clone() }),
                 halted: false,
                 draining: false,
             };
@@ -297,8 +309,13 @@ impl<H: RecordHandler> Keyed<H> {
             return;
         };
         // What a partition that is about to stop still brings is read again by whoever has it next.
-        if part.halted || part.draining || self.stop_by.is_some() || !part.ledger.deliver(record.offset, record.appended_at_ms) {
+        if part.halted || part.draining || self.stop_by.is_some() {
             return;
+        }
+        match part.ledger.deliver(record.offset, record.appended_at_ms) {
+            Delivered::Fresh => {}
+            Delivered::Repeated => return,
+            Delivered::Finished => return self.observer.skipped_as_finished(1),
         }
         let reading = self.handler.read(&record);
         let bytes = record.bytes() + reading.bytes;
@@ -495,17 +512,16 @@ impl<H: RecordHandler> Keyed<H> {
         Ok(())
     }
 
-    /// Commits the frontiers that have moved.
+    /// Commits the frontiers that have moved, and what is finished above them.
     async fn commit(&mut self) -> Result<(), LogError> {
         loop {
-            let moved: Vec<(TopicPartition, i64)> = self
+            let moved: Vec<Commit> = self
                 .parts
                 .iter()
                 .filter_map(|(&partition, part)| {
-                    part.ledger
-                        .frontier()
-                        .filter(|frontier| part.committed != Some(*frontier))
-                        .map(|frontier| (partition, frontier))
+                    let (next_offset, metadata) = part.ledger.to_commit(finished::MAX_BYTES)?;
+                    let commit = Commit { partition, next_offset, metadata };
+                    (part.committed.as_ref() != Some(&commit)).then_some(commit)
                 })
                 .collect();
             if moved.is_empty() {
@@ -513,9 +529,9 @@ impl<H: RecordHandler> Keyed<H> {
             }
             match self.consumer.commit(&moved).await {
                 Ok(()) => {
-                    for (partition, frontier) in moved {
-                        if let Some(part) = self.parts.get_mut(&partition) {
-                            part.committed = Some(frontier);
+                    for commit in moved {
+                        if let Some(part) = self.parts.get_mut(&commit.partition) {
+                            part.committed = Some(commit);
                         }
                     }
                     return Ok(());

@@ -38,6 +38,9 @@ pub trait Observer: Send + Sync + 'static {
     /// Work whose partition had gone, or had come anew, was dropped; it is delivered again to whoever has it.
     fn dropped_by_epoch(&self, _records: usize) {}
 
+    /// Records came again that an earlier assignment had finished above the frontier; they were not worked on.
+    fn skipped_as_finished(&self, _records: usize) {}
+
     /// A partition stands still until someone acts on `reason`.
     fn halted(&self, _partition: TopicPartition, _reason: &str) {}
 

@@ -1,5 +1,6 @@
 //! The drivers over a log whose every word is the test's: what no real group can be made to do at will.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +15,8 @@ use super::{
     Batch, BatchConfig, BatchSink, FlushCause, KeyedConfig, LiveBound, Observer, Reading, RecordHandler, SinkError, Verdict,
     Windowing, Work, run_batches, run_keyed,
 };
-use crate::seam::{Consumer, ConsumerEvent, Fence, Log, LogError, LogIdentity, LogRecord, Producer, Start};
+use crate::finished::{self, Run};
+use crate::seam::{Commit, Committed, Consumer, ConsumerEvent, Fence, Log, LogError, LogIdentity, LogRecord, Producer, Start};
 use crate::topic::{Topic, TopicPartition};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +49,7 @@ enum Did {
     Flush(FlushCause, Vec<i64>),
     Ask(usize),
     Dropped(usize),
+    Skipped(usize),
     Close,
 }
 
@@ -95,6 +98,10 @@ impl Observer for Diary {
     fn dropped_by_epoch(&self, records: usize) {
         self.write(Did::Dropped(records));
     }
+
+    fn skipped_as_finished(&self, records: usize) {
+        self.write(Did::Skipped(records));
+    }
 }
 
 type Script = mpsc::UnboundedSender<Result<ConsumerEvent, LogError>>;
@@ -103,8 +110,13 @@ struct ScriptedLog {
     consumer: Mutex<Option<ScriptedConsumer>>,
 }
 
+/// What a group has committed; it outlives its members.
+type Offsets = Arc<Mutex<BTreeMap<TopicPartition, Committed>>>;
+
 struct ScriptedConsumer {
     diary: Diary,
+    offsets: Offsets,
+    taken_up: BTreeMap<TopicPartition, Committed>,
     script: mpsc::UnboundedReceiver<Result<ConsumerEvent, LogError>>,
     commit_errors: Arc<Mutex<Vec<LogError>>>,
     refuses_to_assign: Arc<AtomicBool>,
@@ -151,6 +163,13 @@ impl Consumer for ScriptedConsumer {
         if self.refuses_to_assign.load(Ordering::Relaxed) {
             return Err(LogError::Transient("the group is changing".to_owned()));
         }
+        let offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        for (partition, start) in starts {
+            self.taken_up.remove(partition);
+            if let Some(committed) = offsets.get(partition).filter(|_| *start == Start::Committed) {
+                self.taken_up.insert(*partition, committed.clone());
+            }
+        }
         Ok(())
     }
 
@@ -169,11 +188,19 @@ impl Consumer for ScriptedConsumer {
         Ok(())
     }
 
-    async fn commit(&mut self, next_offsets: &[(TopicPartition, i64)]) -> Result<(), LogError> {
+    fn committed(&self, partition: TopicPartition) -> Option<&Committed> {
+        self.taken_up.get(&partition)
+    }
+
+    async fn commit(&mut self, commits: &[Commit]) -> Result<(), LogError> {
         if let Some(error) = self.commit_errors.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Err(error);
         }
-        self.diary.write(Did::Commit(next_offsets.to_vec()));
+        let committed = |Commit { partition, next_offset, metadata }: &Commit| {
+            (*partition, Committed { next_offset: *next_offset, metadata: metadata.clone(), log_end: i64::MAX })
+        };
+        self.offsets.lock().unwrap_or_else(PoisonError::into_inner).extend(commits.iter().map(committed));
+        self.diary.write(Did::Commit(commits.iter().map(|commit| (commit.partition, commit.next_offset)).collect()));
         Ok(())
     }
 
@@ -198,11 +225,17 @@ struct Running {
 
 impl Running {
     fn start(run: impl AsyncRun) -> Self {
+        Self::start_in(&Offsets::default(), run)
+    }
+
+    fn start_in(offsets: &Offsets, run: impl AsyncRun) -> Self {
         let (diary, shutdown, commit_errors) = (Diary::new(), CancellationToken::new(), Arc::default());
         let (script, events) = mpsc::unbounded_channel();
         let refuses_to_assign = Arc::new(AtomicBool::new(false));
         let consumer = ScriptedConsumer {
             diary: diary.clone(),
+            offsets: Arc::clone(offsets),
+            taken_up: BTreeMap::new(),
             script: events,
             commit_errors: Arc::clone(&commit_errors),
             refuses_to_assign: Arc::clone(&refuses_to_assign),
@@ -266,7 +299,7 @@ impl AsyncRun for KeyedRun {
         let config = KeyedConfig {
             group: "g".to_owned(),
             topics: vec![Topic::ConversationsLive],
-            windows: std::collections::BTreeMap::new(),
+            windows: BTreeMap::new(),
             max_concurrency: self.bound,
             budget_events: 100,
             budget_bytes: 10_000,
@@ -375,7 +408,7 @@ impl AsyncRun for StuckRun {
         let config = KeyedConfig {
             group: "g".to_owned(),
             topics: vec![Topic::ConversationsLive],
-            windows: std::collections::BTreeMap::new(),
+            windows: BTreeMap::new(),
             max_concurrency: 8.into(),
             budget_events: 100,
             budget_bytes: 10_000,
@@ -404,6 +437,98 @@ async fn nothing_runs_without_bound_ahead_of_a_record_that_is_not_done() {
     running.diary.until(Did::Resume(vec![at(0)])).await;
     running.diary.until(Did::Commit(vec![(at(0), 121)])).await;
     running.stop().await;
+}
+
+/// Finishes everything but what stands at the given offset, which is parked.
+struct ParkingRun(Option<i64>);
+
+struct Parking {
+    diary: Diary,
+    parked: Option<i64>,
+}
+
+#[async_trait]
+impl RecordHandler for Parking {
+    type Item = ();
+
+    fn read(&self, _: &LogRecord) -> Reading<()> {
+        alone()
+    }
+
+    async fn handle(&self, work: Work<()>) -> Verdict {
+        let offset = work.window[0].record.offset;
+        self.diary.write(Did::Work(offset, work.attempt));
+        if self.parked == Some(offset) { Verdict::RetryAfter(Duration::from_secs(3600)) } else { Verdict::Done }
+    }
+}
+
+impl AsyncRun for ParkingRun {
+    fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>> {
+        let config = KeyedConfig {
+            group: "g".to_owned(),
+            topics: vec![Topic::ConversationsLive],
+            windows: BTreeMap::new(),
+            max_concurrency: 64.into(),
+            budget_events: 2000,
+            budget_bytes: 10_000_000,
+            commit_interval: Duration::from_millis(10),
+            drain_deadline: PATIENCE,
+        };
+        let handler = Arc::new(Parking { diary: diary.clone(), parked: self.0 });
+        tokio::spawn(run_keyed(log, config, handler, Arc::new(diary), shutdown))
+    }
+}
+
+fn of_many_keys(offsets: std::ops::Range<i64>) -> ConsumerEvent {
+    let keyed = |offset| LogRecord { key: Bytes::from(format!("key {offset}")), ..record(0, offset, "") };
+    ConsumerEvent::Records(offsets.map(keyed).collect())
+}
+
+fn worked_on(did: &[Did]) -> Vec<i64> {
+    did.iter().filter_map(|did| if let Did::Work(offset, _) = did { Some(*offset) } else { None }).collect()
+}
+
+#[tokio::test]
+async fn what_was_done_behind_a_parked_record_is_not_done_again_after_a_crash() {
+    let offsets = Offsets::default();
+    let running = Running::start_in(&offsets, ParkingRun(Some(0)));
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.tell(of_many_keys(0..1000));
+    let whole = finished::encode(0, [Run { first: 1, last: 999 }], finished::MAX_BYTES);
+    let mut changed = running.diary.changed.subscribe();
+    tokio::time::timeout(PATIENCE, async {
+        while offsets.lock().unwrap_or_else(PoisonError::into_inner).get(&at(0)).is_none_or(|c| c.metadata != whole) {
+            changed.changed().await.expect("the sender is ours");
+        }
+    })
+    .await
+    .expect("what is done is committed");
+    running.driver.abort();
+    assert!(running.driver.await.expect_err("it was killed").is_cancelled());
+    assert_eq!(worked_on(&running.diary.read()).len(), 1000);
+
+    let again = Running::start_in(&offsets, ParkingRun(None));
+    again.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    again.tell(of_many_keys(0..1001));
+    again.diary.until(Did::Commit(vec![(at(0), 1001)])).await;
+    let did = again.stop().await;
+    assert_eq!(worked_on(&did), [0, 1000], "the one that was parked, and the one that is new");
+    let skipped = did.iter().map(|did| if let Did::Skipped(records) = did { *records } else { 0 });
+    assert_eq!(skipped.sum::<usize>(), 999);
+}
+
+#[tokio::test]
+async fn what_others_wrote_beside_an_offset_is_not_believed() {
+    let offsets = Offsets::default();
+    let foreign = Committed { next_offset: 3, metadata: "host-17".to_owned(), log_end: i64::MAX };
+    offsets.lock().unwrap_or_else(PoisonError::into_inner).insert(at(0), foreign);
+    let running = Running::start_in(&offsets, ParkingRun(None));
+    running.tell(ConsumerEvent::Assigned(vec![at(0)]));
+    running.tell(of_many_keys(3..10));
+    running.diary.until(Did::Commit(vec![(at(0), 10)])).await;
+    let did = running.stop().await;
+    assert_eq!(worked_on(&did).len(), 7);
+    assert_eq!(offsets.lock().unwrap_or_else(PoisonError::into_inner)[&at(0)].metadata, "");
 }
 
 #[tokio::test]

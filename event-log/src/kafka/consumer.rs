@@ -14,6 +14,7 @@ use futures::{FutureExt, StreamExt};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::blocking::{REQUEST_TIMEOUT, detached};
 use super::names::log_error;
-use crate::seam::{Consumer, ConsumerEvent, Fence, LogError, LogRecord, Start};
+use crate::seam::{Commit, Committed, Consumer, ConsumerEvent, Fence, LogError, LogRecord, Start};
 use crate::topic::{Topic, TopicPartition};
 
 /// Records of one event at most, so that the caller is back at its loop soon.
@@ -117,10 +118,21 @@ impl ConsumerContext for Group {
 type Native = StreamConsumer<Group>;
 
 /// What is known of a partition that librdkafka reads for this member.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     epoch: i64,
     lost: bool,
+    /// What the group had committed when it was taken up there.
+    committed: Option<Committed>,
+}
+
+/// Where a partition is taken up.
+type Resolved = (TopicPartition, Offset, Option<Committed>);
+
+/// What stands beside a committed offset. A broker hands out whatever bytes another program committed; the library panics over those
+/// that are no text.
+fn metadata(element: &TopicPartitionListElem<'_>) -> String {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default()
 }
 
 /// A member of a group on Kafka.
@@ -226,8 +238,8 @@ impl KafkaConsumer {
         .ok()?
     }
 
-    /// Resolves each start to an offset that exists.
-    async fn resolve(&self, starts: &[(TopicPartition, Start)]) -> Result<Vec<(TopicPartition, Offset)>, LogError> {
+    /// Resolves each start to an offset that exists, and says what the group had committed where that is the start.
+    async fn resolve(&self, starts: &[(TopicPartition, Start)]) -> Result<Vec<Resolved>, LogError> {
         let native = self.native()?;
         let shared = Arc::clone(&self.shared);
         let starts = starts.to_vec();
@@ -241,42 +253,60 @@ impl KafkaConsumer {
             };
             let mut resolved = Vec::with_capacity(starts.len());
             for (partition, start) in starts {
-                let offset = match start {
-                    Start::Offset(offset) => Offset::Offset(offset),
+                let (offset, metadata) = match start {
+                    Start::Offset(offset) => (Offset::Offset(offset), None),
                     Start::Committed => {
                         let found = committed.find_partition(shared.names.of(partition.topic), partition.partition);
                         let found =
                             found.ok_or_else(|| LogError::Transient(format!("no committed offset of {partition} was told")))?;
                         found.error().map_err(|e| log_error(&format!("ask for the committed offset of {partition}"), &e))?;
                         match found.offset() {
-                            Offset::Offset(offset) => Offset::Offset(offset),
-                            _ => Offset::Beginning,
+                            Offset::Offset(offset) => (Offset::Offset(offset), Some(metadata(&found))),
+                            _ => (Offset::Beginning, None),
                         }
                     }
                 };
-                resolved.push((partition, offset));
+                resolved.push((partition, offset, metadata));
             }
+            let mut checked = Vec::with_capacity(resolved.len());
             for part in resolved.chunks(ASKING) {
                 std::thread::scope(|scope| {
                     let asking: Vec<_> = part
                         .iter()
-                        .filter_map(|(partition, offset)| match offset {
-                            Offset::Offset(wanted) => {
-                                let shared = &shared;
-                                Some(scope.spawn(move || shared.check_start(*partition, *wanted)))
-                            }
-                            _ => None,
+                        .map(|(partition, offset, metadata)| {
+                            let shared = &shared;
+                            scope.spawn(move || {
+                                let Offset::Offset(wanted) = *offset else { return Ok((*partition, *offset, None)) };
+                                let (_, log_end) = shared.check_start(*partition, wanted)?;
+                                let committed =
+                                    metadata.clone().map(|metadata| Committed { next_offset: wanted, metadata, log_end });
+                                Ok((*partition, *offset, committed))
+                            })
                         })
                         .collect();
                     asking.into_iter().try_for_each(|asked| match asked.join() {
-                        Ok(answer) => answer.map(|_| ()),
+                        Ok(answer) => answer.map(|resolved| checked.push(resolved)),
                         Err(_) => Err(LogError::Fatal("a call to the Kafka library panicked".to_owned())),
                     })
                 })?;
             }
-            Ok(resolved)
+            Ok(checked)
         })
         .await?
+    }
+
+    fn offsets(&self, commits: &[Commit], with_metadata: bool) -> Result<Arc<TopicPartitionList>, LogError> {
+        let mut list = TopicPartitionList::new();
+        for Commit { partition, next_offset, metadata } in commits {
+            let mut element = list.add_partition(self.shared.names.of(partition.topic), partition.partition);
+            element
+                .set_offset(Offset::Offset(*next_offset))
+                .map_err(|error| log_error(&format!("commit {partition}"), &error))?;
+            if with_metadata && !metadata.is_empty() {
+                element.set_metadata(metadata);
+            }
+        }
+        Ok(Arc::new(list))
     }
 
     /// Leaves the group on a thread of its own. The receiver learns when it is done.
@@ -365,7 +395,7 @@ impl Consumer for KafkaConsumer {
         let resolved = self.resolve(starts).await?;
         let moved: Vec<TopicPartition> = starts.iter().map(|(p, _)| *p).filter(|p| self.held.contains_key(p)).collect();
         let (mut list, mut moving) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for (partition, offset) in &resolved {
+        for (partition, offset, _) in &resolved {
             let list = if moved.contains(partition) { &mut moving } else { &mut list };
             list.add_partition_offset(self.shared.names.of(partition.topic), partition.partition, *offset)
                 .map_err(|error| log_error(&format!("assign {partition}"), &error))?;
@@ -397,8 +427,8 @@ impl Consumer for KafkaConsumer {
             });
         }
         self.epochs += 1;
-        for (partition, _) in resolved {
-            self.held.insert(partition, Held { epoch: self.epochs, lost: false });
+        for (partition, _, committed) in resolved {
+            self.held.insert(partition, Held { epoch: self.epochs, lost: false, committed });
         }
         Ok(())
     }
@@ -431,19 +461,19 @@ impl Consumer for KafkaConsumer {
         Ok(())
     }
 
-    async fn commit(&mut self, next_offsets: &[(TopicPartition, i64)]) -> Result<(), LogError> {
-        let Some((first, _)) = next_offsets.first().copied() else { return Ok(()) };
+    fn committed(&self, partition: TopicPartition) -> Option<&Committed> {
+        self.held.get(&partition)?.committed.as_ref()
+    }
+
+    async fn commit(&mut self, commits: &[Commit]) -> Result<(), LogError> {
+        let Some(first) = commits.first().map(|commit| commit.partition) else { return Ok(()) };
         // Kafka checks the member, not whether it still has the partition: that is checked here.
-        if let Some((gone, _)) = next_offsets.iter().find(|(p, _)| self.held.get(p).is_none_or(|held| held.lost)) {
-            return Err(LogError::Fenced(*gone));
+        let gone = commits.iter().map(|commit| commit.partition).find(|p| self.held.get(p).is_none_or(|held| held.lost));
+        if let Some(gone) = gone {
+            return Err(LogError::Fenced(gone));
         }
         let native = self.native()?;
-        let mut list = TopicPartitionList::new();
-        for (partition, offset) in next_offsets {
-            list.add_partition_offset(self.shared.names.of(partition.topic), partition.partition, Offset::Offset(*offset))
-                .map_err(|error| log_error(&format!("commit {partition}"), &error))?;
-        }
-        let list = Arc::new(list);
+        let mut list = self.offsets(commits, true)?;
         let until = tokio::time::Instant::now() + REQUEST_TIMEOUT;
         loop {
             if native.assignment_lost() {
@@ -460,6 +490,15 @@ impl Consumer for KafkaConsumer {
                     tokio::time::sleep(COMMIT_PAUSE).await;
                 }
                 Some(code) if FENCED.contains(&code) => return Err(LogError::Fenced(first)),
+                // The offsets matter; what stands beside them saves work.
+                Some(RDKafkaErrorCode::OffsetMetadataTooLarge) if tokio::time::Instant::now() < until => {
+                    tracing::warn!(
+                        "the brokers refuse a commit's metadata as too large: what is finished out of order is done again after a \
+                         restart; set offset.metadata.max.bytes to at least {}",
+                        crate::finished::MAX_BYTES
+                    );
+                    list = self.offsets(commits, false)?;
+                }
                 _ => return Err(log_error("commit", &error)),
             }
         }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::dialect::{Dialect, Member};
 use super::membership::{self, Command, MembershipEvent};
 use super::{SqlLogConfig, member_prefix, missing, uncancelled};
-use crate::seam::{Consumer, ConsumerEvent, Fence, LogError, LogRecord, Start};
+use crate::seam::{Commit, Committed, Consumer, ConsumerEvent, Fence, LogError, LogRecord, Start};
 use crate::topic::{Topic, TopicPartition};
 
 /// One read takes at most this much of one partition, and stops after this much of all.
@@ -30,6 +30,8 @@ struct Reading {
     /// Grows with every assign, so that a read that began before it is not taken for one after it.
     seek: u64,
     paused: bool,
+    /// What the group had committed when it was taken up there.
+    committed: Option<Committed>,
 }
 
 type Read = JoinHandle<Result<Vec<(TopicPartition, u64, Vec<LogRecord>)>, LogError>>;
@@ -84,7 +86,8 @@ impl SqlConsumer {
         match event {
             MembershipEvent::Assigned(leases) => {
                 for &(partition, epoch) in &leases {
-                    self.readings.insert(partition, Reading { epoch, next_offset: None, seek: 0, paused: false });
+                    self.readings
+                        .insert(partition, Reading { epoch, next_offset: None, seek: 0, paused: false, committed: None });
                 }
                 Ok(ConsumerEvent::Assigned(leases.into_iter().map(|(partition, _)| partition).collect()))
             }
@@ -207,8 +210,13 @@ impl Consumer for SqlConsumer {
         let mut positions = Vec::with_capacity(starts.len());
         for (&(partition, start), committed) in starts.iter().zip(committed) {
             let span = spans.get(&partition).ok_or_else(|| missing(partition))?;
+            let committed = committed.filter(|_| start == Start::Committed).map(|(next_offset, metadata)| Committed {
+                next_offset,
+                metadata,
+                log_end: span.end,
+            });
             let wanted = match start {
-                Start::Committed => committed.unwrap_or(span.start),
+                Start::Committed => committed.as_ref().map_or(span.start, |committed| committed.next_offset),
                 Start::Offset(offset) => offset,
             };
             if wanted < span.start {
@@ -220,14 +228,15 @@ impl Consumer for SqlConsumer {
                     span.end
                 )));
             }
-            positions.push((partition, wanted));
+            positions.push((partition, wanted, committed));
         }
-        for (partition, wanted) in positions {
+        for (partition, wanted, committed) in positions {
             // One that has been lost meanwhile is not there any more.
             if let Some(reading) = self.readings.get_mut(&partition) {
                 self.seeks += 1;
                 reading.seek = self.seeks;
                 reading.next_offset = Some(wanted);
+                reading.committed = committed;
             }
         }
         self.idle_until = None;
@@ -265,17 +274,21 @@ impl Consumer for SqlConsumer {
         Ok(())
     }
 
-    async fn commit(&mut self, next_offsets: &[(TopicPartition, i64)]) -> Result<(), LogError> {
-        let mut offsets = Vec::with_capacity(next_offsets.len());
+    fn committed(&self, partition: TopicPartition) -> Option<&Committed> {
+        self.readings.get(&partition)?.committed.as_ref()
+    }
+
+    async fn commit(&mut self, commits: &[Commit]) -> Result<(), LogError> {
+        let mut leased = Vec::with_capacity(commits.len());
         let mut gone = None;
-        for &(partition, next_offset) in next_offsets {
-            match self.readings.get(&partition) {
-                Some(reading) => offsets.push((partition, next_offset, reading.epoch)),
-                None => gone = Some(partition),
+        for commit in commits {
+            match self.readings.get(&commit.partition) {
+                Some(reading) => leased.push((commit.clone(), reading.epoch)),
+                None => gone = Some(commit.partition),
             }
         }
         let (dialect, group) = (Arc::clone(&self.dialect), self.group.clone());
-        let fenced = uncancelled(async move { dialect.commit(&group, &offsets).await }).await?;
+        let fenced = uncancelled(async move { dialect.commit(&group, &leased).await }).await?;
         if !fenced.is_empty() {
             let _ = self.commands.send(Command::Look);
         }

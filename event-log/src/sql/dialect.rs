@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::balance::{Holding, Turn};
-use crate::seam::{Fence, LogError, LogIdentity, LogRecord, NewRecord};
+use crate::seam::{Commit, Fence, LogError, LogIdentity, LogRecord, NewRecord};
 use crate::topic::{Topic, TopicPartition};
 
 /// What a partition holds.
@@ -72,10 +72,11 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     /// Records from `offset` on; at least one where there is one, then up to both limits.
     async fn read(&self, span: &Span, offset: i64, max_records: usize, max_bytes: usize) -> Result<Vec<LogRecord>, LogError>;
 
-    async fn committed(&self, group: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError>;
+    /// The next offset and what stands beside it, in the order of `partitions`.
+    async fn committed(&self, group: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<(i64, String)>>, LogError>;
 
-    /// Commits (partition, next offset, lease epoch); those whose epoch is no longer the lease's are left out and named.
-    async fn commit(&self, group: &str, offsets: &[(TopicPartition, i64, i64)]) -> Result<Vec<TopicPartition>, LogError>;
+    /// Commits, each under its lease's epoch; those whose epoch is no longer the lease's are left out and named.
+    async fn commit(&self, group: &str, commits: &[(Commit, i64)]) -> Result<Vec<TopicPartition>, LogError>;
 
     /// A member's turn: looks at its group, decides by [`super::balance::decide`], and writes what was decided.
     async fn turn(&self, member: &Member, holdings: &[Holding]) -> Result<Turn, LogError>;

@@ -15,7 +15,7 @@ use super::balance::{Holding, LeaseRow, MemberRow, Stage, Turn, decide};
 use super::dialect::{AppendOutcome, AppendRequest, Dialect, Member, Span};
 use super::headers;
 use super::missing;
-use crate::seam::{LogError, LogIdentity, LogRecord, NewRecord};
+use crate::seam::{Commit, LogError, LogIdentity, LogRecord, NewRecord};
 use crate::sqlite::SqliteDatabase;
 use crate::topic::{Topic, TopicPartition};
 
@@ -232,35 +232,38 @@ impl Dialect for SqliteDialect {
         Ok(records)
     }
 
-    async fn committed(&self, group: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
-        let rows = sqlx::query("SELECT topic, log_partition, next_offset FROM log_group_offsets WHERE group_name = ?")
+    async fn committed(&self, group: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<(i64, String)>>, LogError> {
+        let rows = sqlx::query("SELECT topic, log_partition, next_offset, metadata FROM log_group_offsets WHERE group_name = ?")
             .bind(group)
             .fetch_all(self.database.reads())
             .await
             .map_err(log_error)?;
         let mut committed = HashMap::new();
         for row in rows {
-            committed.insert(source(&row)?, row.get("next_offset"));
+            committed.insert(source(&row)?, (row.get("next_offset"), row.get("metadata")));
         }
-        Ok(partitions.iter().map(|partition| committed.get(partition).copied()).collect())
+        Ok(partitions.iter().map(|partition| committed.remove(partition)).collect())
     }
 
-    async fn commit(&self, group: &str, offsets: &[(TopicPartition, i64, i64)]) -> Result<Vec<TopicPartition>, LogError> {
+    async fn commit(&self, group: &str, commits: &[(Commit, i64)]) -> Result<Vec<TopicPartition>, LogError> {
         let mut tx = self.begin().await?;
         let mut fenced = Vec::new();
-        for &(partition, next_offset, epoch) in offsets {
-            if !holds(&mut tx, group, partition, epoch).await? {
+        for (Commit { partition, next_offset, metadata }, epoch) in commits {
+            let partition = *partition;
+            if !holds(&mut tx, group, partition, *epoch).await? {
                 fenced.push(partition);
                 continue;
             }
             sqlx::query(
-                "INSERT INTO log_group_offsets (group_name, topic, log_partition, next_offset) VALUES (?, ?, ?, ?) \
-                 ON CONFLICT (group_name, topic, log_partition) DO UPDATE SET next_offset = excluded.next_offset",
+                "INSERT INTO log_group_offsets (group_name, topic, log_partition, next_offset, metadata) VALUES (?, ?, ?, ?, ?) \
+                 ON CONFLICT (group_name, topic, log_partition) \
+                 DO UPDATE SET next_offset = excluded.next_offset, metadata = excluded.metadata",
             )
             .bind(group)
             .bind(partition.topic.as_str())
             .bind(partition.partition)
             .bind(next_offset)
+            .bind(metadata)
             .execute(&mut *tx)
             .await
             .map_err(log_error)?;

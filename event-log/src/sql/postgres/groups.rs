@@ -12,7 +12,7 @@ use super::super::balance::{Holding, LeaseRow, MemberRow, Stage, Turn, decide};
 use super::super::dialect::Member;
 use super::connection::{Lent, log_error};
 use super::source;
-use crate::seam::LogError;
+use crate::seam::{Commit, LogError};
 use crate::topic::{Topic, TopicPartition};
 
 const GROUP: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8 AS now_ms, \
@@ -33,13 +33,13 @@ const RELEASE: &str = "UPDATE memori.log_leases l SET owner = NULL, expires_at_m
     FROM unnest($1::text[], $2::int4[], $3::int8[]) AS q (t, p, e) \
     WHERE l.group_name = $4 AND l.owner = $5 AND l.topic = q.t AND l.log_partition = q.p AND l.epoch = q.e";
 const COMMIT: &str = "WITH held AS MATERIALIZED ( \
-      SELECT l.topic, l.log_partition, q.n FROM memori.log_leases l \
-        JOIN unnest($1::text[], $2::int4[], $3::int8[], $4::int8[]) AS q (t, p, n, e) \
+      SELECT l.topic, l.log_partition, q.n, q.m FROM memori.log_leases l \
+        JOIN unnest($1::text[], $2::int4[], $3::int8[], $4::text[], $5::int8[]) AS q (t, p, n, m, e) \
           ON l.topic = q.t AND l.log_partition = q.p AND l.epoch = q.e \
-        WHERE l.group_name = $5 AND l.owner IS NOT NULL ORDER BY l.group_name, l.topic, l.log_partition FOR SHARE OF l) \
-    INSERT INTO memori.log_group_offsets (group_name, topic, log_partition, next_offset) \
-      SELECT $5, topic, log_partition, n FROM held \
-    ON CONFLICT (group_name, topic, log_partition) DO UPDATE SET next_offset = excluded.next_offset \
+        WHERE l.group_name = $6 AND l.owner IS NOT NULL ORDER BY l.group_name, l.topic, l.log_partition FOR SHARE OF l) \
+    INSERT INTO memori.log_group_offsets (group_name, topic, log_partition, next_offset, metadata) \
+      SELECT $6, topic, log_partition, n, m FROM held \
+    ON CONFLICT (group_name, topic, log_partition) DO UPDATE SET next_offset = excluded.next_offset, metadata = excluded.metadata \
     RETURNING topic, log_partition";
 
 /// A group as one statement sees it.
@@ -218,22 +218,20 @@ pub(super) async fn forget(pool: &PgPool, prefix: &str) -> Result<(), LogError> 
     lent.commit().await.map_err(log_error)
 }
 
-/// Commits (partition, next offset, epoch); answers those whose lease has passed on.
-pub(super) async fn commit(
-    pool: &PgPool,
-    group: &str,
-    offsets: &[(TopicPartition, i64, i64)],
-) -> Result<Vec<TopicPartition>, LogError> {
-    if offsets.is_empty() {
+/// Commits under the leases' epochs; answers the partitions whose lease has passed on.
+pub(super) async fn commit(pool: &PgPool, group: &str, commits: &[(Commit, i64)]) -> Result<Vec<TopicPartition>, LogError> {
+    if commits.is_empty() {
         return Ok(Vec::new());
     }
-    let (topics, partitions, next) = columns(offsets.iter().map(|(partition, next, _)| (*partition, *next)));
-    let epochs: Vec<i64> = offsets.iter().map(|(_, _, epoch)| *epoch).collect();
+    let (topics, partitions, next) = columns(commits.iter().map(|(commit, _)| (commit.partition, commit.next_offset)));
+    let metadata: Vec<&str> = commits.iter().map(|(commit, _)| commit.metadata.as_str()).collect();
+    let epochs: Vec<i64> = commits.iter().map(|(_, epoch)| *epoch).collect();
     let mut lent = Lent::begin(pool).await?;
     let rows = sqlx::query(COMMIT)
         .bind(topics)
         .bind(partitions)
         .bind(next)
+        .bind(metadata)
         .bind(epochs)
         .bind(group)
         .fetch_all(&mut *lent)
@@ -241,5 +239,5 @@ pub(super) async fn commit(
         .map_err(log_error)?;
     let committed = rows.iter().map(source).collect::<Result<BTreeSet<_>, _>>()?;
     lent.commit().await.map_err(log_error)?;
-    Ok(offsets.iter().map(|(partition, ..)| *partition).filter(|partition| !committed.contains(partition)).collect())
+    Ok(commits.iter().map(|(commit, _)| commit.partition).filter(|partition| !committed.contains(partition)).collect())
 }

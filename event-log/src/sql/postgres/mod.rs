@@ -27,7 +27,7 @@ use super::balance::{Holding, Turn};
 use super::dialect::{AppendOutcome, AppendRequest, Dialect, Member, Span};
 use super::{headers, missing, uncancelled};
 use crate::backoff::Backoff;
-use crate::seam::{LogError, LogIdentity, LogRecord};
+use crate::seam::{Commit, LogError, LogIdentity, LogRecord};
 use crate::topic::{Topic, TopicPartition};
 use append::{Done, Failure, Placed};
 use connection::{Lent, in_time, log_error};
@@ -304,20 +304,20 @@ impl Dialect for PostgresDialect {
         self.fetch(query).await?.into_iter().map(record).collect()
     }
 
-    async fn committed(&self, group: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
+    async fn committed(&self, group: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<(i64, String)>>, LogError> {
         let query = || {
-            sqlx::query("SELECT topic, log_partition, next_offset FROM memori.log_group_offsets WHERE group_name = $1")
+            sqlx::query("SELECT topic, log_partition, next_offset, metadata FROM memori.log_group_offsets WHERE group_name = $1")
                 .bind(group)
         };
         let mut committed = HashMap::new();
         for row in self.fetch(query).await? {
-            committed.insert(source(&row)?, row.get("next_offset"));
+            committed.insert(source(&row)?, (row.get("next_offset"), row.get("metadata")));
         }
-        Ok(partitions.iter().map(|partition| committed.get(partition).copied()).collect())
+        Ok(partitions.iter().map(|partition| committed.remove(partition)).collect())
     }
 
-    async fn commit(&self, group: &str, offsets: &[(TopicPartition, i64, i64)]) -> Result<Vec<TopicPartition>, LogError> {
-        in_time(groups::commit(&self.pool, group, offsets)).await
+    async fn commit(&self, group: &str, commits: &[(Commit, i64)]) -> Result<Vec<TopicPartition>, LogError> {
+        in_time(groups::commit(&self.pool, group, commits)).await
     }
 
     async fn turn(&self, member: &Member, holdings: &[Holding]) -> Result<Turn, LogError> {
