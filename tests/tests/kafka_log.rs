@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use async_trait::async_trait;
 use bytes::Bytes;
+use memori_event_log::driver::{KeyedConfig, Reading, RecordHandler, Unobserved, Verdict, Windowing, Work, run_keyed};
+use memori_event_log::finished::{self, Run};
 use memori_event_log::kafka::{KafkaConfig, KafkaLog, MAX_MESSAGE_BYTES};
 use memori_event_log::{
     AppendError, Commit, Consumer, ConsumerEvent, Header, Log, LogError, LogRecord, NewRecord, Start, Topic, TopicPartition,
@@ -15,8 +18,10 @@ use memori_schemas::ids::partition_of;
 use memori_tests::Servers;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: i32 = 3;
 /// Nothing here takes long; what waits for this has failed.
@@ -338,6 +343,123 @@ async fn a_second_member_takes_over_only_what_the_first_let_go() -> Result<()> {
     let seen = records(&mut first, all.len()).await?;
     ensure!(seen.iter().all(|r| r.offset == 1), "{seen:?}");
     first.close(DEADLINE).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_stands_whose_metadata_the_broker_refuses() -> Result<()> {
+    let (log, _) = fresh_log(&[]).await?;
+    let (one, other) = (partition_with(&keys()[0]), partition_with(&keys()[1]));
+    let batch = keys().iter().flat_map(|key| (0..4).map(move |n| record(key, format!("{n}")))).collect();
+    for answer in log.producer().append(batch, None).await {
+        answer?;
+    }
+    let mut consumer = log.subscribe("g", &[Topic::ConversationsLive]).await?;
+    assigned(&mut consumer, Start::Committed).await?;
+    let commit = |partition, next_offset, metadata: &str| Commit { partition, next_offset, metadata: metadata.to_owned() };
+    consumer.commit(&[commit(one, 1, "before"), commit(other, 1, "before")]).await?;
+    consumer.commit(&[commit(one, 2, &"x".repeat(finished::MAX_BYTES + 1)), commit(other, 3, "fits")]).await?;
+    consumer.close(DEADLINE).await;
+    let mut consumer = log.subscribe("g", &[Topic::ConversationsLive]).await?;
+    assigned(&mut consumer, Start::Committed).await?;
+    let committed = |partition| consumer.committed(partition).map(|c| (c.next_offset, c.metadata.clone()));
+    ensure!(committed(one) == Some((2, String::new())), "{:?}", committed(one));
+    ensure!(committed(other).is_some_and(|(offset, _)| offset == 3), "{:?}", committed(other));
+    consumer.close(DEADLINE).await;
+    Ok(())
+}
+
+/// Finishes all but what is parked, and notes what it was given.
+struct Parking {
+    parked: Option<&'static str>,
+    given: Arc<Mutex<Vec<String>>>,
+}
+
+#[async_trait]
+impl RecordHandler for Parking {
+    type Item = String;
+
+    fn read(&self, record: &LogRecord) -> Reading<String> {
+        let item = String::from_utf8_lossy(&record.payload).into_owned();
+        Reading { item, tenant: Arc::from("acme"), cost: 1, bytes: 0, window: Windowing::Alone }
+    }
+
+    async fn handle(&self, work: Work<String>) -> Verdict {
+        let item = work.window[0].item.clone();
+        let parked = self.parked == Some(&*item);
+        self.given.lock().expect("no panic").push(item);
+        if parked { Verdict::RetryAfter(Duration::from_secs(3600)) } else { Verdict::Done }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_behind_a_parked_record_is_not_done_again_after_a_crash() -> Result<()> {
+    const RECORDS: usize = 300;
+    let servers = shared().await?;
+    let prefix = servers.fresh_prefix();
+    let log = Arc::new(KafkaLog::connect(config(servers, &prefix, SHORT_SESSION)).await?);
+    log.create_topics(1).await?;
+    let batch = (0..RECORDS).map(|n| record(&format!("key {n}"), format!("{n}"))).collect();
+    for answer in log.producer().append(batch, None).await {
+        answer?;
+    }
+    let start = |parked, given: &Arc<Mutex<Vec<String>>>| {
+        let config = KeyedConfig {
+            group: "workers".to_owned(),
+            topics: vec![Topic::ConversationsLive],
+            windows: BTreeMap::new(),
+            max_concurrency: 16.into(),
+            budget_events: 1000,
+            budget_bytes: 16 * 1024 * 1024,
+            commit_interval: Duration::from_millis(50),
+            drain_deadline: Duration::from_secs(10),
+        };
+        let handler = Arc::new(Parking { parked, given: Arc::clone(given) });
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(run_keyed(log.clone(), config, handler, Arc::new(Unobserved), shutdown.clone()));
+        (running, shutdown)
+    };
+    let first = Arc::default();
+    let (running, _) = start(Some("0"), &first);
+    // What the group has committed, as anybody may ask who knows its name.
+    let onlooker: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers.kafka_brokers())
+        .set("group.id", format!("{prefix}.workers"))
+        .create()?;
+    let onlooker = Arc::new(onlooker);
+    let topic = format!("{prefix}.{}", Topic::ConversationsLive);
+    let committed = || {
+        let (onlooker, topic) = (Arc::clone(&onlooker), topic.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut asked = TopicPartitionList::new();
+            asked.add_partition(&topic, 0);
+            let told = onlooker.committed_offsets(asked, DEADLINE)?;
+            let element = told.find_partition(&topic, 0).context("not told")?;
+            Ok::<_, anyhow::Error>((element.offset(), element.metadata().to_owned()))
+        })
+    };
+    let whole = finished::encode(0, [Run { first: 1, last: 299 }], finished::MAX_BYTES);
+    let until = tokio::time::Instant::now() + DEADLINE;
+    while committed().await?? != (Offset::Offset(0), whole.clone()) {
+        ensure!(tokio::time::Instant::now() < until, "what is done was not committed: {:?}", committed().await??);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running.abort();
+    ensure!(running.await.is_err_and(|e| e.is_cancelled()));
+    ensure!(first.lock().expect("no panic").len() == RECORDS);
+
+    for answer in log.producer().append(vec![record("key 0", "new")], None).await {
+        answer?;
+    }
+    let second = Arc::default();
+    let (running, shutdown) = start(None, &second);
+    while committed().await?? != (Offset::Offset(301), String::new()) {
+        ensure!(tokio::time::Instant::now() < until, "not done: {:?}", committed().await??);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    shutdown.cancel();
+    running.await??;
+    ensure!(*second.lock().expect("no panic") == ["0", "new"], "{second:?}");
     Ok(())
 }
 

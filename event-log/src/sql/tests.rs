@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{SqlLog, SqlLogConfig};
-use crate::seam::{AppendError, Consumer, ConsumerEvent, Header, Log, LogError, NewRecord, Start};
+use crate::seam::{AppendError, Committed, Consumer, ConsumerEvent, Header, Log, LogError, NewRecord, Start};
 use crate::sqlite::SqliteDatabase;
 use crate::topic::{Topic, TopicPartition};
 
@@ -130,4 +130,31 @@ async fn an_offset_beyond_the_end_halts() {
     let Ok(ConsumerEvent::Assigned(partitions)) = consumer.next().await else { panic!("no assignment") };
     let error = consumer.assign(&[(partitions[0], Start::Offset(7))]).await.expect_err("beyond the end");
     assert!(error.to_string().contains("controls[0] ends at offset 0, but 7 is wanted"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_of_the_first_version_keeps_its_commits() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = SqliteDatabase::open(&folder.path().join("memori.db")).await.expect("opens");
+    // As its process left it: the table without the column, the migration not yet noted.
+    let log = SqlLog::open(database.clone(), SqlLogConfig::default()).await.expect("migrates");
+    log.create_topics(1).await.expect("creates");
+    for n in 0..3 {
+        log.producer().append(vec![record("a", &[n])], None).await.pop().expect("one").expect("appended");
+    }
+    drop(log);
+    for sql in [
+        "ALTER TABLE log_group_offsets DROP COLUMN metadata",
+        "DELETE FROM log_migrations WHERE version > 1",
+        "INSERT INTO log_group_offsets (group_name, topic, log_partition, next_offset) VALUES ('g', 'conversations.live', 0, 2)",
+    ] {
+        sqlx::query(sql).execute(database.writes()).await.expect(sql);
+    }
+    database.close().await;
+    let log = open(&folder, SqlLogConfig::default()).await;
+    let mut consumer = log.subscribe("g", &[Topic::ConversationsLive]).await.expect("joins");
+    let got = records(&mut *consumer, 1).await;
+    assert_eq!(got[0].1, 2);
+    let expected = Committed { next_offset: 2, metadata: String::new(), log_end: 3 };
+    assert_eq!(consumer.committed(got[0].0), Some(&expected));
 }
