@@ -4,16 +4,14 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use memori_sdk::process::PerProcess;
 use memori_sdk::turn::{LARGE_BODY_BYTES, Scope};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
 use crate::callbacks::{self, Given};
-use crate::turn::Turn;
+use crate::turn::{Turn, bytes_of};
 use crate::{guarded, seconds};
 
 /// How often a wait looks whether a signal came.
@@ -59,13 +57,10 @@ impl Member {
         let member = self.here();
         let (entity_id, process_id, session_id) = scope;
         let scope = Scope { entity_id, process_id, session_id };
-        // A large one is not copied, but held.
-        let is_large = body.as_bytes().len() > LARGE_BODY_BYTES;
-        let original = is_large.then(|| body.clone().unbind());
-        let body =
-            if is_large { Bytes::from_owner(PyBackedBytes::from(body.clone())) } else { Bytes::copy_from_slice(body.as_bytes()) };
+        let original = (body.as_bytes().len() > LARGE_BODY_BYTES).then(|| body.clone().unbind());
+        let body = bytes_of(body);
         let begun = guarded(member.engine(), || py.detach(|| member.begin(scope, url_path, content_type, body, retry)));
-        begun.flatten().map(|turn| Turn::new(Arc::new(turn), original))
+        begun.flatten().map(|turn| Turn::new(turn, original))
     }
 
     fn capture(&self, py: Python<'_>, event_json: &[u8]) -> PyResult<String> {

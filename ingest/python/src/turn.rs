@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use memori_sdk::turn::LARGE_BODY_BYTES;
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
 use crate::callbacks::{self, Given};
@@ -67,9 +69,10 @@ impl Turn {
     }
 
     #[pyo3(signature = (status, content_type, body, latency_ms))]
-    fn answer(&self, py: Python<'_>, status: u16, content_type: Option<&str>, body: &[u8], latency_ms: f64) {
+    fn answer(&self, py: Python<'_>, status: u16, content_type: Option<&str>, body: &Bound<'_, PyBytes>, latency_ms: f64) {
         // Whether it is a stream that was read as a whole or one JSON, its first byte tells better.
         let _ = content_type;
+        let body = bytes_of(body);
         self.if_ours(|| without_lock_if(py, body.len() > LARGE_BYTES, || self.turn.answer(status, body, latency_ms)));
     }
 
@@ -111,6 +114,15 @@ fn copied_without_lock<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py,
     // SAFETY: nobody else knows the object yet, and it has as many bytes as `body`.
     py.detach(|| unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), target as *mut u8, body.len()) });
     object.cast_into::<PyBytes>().map_err(Into::into)
+}
+
+/// The bytes of `object`; many are not copied, but held.
+pub(crate) fn bytes_of(object: &Bound<'_, PyBytes>) -> Bytes {
+    if object.as_bytes().len() > LARGE_BODY_BYTES {
+        Bytes::from_owner(PyBackedBytes::from(object.clone()))
+    } else {
+        Bytes::copy_from_slice(object.as_bytes())
+    }
 }
 
 fn without_lock_if(py: Python<'_>, is_long: bool, work: impl FnOnce() + Send) {

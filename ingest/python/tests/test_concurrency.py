@@ -288,21 +288,25 @@ async def _stalls(work: Coroutine[Any, Any, None]) -> list[float]:
     return late
 
 
-def _turns_on_the_loop(mem: Memori, count: int) -> list[float]:
+def _turns_on_the_loop(mem: Memori, count: int, request_bytes: int = 850, answer_bytes: int = 550) -> list[float]:
     """How long each of our steps on the loop takes, without SDK and network between them: begin, injection, answer."""
     from memori import _bridge, _hook
+
+    history = {"role": "assistant", "content": "In Lisbon. " * (request_bytes // 11)}
+    messages = [{"role": "user", "content": "Hello."}, history, {"role": "user", "content": "Where do I live?"}]
+    said = {"role": "assistant", "content": "In Lisbon. " * (answer_bytes // 11)}
 
     class Request:
         method = "POST"
         url = type("Url", (), {"path": "/v1/chat/completions"})()
         headers = {"content-type": "application/json"}
         extensions: dict[str, Any] = {}
-        content = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Where do I live? " * 50}]}).encode()
+        content = json.dumps({"model": "m", "messages": messages}).encode()
 
     class Response:
         status_code = 200
         headers = {"content-type": "application/json"}
-        content = json.dumps({"choices": [{"message": {"role": "assistant", "content": "In Lisbon. " * 50}}]}).encode()
+        content = json.dumps({"choices": [{"message": said}]}).encode()
         _content = content
 
     hook = _hook.Hook()
@@ -323,6 +327,8 @@ def _turns_on_the_loop(mem: Memori, count: int) -> list[float]:
     async def main() -> None:
         for _ in range(count // 20):
             await asyncio.gather(*[one() for _ in range(20)])
+        for _ in range(count % 20):
+            await one()
 
     asyncio.run(main())
     return sorted(span * 1000 for span in spans)
@@ -336,6 +342,20 @@ def test_no_step_of_ours_holds_the_loop(new: Callable[[], Memori]) -> None:
     spans = _turns_on_the_loop(mem, 1000)
     p99 = spans[int(len(spans) * 0.99)]
     assert p99 <= 5.0, f"99 of 100 of our steps on the loop take at most {p99:.2f} ms, the longest {spans[-1]:.2f} ms"
+
+
+@pytest.mark.parametrize(("request_mb", "answer_mb"), [(4, 0), (16, 0), (0, 8)])
+def test_a_large_body_does_not_hold_the_loop(new: Callable[[], Memori], request_mb: int, answer_mb: int) -> None:
+    """It is read, written and captured beside the loop, and captured all the same."""
+    mem = new().attribution(entity_id="large")
+    mem.capture([{"role": "user", "content": "I live in Lisbon."}])
+    assert mem.augmentation.wait(30)
+    before = mem.stats()
+    spans = _turns_on_the_loop(mem, 9, max(request_mb << 20, 850), max(answer_mb << 20, 550))
+    assert spans[len(spans) // 2] <= 5.0, f"half of our steps take at most {spans[len(spans) // 2]:.2f} ms"
+    assert mem.augmentation.wait(60)
+    after = mem.stats()
+    assert after["captured"] - before["captured"] == 9 and after["injected"] - before["injected"] == 9
 
 
 def test_waiting_and_recalling_leave_the_loop_alone(new: Callable[[], Memori]) -> None:

@@ -11,20 +11,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use memori_schemas::Micros;
-use serde_json::{Value, json};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::breaker::Breaker;
 use crate::config::{Config, ConfigError, canonical};
-use crate::ledger::{Failure, Ledger};
+use crate::ledger::Ledger;
 use crate::notices::{Level, Notices};
 use crate::process::{PerProcess, is_exiting};
-use crate::queue::{Full, Queue};
+use crate::queue::Queue;
 use crate::reach::Reach;
-use crate::stats::{Dropped, Stats, add};
+use crate::stats::Stats;
 use crate::system::{System, problem};
 use crate::turn::Call;
 use crate::unanswered::{Calls, Lately};
@@ -73,9 +71,9 @@ pub(crate) struct Running {
 
 /// What callers may turn while it runs.
 #[derive(Clone, Copy, Debug)]
-struct Knobs {
-    workers: usize,
-    batch_rows: usize,
+pub(crate) struct Knobs {
+    pub(crate) workers: usize,
+    pub(crate) batch_rows: usize,
 }
 
 /// The engine.
@@ -88,9 +86,9 @@ pub struct Engine {
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) reach: Mutex<Reach>,
     pub(crate) breaker: Mutex<Breaker>,
-    notices: Mutex<Notices>,
-    knobs: Mutex<Knobs>,
-    running: Mutex<Option<Arc<Running>>>,
+    pub(crate) notices: Mutex<Notices>,
+    pub(crate) knobs: Mutex<Knobs>,
+    pub(crate) running: Mutex<Option<Arc<Running>>>,
     /// Turns without an answer, by what their retry would be known by.
     pub(crate) unanswered: Mutex<Calls<[u8; 32], Arc<Call>>>,
     /// Blocks of turns that may go on, by scope and turn. None: that turn got none.
@@ -267,8 +265,13 @@ impl Engine {
         }
     }
 
+    /// Whether a runtime is there.
+    pub(crate) fn is_running(&self) -> bool {
+        lock(&self.running).is_some()
+    }
+
     /// The system, where it is up now.
-    fn system_now(&self) -> Option<Arc<dyn System>> {
+    pub(crate) fn system_now(&self) -> Option<Arc<dyn System>> {
         let running = lock(&self.running).clone()?;
         let phase = running.phase.borrow();
         match &*phase {
@@ -430,58 +433,6 @@ impl Engine {
         }
     }
 
-    /// A new member.
-    #[must_use]
-    pub fn member(self: &Arc<Self>) -> Member {
-        let number = lock(&self.ledger).member();
-        Member { engine: Arc::clone(self), number }
-    }
-
-    /// Queues an event. Answers its number in the queue; none where it was dropped, which is counted, and a failure of the member.
-    pub(crate) fn capture(self: &Arc<Self>, member: u64, event_id: &str, json: Bytes) -> Option<u64> {
-        let too_large = json.len() > memori_ingest::new_event::MAX_EVENT_BYTES;
-        let pushed = if too_large {
-            Err((Dropped::TooLarge, "it is larger than an event may be"))
-        } else if is_exiting() && lock(&self.running).is_none() {
-            Err((Dropped::Exiting, "the process is about to end"))
-        } else {
-            let mut queue = lock(&self.queue);
-            match queue.push(member, event_id.to_owned(), json) {
-                Ok(number) => {
-                    // In the ledger before the feeder can settle it: it takes the queue's lock first, too.
-                    lock(&self.ledger).captured(member, number, event_id);
-                    Ok(number)
-                }
-                Err(Full::Events) => Err((Dropped::QueueEvents, "the queue is full")),
-                Err(Full::Bytes) => Err((Dropped::QueueBytes, "the queue is full")),
-            }
-        };
-        match pushed {
-            Ok(number) => {
-                add(&self.stats.captured, 1);
-                // Where the end of the process came in between, nobody will take it any more.
-                if self.running().is_none() && is_exiting() && lock(&self.queue).withdraw(number) {
-                    let (why, words) = (Dropped::Exiting, "the process is about to end");
-                    lock(&self.ledger).failed(member, number, "dropped", why.as_str(), words);
-                    self.dropped(why, words);
-                    return None;
-                }
-                self.grown.notify_one();
-                Some(number)
-            }
-            Err((why, words)) => {
-                lock(&self.ledger).dropped(member, event_id, why.as_str(), words);
-                self.dropped(why, words);
-                None
-            }
-        }
-    }
-
-    fn dropped(&self, why: Dropped, words: &str) {
-        self.stats.dropped(why);
-        self.note("dropped", Level::Error, || format!("memory dropped an event: {words} ({})", why.as_str()));
-    }
-
     /// How many extractions may run at once, from now on.
     pub fn set_workers(&self, count: usize) {
         lock(&self.knobs).workers = count.max(1);
@@ -496,65 +447,6 @@ impl Engine {
         if let Some(system) = self.system_now() {
             system.set_batch_rows(count.max(1));
         }
-    }
-
-    /// Tells the user something, at most once a minute for each kind.
-    pub(crate) fn note(&self, kind: &'static str, level: Level, text: impl FnOnce() -> String) {
-        lock(&self.notices).note(Instant::now(), kind, level, text);
-    }
-
-    /// What is worth logging since last asked.
-    #[must_use]
-    pub fn notices(&self) -> Vec<(u8, String)> {
-        lock(&self.notices).take().into_iter().map(|(level, text)| (level.number(), text)).collect()
-    }
-
-    /// A failure of our own was kept from the caller.
-    pub fn internal_error(&self, what: &str) {
-        add(&self.stats.internal_errors, 1);
-        self.note("internal", Level::Error, || format!("memory failed inside, and stood aside: {what}"));
-    }
-
-    /// Counters, levels and knobs.
-    #[must_use]
-    pub fn stats_json(&self) -> String {
-        let mut shown = self.stats.to_json();
-        let (events, bytes) = {
-            let queue = lock(&self.queue);
-            (queue.events(), queue.bytes())
-        };
-        let (open, members) = {
-            let ledger = lock(&self.ledger);
-            (ledger.open(), ledger.members())
-        };
-        let running = lock(&self.running).clone();
-        let (phase, system, why) = match running.as_ref().map(|running| running.phase.borrow().clone()) {
-            None => ("closed", None, None),
-            Some(Phase::Starting) => ("starting", None, None),
-            Some(Phase::Failed(why)) => ("failed", None, Some(why)),
-            Some(Phase::Up(system)) => ("up", Some(system), None),
-        };
-        let now = Instant::now();
-        let away = lock(&self.reach).away_for(now).map(|(for_, why)| json!({"for_ms": for_.as_millis(), "why": why}));
-        let knobs = *lock(&self.knobs);
-        let more = json!({
-            "place": self.config.place(),
-            "phase": phase,
-            "last_error": why.or_else(|| system.as_ref().and_then(|system| system.complaint())),
-            "away": away,
-            "queue": {"events": events, "bytes": bytes, "max_events": self.config.queue_events, "max_bytes": self.config.queue_bytes},
-            "open": open,
-            "members": members,
-            "reading_ahead": lock(&self.reading_ahead).len(),
-            "workers": {"asked": knobs.workers},
-            "batch_rows": {"asked": knobs.batch_rows},
-            "system": system.map(|system| system.shown()),
-            "recall_deadline_ms": self.config.recall_deadline.as_millis(),
-        });
-        if let Value::Object(more) = more {
-            shown.extend(more);
-        }
-        Value::Object(shown).to_string()
     }
 }
 
@@ -609,80 +501,6 @@ impl<T> Drop for Once<T> {
     fn drop(&mut self) {
         if let Some(done) = self.0.take() {
             done(None);
-        }
-    }
-}
-
-/// One `Memori`: a number in the ledger.
-pub struct Member {
-    engine: Arc<Engine>,
-    number: u64,
-}
-
-impl Member {
-    /// Its engine.
-    #[must_use]
-    pub fn engine(&self) -> &Arc<Engine> {
-        &self.engine
-    }
-
-    /// Its number in the ledger.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Queues an event as the body of `POST /v1/events` has it, and gives its id.
-    ///
-    /// # Errors
-    /// Why it is no event.
-    pub fn capture(&self, event_json: &[u8]) -> Result<(String, Option<u64>), String> {
-        let invalid = |problem: memori_service::problem::Problem| problem.detail;
-        let mut event = memori_service::problem::parse_json(event_json).map_err(invalid)?;
-        if let Some(fields) = event.as_object_mut() {
-            let is_new = fields.get("event_id").is_none_or(Value::is_null);
-            if is_new {
-                fields.insert("event_id".to_owned(), uuid::Uuid::now_v7().to_string().into());
-            }
-            // Said now: it may get to where memory lives much later. An event that its caller named may be one sent before; a time
-            // of ours would make another of it.
-            if is_new && fields.get("occurred_at").is_none_or(Value::is_null) {
-                fields.insert("occurred_at".to_owned(), Micros::now().to_rfc3339().into());
-            }
-        }
-        let json = event.to_string();
-        let read = memori_ingest::new_event::NewEvent::read(event).map_err(invalid)?;
-        let event_id = read.event_id.unwrap_or_default();
-        let number = self.engine.capture(self.number, &event_id, json.into());
-        Ok((event_id, number))
-    }
-
-    /// Waits until all that it captured is applied; what else ends a wait is in [`settle::wait`].
-    pub fn wait(&self, timeout: Option<Duration>) -> impl Future<Output = bool> + Send + 'static {
-        settle::wait(Arc::clone(&self.engine), self.number, timeout)
-    }
-
-    /// Its failures, oldest first.
-    #[must_use]
-    pub fn failures(&self) -> Vec<Failure> {
-        lock(&self.engine.ledger).failures(self.number)
-    }
-
-    /// Waits until the event with this number is durable.
-    pub fn durable(&self, number: u64) -> impl Future<Output = bool> + Send + 'static {
-        let engine = Arc::clone(&self.engine);
-        let member = self.number;
-        async move {
-            engine.durable_up_to(number + 1).await;
-            !lock(&engine.ledger).has_failed(member, number)
-        }
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        if self.engine.is_of_this_process() {
-            lock(&self.engine.ledger).gone(self.number);
         }
     }
 }

@@ -6,15 +6,18 @@
 
 mod ahead;
 mod breaker;
+mod capture;
 pub mod config;
 pub mod engine;
 mod feeder;
 pub mod ledger;
+pub mod member;
 pub mod notices;
 pub mod process;
 pub mod queue;
 pub mod reach;
 mod recall;
+mod report;
 mod requests;
 mod settle;
 pub mod stats;
@@ -24,6 +27,7 @@ pub mod turn;
 mod unanswered;
 
 pub use config::{Config, ConfigError};
-pub use engine::{Engine, Member};
+pub use engine::Engine;
 pub use http::Method;
+pub use member::Member;
 pub use turn::Turn;

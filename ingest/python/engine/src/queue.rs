@@ -1,7 +1,8 @@
 //! What was captured and is not durable yet.
 //!
 //! Promises: pure; bounded in events and bytes, and full means refused, never blocked; taken in the order of capture, and what is
-//! given back stands where it stood; every number below [`Queue::first_unsettled`] is settled.
+//! given back stands where it stood, as does an event whose place was reserved before it was written; every number below
+//! [`Queue::first_unsettled`] is settled.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -33,6 +34,8 @@ pub enum Full {
 #[derive(Debug)]
 pub struct Queue {
     waiting: VecDeque<Item>,
+    /// Waiting ones that are not written yet, with the bytes that they count for meanwhile.
+    reserved: BTreeMap<u64, usize>,
     /// Taken and not settled, with their bytes.
     taken: BTreeMap<u64, usize>,
     bytes: usize,
@@ -45,7 +48,15 @@ impl Queue {
     /// An empty one with these bounds.
     #[must_use]
     pub fn new(max_events: usize, max_bytes: usize) -> Self {
-        Self { waiting: VecDeque::new(), taken: BTreeMap::new(), bytes: 0, next_number: 0, max_events, max_bytes }
+        Self {
+            waiting: VecDeque::new(),
+            reserved: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            bytes: 0,
+            next_number: 0,
+            max_events,
+            max_bytes,
+        }
     }
 
     /// Takes an event in; answers its number.
@@ -53,23 +64,51 @@ impl Queue {
     /// # Errors
     /// Which bound it would go beyond.
     pub fn push(&mut self, member: u64, event_id: String, json: Bytes) -> Result<u64, Full> {
+        self.place(json.len())?;
+        Ok(self.append(member, event_id, json))
+    }
+
+    /// The place of an event that is still to be written, and is taken for so many bytes until then; answers its number.
+    ///
+    /// # Errors
+    /// Which bound it would go beyond.
+    pub fn reserve(&mut self, member: u64, event_id: String, bytes: usize) -> Result<u64, Full> {
+        self.place(bytes)?;
+        let number = self.append(member, event_id, Bytes::new());
+        self.bytes += bytes;
+        self.reserved.insert(number, bytes);
+        Ok(number)
+    }
+
+    /// Writes an event into its reserved place; whether it was still there.
+    pub fn fill(&mut self, number: u64, json: Bytes) -> bool {
+        let Some(bytes) = self.reserved.remove(&number) else { return false };
+        self.bytes -= bytes;
+        let Some(item) = self.waiting.iter_mut().rfind(|item| item.number == number) else { return false };
+        self.bytes += json.len();
+        item.json = json;
+        true
+    }
+
+    fn place(&self, bytes: usize) -> Result<(), Full> {
         if self.waiting.len() + self.taken.len() >= self.max_events {
             return Err(Full::Events);
         }
-        if self.bytes.saturating_add(json.len()) > self.max_bytes {
-            return Err(Full::Bytes);
-        }
+        if self.bytes.saturating_add(bytes) > self.max_bytes { Err(Full::Bytes) } else { Ok(()) }
+    }
+
+    fn append(&mut self, member: u64, event_id: String, json: Bytes) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
         self.bytes += json.len();
         self.waiting.push_back(Item { number, member, event_id, json });
-        Ok(number)
+        number
     }
 
     /// The oldest, at most so many, and at least one where there is one.
     pub fn take(&mut self, max_events: usize, max_bytes: usize) -> Vec<Item> {
         let (mut items, mut bytes) = (Vec::new(), 0);
-        while let Some(next) = self.waiting.front() {
+        while let Some(next) = self.waiting.front().filter(|next| !self.reserved.contains_key(&next.number)) {
             let size = next.json.len();
             if items.len() >= max_events || (!items.is_empty() && bytes + size > max_bytes) {
                 break;
@@ -93,7 +132,7 @@ impl Queue {
     pub fn withdraw(&mut self, number: u64) -> bool {
         let place = self.waiting.iter().rposition(|item| item.number == number);
         let item = place.and_then(|place| self.waiting.remove(place));
-        self.bytes -= item.as_ref().map_or(0, |item| item.json.len());
+        self.bytes -= item.as_ref().map_or(0, |item| item.json.len()) + self.reserved.remove(&number).unwrap_or(0);
         item.is_some()
     }
 
@@ -135,7 +174,7 @@ impl Queue {
     /// Whether any waits to be taken.
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        self.waiting.front().is_some_and(|next| !self.reserved.contains_key(&next.number))
     }
 }
 
@@ -179,6 +218,21 @@ mod tests {
         assert!(!queue.withdraw(taken[0].number), "it is on its way");
         assert!(queue.withdraw(1) && !queue.withdraw(1));
         assert_eq!((queue.events(), queue.bytes(), queue.first_unsettled()), (2, 40, 0));
+    }
+
+    #[test]
+    fn a_reserved_place_holds_back_what_is_behind_it_until_it_is_written_or_given_up() {
+        let mut queue = Queue::new(4, 100);
+        let (first, second) = (queue.reserve(1, "a".into(), 60).unwrap(), queue.push(1, "b".into(), vec![0; 10].into()).unwrap());
+        let third = queue.reserve(1, "c".into(), 20).unwrap();
+        assert_eq!(queue.reserve(1, "d".into(), 11), Err(Full::Bytes));
+        assert!(!queue.has_waiting() && queue.take(9, 1_000).is_empty());
+        assert!(queue.fill(first, vec![0; 5].into()) && !queue.fill(first, Bytes::new()) && !queue.fill(second, Bytes::new()));
+        assert_eq!((queue.bytes(), queue.first_unsettled()), (35, first));
+        let taken: Vec<u64> = queue.take(9, 1_000).iter().map(|item| item.number).collect();
+        assert_eq!((taken, queue.has_waiting()), (vec![first, second], false));
+        assert!(queue.withdraw(third) && !queue.fill(third, Bytes::new()));
+        assert_eq!((queue.bytes(), queue.events()), (15, 2));
     }
 
     proptest! {

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Method;
 
-use crate::engine::{Engine, Member, lock};
+use crate::engine::{Engine, lock};
+use crate::member::Member;
 use crate::process::is_exiting;
 use crate::settle;
 use crate::system::{ask_within, problem};

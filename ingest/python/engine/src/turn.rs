@@ -13,7 +13,8 @@ use memori_schemas::Micros;
 use uuid::Uuid;
 
 use crate::ahead;
-use crate::engine::{Engine, Member, lock};
+use crate::engine::{Engine, lock};
+use crate::member::Member;
 use crate::recall::{patience, recalled_block};
 use crate::stats::{PassedThrough, add};
 
@@ -74,6 +75,8 @@ pub struct Turn {
     /// By what a retry is known.
     retry_key: [u8; 32],
     stream: Mutex<Option<Stream>>,
+    /// Bytes of the streamed answer.
+    fed_bytes: AtomicUsize,
     /// It failed.
     is_over: AtomicBool,
 }
@@ -88,7 +91,7 @@ impl Member {
         content_type: Option<&str>,
         body: Bytes,
         retry: u32,
-    ) -> Option<Turn> {
+    ) -> Option<Arc<Turn>> {
         let stats = &self.engine().stats;
         if scope.entity_id.is_empty() {
             stats.passed_through(PassedThrough::NoEntity);
@@ -134,7 +137,7 @@ impl Member {
         };
         call.under_way.fetch_add(1, Ordering::SeqCst);
         drop(unanswered);
-        Some(Turn {
+        Some(Arc::new(Turn {
             member: Arc::clone(self),
             scope,
             url_path: url_path.to_owned(),
@@ -145,8 +148,9 @@ impl Member {
             call,
             retry_key,
             stream: Mutex::default(),
+            fed_bytes: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
-        })
+        }))
     }
 }
 
@@ -290,10 +294,11 @@ impl Turn {
         self.request()?.turn_key().map(|key| self.scope.hash(&[&key]))
     }
 
-    /// A whole answer. Anything but success leaves the turn open for a retry.
-    pub fn answer(&self, status: u16, body: &[u8], latency_ms: f64) {
+    /// A whole answer. Anything but success leaves the turn open for a retry. A large one is not read on the caller's thread.
+    pub fn answer(self: &Arc<Self>, status: u16, body: Bytes, latency_ms: f64) {
         if (200..300).contains(&status) {
-            self.captured(&Answer::read(self.surface, body), latency_ms);
+            let is_large = body.len() > LARGE_BODY_BYTES;
+            self.captured(is_large, latency_ms, move |turn| Answer::read(turn.surface, &body));
         } else {
             self.failed();
         }
@@ -301,16 +306,18 @@ impl Turn {
 
     /// The next bytes of a streamed answer.
     pub fn feed(&self, piece: &[u8]) {
+        self.fed_bytes.fetch_add(piece.len(), Ordering::Relaxed);
         let mut stream = lock(&self.stream);
         stream.get_or_insert_with(|| Stream::new(self.surface)).feed(piece);
     }
 
     /// The stream is over; `complete`: its last byte was seen.
-    pub fn end(&self, status: u16, complete: bool, latency_ms: f64) {
+    pub fn end(self: &Arc<Self>, status: u16, complete: bool, latency_ms: f64) {
         let stream = lock(&self.stream).take();
         if (200..300).contains(&status) {
             let stream = stream.unwrap_or_else(|| Stream::new(self.surface));
-            self.captured(&stream.finish(complete), latency_ms);
+            let is_large = self.fed_bytes.load(Ordering::Relaxed) > LARGE_BODY_BYTES;
+            self.captured(is_large, latency_ms, move |_| stream.finish(complete));
         } else {
             self.failed();
         }
@@ -323,9 +330,38 @@ impl Turn {
         }
     }
 
-    fn captured(&self, answer: &Answer, latency_ms: f64) {
-        let engine = self.engine();
-        let Some(request) = self.request() else { return };
+    /// The event of this turn, made of the answer that `read` gives: here, or beside the caller's thread where request or answer is
+    /// large. Its place among the captured ones is that of this call in both cases.
+    fn captured(self: &Arc<Self>, is_large_answer: bool, latency_ms: f64, read: impl FnOnce(&Self) -> Answer + Send + 'static) {
+        if !is_large_answer && self.body.len() <= LARGE_BODY_BYTES {
+            let Some(event) = self.event(&read(self), latency_ms) else { return };
+            if let Some(number) = self.engine().capture(self.member.number(), &self.call.event_id, event.into()) {
+                self.read_ahead(number);
+            }
+            return;
+        }
+        let reserved = self.engine().reserve(self.member.number(), &self.call.event_id, self.body.len());
+        let Some(reserved) = reserved else { return };
+        let turn = Arc::clone(self);
+        let writing = async move {
+            tokio::task::spawn_blocking(move || {
+                let event = turn.event(&read(&turn), latency_ms);
+                let number = reserved.number();
+                match event {
+                    Some(event) => {
+                        reserved.fill(event.into());
+                        turn.read_ahead(number);
+                    }
+                    None => reserved.give_up(),
+                }
+            })
+            .await
+        };
+        self.engine().run(None, writing, |_| ());
+    }
+
+    /// The event, once for all tries; none where there is nothing to capture.
+    fn event(&self, answer: &Answer, latency_ms: f64) -> Option<Vec<u8>> {
         let capture = Capture {
             event_id: &self.call.event_id,
             entity_id: &self.scope.entity_id,
@@ -335,18 +371,21 @@ impl Turn {
             latency_ms,
             metadata: &[],
         };
-        let Some(event) = captured_event(request, answer, &capture) else { return };
+        let event = captured_event(self.request()?, answer, &capture)?;
         if self.call.captured.swap(true, Ordering::SeqCst) {
-            return;
+            return None;
         }
-        let call = &self.call;
+        let (engine, call) = (self.engine(), &self.call);
         lock(&engine.unanswered).ended(Instant::now(), &self.retry_key, |kept| Arc::ptr_eq(kept, call));
         if answer.cut.is_some() {
             add(&engine.stats.cut, 1);
         }
-        let queued = engine.capture(self.member.number(), &self.call.event_id, event.into());
-        if let (Some(number), Some(_)) = (queued, self.call.block.get()) {
-            ahead::read(engine, &self.scope.entity_id, request.query(), number, &self.call.event_id);
+        Some(event)
+    }
+
+    fn read_ahead(&self, number: u64) {
+        if let (Some(request), Some(_)) = (self.request(), self.call.block.get()) {
+            ahead::read(self.engine(), &self.scope.entity_id, request.query(), number, &self.call.event_id);
         }
     }
 }
@@ -379,7 +418,7 @@ mod tests {
             json!({"messages": [{"role": "system", "content": padding}, {"role": "user", "content": "I like tea."}]});
         let (conversation, other) = (Bytes::from(conversation.to_string()), Bytes::from(json!({"input": padding}).to_string()));
         for (body, captured) in [(conversation, 1), (other, 1)] {
-            let turn = Arc::new(begin(&body, 0).unwrap());
+            let turn = begin(&body, 0).unwrap();
             assert!(turn.request.get().is_none(), "not on this thread");
             let (sender, receiver) = std::sync::mpsc::sync_channel(1);
             turn.inject_then(move |body| sender.send((body, std::thread::current().id())).unwrap());
@@ -390,10 +429,12 @@ mod tests {
                 "nothing is known yet: the very same bytes"
             );
             assert_ne!(on, std::thread::current().id());
-            turn.answer(500, b"{}", 1.0);
+            turn.answer(500, Bytes::from_static(b"{}"), 1.0);
             let again = begin(&body, 1).unwrap();
             assert_eq!(again.event_id(), turn.event_id());
-            again.answer(200, br#"{"choices":[{"message":{"role":"assistant","content":"Noted."}}]}"#, 1.0);
+            let noted = br#"{"choices":[{"message":{"role":"assistant","content":"Noted."}}]}"#;
+            again.answer(200, Bytes::from_static(noted), 1.0);
+            assert!(engine.flush(std::time::Duration::from_secs(30)));
             assert_eq!(crate::engine::read(&engine.stats.captured), captured);
         }
         assert!(alice.begin(scope(), "/v1/embeddings", None, padding.into(), 0).is_none());

@@ -65,10 +65,10 @@ fn what_is_captured_is_applied_recalled_and_injected() {
     let alice = member(&engine);
     assert!(wait(&alice, None), "nothing was captured");
 
-    let begin = |text: &str| Arc::new(alice.begin(scope(), "/v1/chat/completions", None, request(text), 0).unwrap());
+    let begin = |text: &str| alice.begin(scope(), "/v1/chat/completions", None, request(text), 0).unwrap();
     let turn = begin("I live in Paris.");
     assert_eq!(turn.inject_here(), request("I live in Paris."), "nothing is known yet");
-    turn.answer(200, answer().as_bytes(), 1.0);
+    turn.answer(200, answer().into(), 1.0);
     assert!(wait(&alice, Some(PATIENCE)));
 
     let turn = begin("Where do I live?");
@@ -104,7 +104,7 @@ fn what_is_captured_is_applied_recalled_and_injected() {
     assert!(engine.close(PATIENCE));
     assert_eq!(stats(&engine)["phase"], "closed");
     let turn = begin("I live in Rome.");
-    turn.answer(200, answer().as_bytes(), 1.0);
+    turn.answer(200, answer().into(), 1.0);
     assert!(wait(&alice, Some(PATIENCE)));
     assert!(engine.close(PATIENCE));
 }
@@ -116,12 +116,12 @@ fn what_a_turn_added_is_read_in_ahead_of_the_next() {
     let alice = member(&engine);
     alice.capture(br#"{"entity_id":"alice","messages":[{"role":"user","content":"I live in Paris."}]}"#).unwrap();
     assert!(wait(&alice, Some(PATIENCE)));
-    let turn = |text: &str| Arc::new(alice.begin(scope(), "/v1/chat/completions", None, request(text), 0).unwrap());
-    turn("I have a cat.").answer(200, answer().as_bytes(), 1.0);
+    let turn = |text: &str| alice.begin(scope(), "/v1/chat/completions", None, request(text), 0).unwrap();
+    turn("I have a cat.").answer(200, answer().into(), 1.0);
     assert!(wait(&alice, Some(PATIENCE)));
     let recalled = turn("I like tea.");
     recalled.inject_here();
-    recalled.answer(200, answer().as_bytes(), 1.0);
+    recalled.answer(200, answer().into(), 1.0);
     let began = Instant::now();
     while stats(&engine)["read_ahead"] == 0 || stats(&engine)["reading_ahead"] != 0 {
         assert!(began.elapsed() < PATIENCE, "{}", stats(&engine));
@@ -139,7 +139,7 @@ fn a_retry_is_the_same_turn_and_one_turn_is_one_event() {
     let alice = member(&engine);
     let begin = |text: &str, retry| alice.begin(scope(), "/v1/chat/completions", None, request(text), retry).unwrap();
     let first = begin("I like tea.", 0);
-    first.answer(503, b"{}", 1.0);
+    first.answer(503, Bytes::from_static(b"{}"), 1.0);
     let second = begin("I like tea.", 1);
     assert_eq!(first.event_id(), second.event_id());
     assert_ne!(begin("I like tea.", 0).event_id(), second.event_id(), "no retry, and so another turn");
@@ -150,8 +150,8 @@ fn a_retry_is_the_same_turn_and_one_turn_is_one_event() {
 
     let tried = begin("I like milk.", 0);
     let again = begin("I like milk.", 1);
-    again.answer(200, answer().as_bytes(), 1.0);
-    tried.answer(200, answer().as_bytes(), 1.0);
+    again.answer(200, answer().into(), 1.0);
+    tried.answer(200, answer().into(), 1.0);
     assert_ne!(begin("I like milk.", 1).event_id(), again.event_id(), "it was answered");
     assert!(wait(&alice, Some(PATIENCE)));
     let seen = stats(&engine);
@@ -167,11 +167,11 @@ fn a_platform_that_is_away_costs_no_call_anything_and_no_event() {
     let config = nobody(folder.path());
     let engine = open(&config);
     let alice = member(&engine);
-    let turn = Arc::new(alice.begin(scope(), "/v1/chat/completions", None, request("I like tea."), 0).unwrap());
+    let turn = alice.begin(scope(), "/v1/chat/completions", None, request("I like tea."), 0).unwrap();
     let started = Instant::now();
     assert_eq!(turn.inject_here(), request("I like tea."));
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
-    turn.answer(200, answer().as_bytes(), 1.0);
+    turn.answer(200, answer().into(), 1.0);
     let (_, number) = alice.capture(br#"{"entity_id":"alice","messages":[{"role":"user","content":"I have a cat."}]}"#).unwrap();
     assert_eq!(engine.block_on(PATIENCE, alice.durable(number.unwrap())), Some(true), "in the spool");
     let started = Instant::now();
@@ -228,10 +228,10 @@ fn the_same_call_made_twice_at_once_is_two_events_though_both_are_tried_again() 
     let alice = member(&engine);
     let begin = |retry| alice.begin(scope(), "/v1/chat/completions", None, request("I like tea."), retry).unwrap();
     let first: Vec<_> = (0..2).map(|_| begin(0)).collect();
-    first.iter().for_each(|turn| turn.answer(500, b"{}", 1.0));
+    first.iter().for_each(|turn| turn.answer(500, Bytes::from_static(b"{}"), 1.0));
     let again: Vec<_> = (0..2).map(|_| begin(1)).collect();
     assert_ne!(again[0].event_id(), again[1].event_id());
-    again.iter().for_each(|turn| turn.answer(200, answer().as_bytes(), 1.0));
+    again.iter().for_each(|turn| turn.answer(200, answer().into(), 1.0));
     assert_eq!(stats(&engine)["captured"], 2);
     assert!(wait(&alice, Some(PATIENCE)), "{:?}", alice.failures());
     engine.close(PATIENCE);
