@@ -13,6 +13,7 @@ pub mod gather;
 pub mod kafka;
 pub mod ledger;
 pub mod queues;
+pub mod schedule;
 pub mod seam;
 pub mod sql;
 pub mod sqlite;
