@@ -12,7 +12,7 @@
 //!
 //! The same calls come to the same answers: nothing depends on a clock, on chance, or on the order of a hash table.
 
-mod held;
+mod holdings;
 mod lanes;
 mod settings;
 #[cfg(test)]
@@ -29,11 +29,11 @@ use bytes::Bytes;
 use memori_schemas::Lane;
 use tokio::time::Instant;
 
-pub use held::Held;
+pub use holdings::Holding;
 pub use settings::{Fairness, LaneFloors, Share, WindowBounds, Windowing};
 
 use crate::topic::{Topic, TopicPartition};
-use held::Holdings;
+use holdings::Holdings;
 use lanes::{BACKFILL, LIVE, Lanes};
 use timers::Timers;
 use turns::Turns;
@@ -123,7 +123,7 @@ impl<T: Scheduled> Schedule<T> {
         let key = self.turns.next(lane, first_window)?;
         let queue = self.keys.get_mut(&key)?;
         let window = queue.pop()?;
-        queue.state = State::Out(window.tenant, Held::of(&window.items));
+        queue.state = State::Out(window.tenant, Holding::of(&window.items));
         self.waiting -= window.items.len();
         Some((key, window.items))
     }
@@ -182,7 +182,7 @@ impl<T: Scheduled> Schedule<T> {
         self.waiting += items.len();
         for item in items {
             self.turns.wait(item.tenant(), lane, 1);
-            self.holdings.take(key.0, item.tenant(), Held { items: 1, bytes: item.bytes() });
+            self.holdings.take(key.0, item.tenant(), Holding { items: 1, bytes: item.bytes() });
         }
     }
 
@@ -251,7 +251,7 @@ impl<T: Scheduled> Schedule<T> {
             let Some(queue) = self.keys.get_mut(&key) else { continue };
             for window in queue.drain() {
                 self.turns.dropped(&window.tenant, lane, window.items.len());
-                self.holdings.give(key.0, &window.tenant, Held::of(&window.items));
+                self.holdings.give(key.0, &window.tenant, Holding::of(&window.items));
                 dropped.extend(window.items);
             }
             match queue.state {
@@ -303,7 +303,7 @@ impl<T: Scheduled> Schedule<T> {
 
     /// What is held of a tenant in a partition: waiting, and out until that is settled.
     #[must_use]
-    pub fn held(&self, partition: TopicPartition, tenant: &str) -> Held {
+    pub fn held(&self, partition: TopicPartition, tenant: &str) -> Holding {
         self.holdings.of(partition, tenant)
     }
 
@@ -314,7 +314,7 @@ impl<T: Scheduled> Schedule<T> {
     }
 
     /// What is held of each tenant in a partition, by their names.
-    pub fn held_in(&self, partition: TopicPartition) -> impl Iterator<Item = (&Arc<str>, Held)> {
+    pub fn held_in(&self, partition: TopicPartition) -> impl Iterator<Item = (&Arc<str>, Holding)> {
         self.holdings.all_in(partition)
     }
 

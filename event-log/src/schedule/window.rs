@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::held::Held;
+use super::holdings::Holding;
 use super::timers::Timer;
 use super::{Scheduled, WindowBounds, Windowing};
 
@@ -108,7 +108,7 @@ pub(super) enum State {
     /// In its tenant's round.
     Ready,
     /// A window is out: whose, and what it holds.
-    Out(Arc<str>, Held),
+    Out(Arc<str>, Holding),
     /// Its first window is tried again then.
     Parked(Timer),
 }

@@ -214,13 +214,13 @@ impl Model {
         self.out.iter().filter(|(key, _)| key.0.topic == topic).count()
     }
 
-    pub(super) fn held(&self, partition: TopicPartition) -> BTreeMap<Arc<str>, Held> {
+    pub(super) fn held(&self, partition: TopicPartition) -> BTreeMap<Arc<str>, Holding> {
         let out = self.out.iter().flat_map(|(key, items)| items.iter().map(move |item| (key, item)));
-        let mut held: BTreeMap<Arc<str>, Held> = BTreeMap::new();
+        let mut held: BTreeMap<Arc<str>, Holding> = BTreeMap::new();
         for (_, item) in self.items.iter().map(|entry| (&entry.key, &entry.item)).chain(out).filter(|(key, _)| key.0 == partition)
         {
             let of = held.entry(Arc::clone(&item.tenant)).or_default();
-            *of = Held { items: of.items + 1, bytes: of.bytes + item.bytes() };
+            *of = Holding { items: of.items + 1, bytes: of.bytes + item.bytes() };
         }
         held
     }

@@ -171,7 +171,7 @@ proptest! {
             prop_assert_eq!(in_flight, TOPICS.map(|topic| model.in_flight(topic)));
             prop_assert_eq!(schedule.next_wake(), model.next_wake_ms().map(at));
             for partition in model.partitions() {
-                let held: BTreeMap<Arc<str>, Held> = schedule.held_in(partition).map(|(tenant, held)| (Arc::clone(tenant), held)).collect();
+                let held: BTreeMap<Arc<str>, Holding> = schedule.held_in(partition).map(|(tenant, held)| (Arc::clone(tenant), held)).collect();
                 prop_assert_eq!(schedule.tenants_in(partition), held.len());
                 prop_assert!(held.iter().all(|(tenant, held)| schedule.held(partition, tenant) == *held));
                 prop_assert_eq!(held, model.held(partition));
@@ -265,6 +265,19 @@ fn what_was_tried_comes_again_as_it_was_and_apart_one_by_one() {
     schedule.set_full(false);
     schedule.push(live("c"), with(5, 1), now);
     assert_eq!(popped(&mut schedule), None);
+}
+
+#[test]
+fn what_closes_a_window_costs_no_turn() {
+    let now = Instant::now();
+    let mut schedule = windowed(3);
+    schedule.push(live("a"), Item { cost: 3, ..with(1, 1) }, now);
+    schedule.push(live("a"), Item { cost: 5, window: Windowing::Closes, ..with(2, 1) }, now);
+    let cost = |schedule: &Schedule<Item>| schedule.keys[&live("a")].first().map(|first| first.cost);
+    assert_eq!(cost(&schedule), Some(3));
+    let (key, items) = schedule.pop(1).unwrap();
+    schedule.park(&key, items, now);
+    assert_eq!(cost(&schedule), Some(3), "however often it is tried");
 }
 
 #[test]
