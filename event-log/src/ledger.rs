@@ -5,8 +5,13 @@
 //! finished, open and missing offsets above the frontier, not with the records: a million open ones in a row are one run. An epoch
 //! that resumes knows what was finished before it, and says so when such a record is delivered.
 
-use std::collections::{BTreeMap, VecDeque};
+mod times;
 
+use std::collections::BTreeMap;
+
+pub use times::MARKS;
+
+use self::times::Times;
 use crate::finished::{self, Run};
 
 /// What a delivered record is.
@@ -188,7 +193,7 @@ impl Ledger {
     /// Where the partition stands: the next offset that matters, and when the log took the record that stands there (or the last
     /// one before it), milliseconds since 1970. None before anything was delivered. The time is never later than the truth. It is
     /// exact unless more than [`MARKS`] records have been open since all were passed; then it is that of the oldest among
-    /// neighbours that share a mark, at most a 127th of the most that were open.
+    /// neighbours that share a mark, at most a 47th of the most that were open.
     #[must_use]
     pub fn standing(&self) -> Option<(i64, i64)> {
         let (last, last_at_ms) = self.last?;
@@ -203,74 +208,6 @@ impl Ledger {
 /// How many of an open run's offsets these are.
 fn records(first: i64, last: i64) -> usize {
     usize::try_from(last - first + 1).unwrap_or(0)
-}
-
-/// Times that a ledger keeps at most.
-pub const MARKS: usize = 256;
-
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    first: i64,
-    records: usize,
-    /// Of the oldest of them.
-    appended_at_ms: i64,
-}
-
-/// When the log took the records above the frontier: each while they are few, later of several neighbours the oldest.
-#[derive(Clone, Debug)]
-struct Times {
-    marks: VecDeque<Mark>,
-    /// Records that a new mark takes.
-    stride: usize,
-}
-
-impl Default for Times {
-    fn default() -> Self {
-        Self { marks: VecDeque::new(), stride: 1 }
-    }
-}
-
-impl Times {
-    fn push(&mut self, offset: i64, appended_at_ms: i64) {
-        match self.marks.back_mut() {
-            Some(mark) if mark.records < self.stride => {
-                mark.records += 1;
-                mark.appended_at_ms = mark.appended_at_ms.min(appended_at_ms);
-            }
-            _ => self.marks.push_back(Mark { first: offset, records: 1, appended_at_ms }),
-        }
-        if self.marks.len() > MARKS {
-            self.stride *= 2;
-            let halved = self.marks.make_contiguous().chunks(2).map(|pair| {
-                pair[1..].iter().fold(pair[0], |one, other| Mark {
-                    records: one.records + other.records,
-                    appended_at_ms: one.appended_at_ms.min(other.appended_at_ms),
-                    ..one
-                })
-            });
-            self.marks = halved.collect();
-        }
-    }
-
-    fn clear(&mut self) {
-        self.marks.clear();
-        self.stride = 1;
-    }
-
-    /// Nothing below `offset` is asked for any more.
-    fn pass(&mut self, offset: i64) {
-        while self.marks.get(1).is_some_and(|next| next.first <= offset) {
-            self.marks.pop_front();
-        }
-        while self.stride > 1 && self.marks.len() < MARKS / 4 {
-            self.stride /= 2;
-        }
-    }
-
-    fn at(&self, offset: i64) -> Option<i64> {
-        let after = self.marks.partition_point(|mark| mark.first <= offset);
-        self.marks.get(after.checked_sub(1)?).map(|mark| mark.appended_at_ms)
-    }
 }
 
 #[cfg(test)]
@@ -479,7 +416,7 @@ mod tests {
             ledger.deliver(offset, offset);
         }
         assert_eq!((ledger.runs(), ledger.open()), (1, 1_000_000));
-        assert!(ledger.times.marks.len() <= MARKS);
+        assert!(ledger.times.len() <= MARKS);
         // From the far end, so that the front stays where it is.
         for offset in (RECORDS / 2..RECORDS).rev() {
             ledger.finish(offset);
@@ -488,7 +425,7 @@ mod tests {
         for offset in 0..RECORDS / 2 {
             let (stands_at, appended_at_ms) = ledger.standing().expect("delivered");
             assert_eq!(stands_at, offset);
-            assert!(appended_at_ms <= offset && offset - appended_at_ms <= RECORDS / 127, "{appended_at_ms} for {offset}");
+            assert!(appended_at_ms <= offset && offset - appended_at_ms <= RECORDS / 47, "{appended_at_ms} for {offset}");
             ledger.finish(offset);
         }
         assert_eq!((ledger.frontier(), ledger.runs(), ledger.open()), (Some(RECORDS), 0, 0));
