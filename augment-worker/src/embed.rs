@@ -1,8 +1,10 @@
 //! Vectors of what was extracted: of facts' texts, and of the first words of what people said.
 //!
-//! Promises: all texts of an event are one call; an embedder that fails (it has its own bounded retries) costs the event its vectors
+//! Promises: all texts of a window are one call; an embedder that fails (it has its own bounded retries) costs the window its vectors
 //! and nothing else, counted by cause. What an assistant or a tool said has no vector: recall prefers people's words, and replies
 //! are many times as long.
+
+use std::sync::Arc;
 
 use icu_segmenter::WordSegmenter;
 use icu_segmenter::options::WordBreakInvariantOptions;
@@ -16,18 +18,23 @@ use crate::metrics::{self, LeftOut};
 /// Bytes in which a message's first words are looked for.
 const HEAD_BYTES: usize = 4_096;
 
-/// Gives `facts` their vectors, and answers with those of the event's messages: all of them or none.
-pub(crate) async fn embed(embedder: Option<&dyn Embedder>, event: &ConversationEvent, facts: &mut [Fact]) -> Vec<MessageVector> {
-    let messages: Vec<(usize, String)> = event
-        .messages
+/// Gives `facts` their vectors, and answers with those of the events' messages: all of them or none.
+pub(crate) async fn embed(
+    embedder: Option<&dyn Embedder>,
+    events: &[Arc<ConversationEvent>],
+    facts: &mut [Fact],
+) -> Vec<MessageVector> {
+    let messages: Vec<(&ConversationEvent, usize, String)> = events
         .iter()
-        .enumerate()
-        .filter(|(_, message)| message.role == Role::User)
-        .map(|(index, message)| (index, first_words(&builtin::without_context(&message.text()), MessageVector::WORDS)))
-        .filter(|(_, text)| !text.trim().is_empty())
+        .flat_map(|event| event.messages.iter().enumerate().map(|(index, message)| (&**event, index, message)))
+        .filter(|(_, _, message)| message.role == Role::User)
+        .map(|(event, index, message)| {
+            (event, index, first_words(&builtin::without_context(&message.text()), MessageVector::WORDS))
+        })
+        .filter(|(_, _, text)| !text.trim().is_empty())
         .collect();
     let texts: Vec<String> =
-        facts.iter().map(|fact| fact.text.clone()).chain(messages.iter().map(|(_, text)| text.clone())).collect();
+        facts.iter().map(|fact| fact.text.clone()).chain(messages.iter().map(|(_, _, text)| text.clone())).collect();
     if texts.is_empty() {
         return Vec::new();
     }
@@ -38,13 +45,13 @@ pub(crate) async fn embed(embedder: Option<&dyn Embedder>, event: &ConversationE
     let embeddings = match embedder.embed(&texts).await {
         Ok(embeddings) if embeddings.len() == texts.len() => embeddings,
         Ok(_) => {
-            tracing::error!("the embedder answered with another number of vectors; the event goes without");
+            tracing::error!("the embedder answered with another number of vectors; the window goes without");
             metrics::vectors_left_out(LeftOut::Refused, texts.len());
             return Vec::new();
         }
         Err(error) => {
             let cause = if matches!(error, EmbedError::Unavailable(_)) { LeftOut::Unavailable } else { LeftOut::Refused };
-            tracing::warn!(%error, texts = texts.len(), "no vectors; the event goes without");
+            tracing::warn!(%error, texts = texts.len(), "no vectors; the window goes without");
             metrics::vectors_left_out(cause, texts.len());
             return Vec::new();
         }
@@ -57,7 +64,7 @@ pub(crate) async fn embed(embedder: Option<&dyn Embedder>, event: &ConversationE
     messages
         .into_iter()
         .zip(vectors)
-        .map(|((index, _), vector)| MessageVector {
+        .map(|((event, index, _), vector)| MessageVector {
             event_id: event.event_id.clone(),
             content_hash: event.content_hash,
             message_key: event.message_key(index),
@@ -174,8 +181,9 @@ mod tests {
     async fn facts_and_peoples_messages_are_one_call() {
         let event = said();
         let mut facts = facts_of(&event);
+        let events = [Arc::new(event.clone())];
         let asked = Asked(Mutex::default(), None);
-        let vectors = embed(Some(&asked), &event, &mut facts).await;
+        let vectors = embed(Some(&asked), &events, &mut facts).await;
         let mut expected: Vec<String> = facts.iter().map(|fact| fact.text.clone()).collect();
         expected.push("I live in Lisbon.".to_owned());
         assert_eq!(*asked.0.lock().unwrap(), [expected.clone()]);
@@ -192,16 +200,17 @@ mod tests {
     async fn without_an_embedder_or_with_one_that_fails_the_facts_are_whole() {
         let event = said();
         let mut facts = facts_of(&event);
+        let events = [Arc::new(event.clone())];
         let before = facts.clone();
-        assert!(embed(None, &event, &mut facts).await.is_empty());
+        assert!(embed(None, &events, &mut facts).await.is_empty());
         for error in [EmbedError::Unavailable("away".into()), EmbedError::Refused("no".into())] {
             let asked = Asked(Mutex::default(), Some(error));
-            assert!(embed(Some(&asked), &event, &mut facts).await.is_empty());
+            assert!(embed(Some(&asked), &events, &mut facts).await.is_empty());
         }
         assert_eq!(facts, before);
         let silent = event_of_nobody();
         let asked = Asked(Mutex::default(), None);
-        assert!(embed(Some(&asked), &silent, &mut []).await.is_empty() && asked.0.lock().unwrap().is_empty());
+        assert!(embed(Some(&asked), &[Arc::new(silent)], &mut []).await.is_empty() && asked.0.lock().unwrap().is_empty());
     }
 
     fn event_of_nobody() -> ConversationEvent {

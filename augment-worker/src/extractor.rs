@@ -1,19 +1,19 @@
-//! The seam of extractors: an event in, facts out, or an error that says what to do with the event.
+//! The seam of extractors: a window of events in, facts out, or an error that says what to do with them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact};
+use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact, Lane};
 
 use crate::builtin;
 use crate::llm::may_support;
 
-/// Events with more content than this are parsed off the runtime's threads, in bytes.
+/// Windows with more content than this are parsed off the runtime's threads, in bytes.
 const INLINE_BYTES: usize = 16 * 1024;
 
-/// What an extractor yielded for one event.
+/// What an extractor yielded for one window.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extraction {
     /// Perhaps none.
@@ -60,7 +60,7 @@ impl RetryReason {
     }
 }
 
-/// Why an extractor yielded nothing. Messages hold no content of the event.
+/// Why an extractor yielded nothing. Messages hold no content of the events.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExtractError {
     /// It may work later.
@@ -73,7 +73,7 @@ pub enum ExtractError {
         /// Not before this, where the provider said so.
         retry_after: Option<Duration>,
     },
-    /// It will never work for this event.
+    /// It will never work for these events together; for one alone: never.
     #[error("{message}")]
     Permanent {
         /// Of the dead letter.
@@ -86,8 +86,9 @@ pub enum ExtractError {
 /// Turns conversation events into facts.
 #[async_trait]
 pub trait Extractor: Send + Sync + 'static {
-    /// What `event` states.
-    async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError>;
+    /// What `events` state, each fact with evidence in at least one of them. They are at least one, of one entity, process, session and
+    /// lane, in log order.
+    async fn extract(&self, lane: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError>;
 
     /// Whether it works for anybody: asked before an event is given up that was tried for as long as is allowed.
     ///
@@ -109,33 +110,34 @@ pub struct Builtin;
 
 #[async_trait]
 impl Extractor for Builtin {
-    async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError> {
-        let bytes: usize = event.messages.iter().map(|m| m.content.len()).sum();
+    async fn extract(&self, _: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
+        let bytes: usize = events.iter().flat_map(|event| &event.messages).map(|m| m.content.len()).sum();
         let facts = if bytes <= INLINE_BYTES {
-            guarded(event)
+            guarded(events)
         } else {
-            let event = Arc::clone(event);
-            tokio::task::spawn_blocking(move || guarded(&event)).await.unwrap_or_else(|e| Err(panicked(&e.to_string())))
+            let events = events.to_vec();
+            tokio::task::spawn_blocking(move || guarded(&events)).await.unwrap_or_else(|e| Err(panicked(&e.to_string())))
         };
         Ok(Extraction { facts: facts?, extractor: builtin::info() })
     }
 }
 
-fn guarded(event: &ConversationEvent) -> Result<Vec<Fact>, ExtractError> {
+fn guarded(events: &[Arc<ConversationEvent>]) -> Result<Vec<Fact>, ExtractError> {
+    let extract = || events.iter().flat_map(|event| builtin::extract(event)).collect();
     // Pure, so nothing is left half done behind a panic.
-    catch_unwind(AssertUnwindSafe(|| builtin::extract(event))).map_err(|_| panicked("builtin extractor"))
+    catch_unwind(AssertUnwindSafe(extract)).map_err(|_| panicked("builtin extractor"))
 }
 
 fn panicked(whose: &str) -> ExtractError {
     ExtractError::Permanent { class: DeadLetterClass::InvalidOutput, message: format!("a panic in the extractor: {whose}") }
 }
 
-/// Refuses what no extractor may say: facts without evidence, evidence outside the event, and about a person evidence that no person
+/// Refuses what no extractor may say: facts without evidence, evidence outside the window, and about a person evidence that no person
 /// gave. What a process is like (an attribute), its own messages may show.
 ///
 /// # Errors
 /// What is wrong, in words without content.
-pub fn check(facts: &[Fact], event: &ConversationEvent) -> Result<(), String> {
+pub fn check(facts: &[Fact], events: &[Arc<ConversationEvent>]) -> Result<(), String> {
     for (at, fact) in facts.iter().enumerate() {
         if fact.text.trim().is_empty() {
             return Err(format!("fact {at} has no text"));
@@ -147,11 +149,10 @@ pub fn check(facts: &[Fact], event: &ConversationEvent) -> Result<(), String> {
             return Err(format!("fact {at} has a confidence outside 0 to 1"));
         }
         for evidence in &fact.evidence {
-            let message = usize::try_from(evidence.message_index).ok().and_then(|index| event.messages.get(index));
-            let Some(message) =
-                message.filter(|_| evidence.event_id == event.event_id && evidence.content_hash == event.content_hash)
-            else {
-                return Err(format!("fact {at} names evidence outside its event"));
+            let event = events.iter().find(|e| e.event_id == evidence.event_id && e.content_hash == evidence.content_hash);
+            let index = usize::try_from(evidence.message_index).ok();
+            let Some(message) = event.zip(index).and_then(|(event, index)| event.messages.get(index)) else {
+                return Err(format!("fact {at} names evidence outside its window"));
             };
             if !may_support(fact.kind, message.role) {
                 return Err(format!("fact {at} names a message that no user wrote"));

@@ -1,4 +1,4 @@
-//! Extraction: conversation events in, fact events out.
+//! Extraction: conversation events in, fact events out, those of a session together where that saves calls.
 //!
 //! [`worker::run`] is the whole process behind a log, an extractor and a shutdown token: the embedded process and
 //! `memori-augment-worker` both call it. [`builtin`] is the extractor that needs nothing, [`llm`] the one that asks a model.
@@ -14,7 +14,9 @@ mod outcome;
 mod policy;
 #[cfg(feature = "kafka")]
 pub mod process;
+mod publish;
 pub mod slots;
+mod window;
 pub mod worker;
 
 pub use extractor::{Builtin, ExtractError, Extraction, Extractor, RetryReason};
@@ -26,6 +28,12 @@ pub use worker::{WorkerConfig, run};
 use std::sync::Arc;
 
 use memori_service::{ProcessError, Settings};
+
+/// Whether the extractor that the settings name takes several events at once, so that an event may wait for the next of its session.
+#[must_use]
+pub fn gathers_windows(settings: &Settings) -> bool {
+    settings.extractor.kind == "llm" && settings.worker.window_events > 1
+}
 
 /// The extractor that the settings name, in the shape where the writer is a process of its own.
 ///

@@ -29,6 +29,12 @@ pub const DEAD_LETTERED: &str = "memori_worker_events_dead_lettered_total";
 pub const RETRIES: &str = "memori_worker_retries_total";
 /// Seconds of one call to the extractor, by lane.
 pub const EXTRACTION_SECONDS: &str = "memori_worker_extraction_seconds";
+/// Calls to the extractor, repeated ones included, by lane. Over [`EXTRACTED`]: what windows save.
+pub const EXTRACTIONS: &str = "memori_worker_extractions_total";
+/// Windows that failed for good and were worked on event by event, by class.
+pub const WINDOWS_APART: &str = "memori_worker_windows_apart_total";
+/// Outcomes of windows that did not fit one record and were split by event.
+pub const OUTCOMES_SPLIT: &str = "memori_worker_outcomes_split_total";
 /// Events not yet done, by lane.
 pub const LAG_EVENTS: &str = "memori_worker_lag_events";
 /// Age of the oldest of them, by lane.
@@ -89,6 +95,9 @@ pub fn describe() {
     describe_counter!(DEAD_LETTERED, "records given up");
     describe_counter!(RETRIES, "attempts that are repeated");
     describe_histogram!(EXTRACTION_SECONDS, Unit::Seconds, "duration of one call to the extractor");
+    describe_counter!(EXTRACTIONS, "calls to the extractor, repeated ones included");
+    describe_counter!(WINDOWS_APART, "windows that failed for good and were worked on event by event");
+    describe_counter!(OUTCOMES_SPLIT, "outcomes of windows that did not fit one record and were split by event");
     describe_gauge!(LAG_EVENTS, "events in the log that are not yet done");
     describe_gauge!(LAG_SECONDS, Unit::Seconds, "age of the oldest event in the log that is not yet done");
     describe_counter!(REBALANCES, "changes of the assignment");
@@ -100,11 +109,13 @@ pub fn describe() {
     describe_counter!(LOG_FAILURES, "failures to read the log or to commit");
     for lane in Lane::ALL {
         counter!(EXTRACTED, "lane" => lane.as_str()).increment(0);
+        counter!(EXTRACTIONS, "lane" => lane.as_str()).increment(0);
         gauge!(LAG_EVENTS, "lane" => lane.as_str()).set(0.0);
         gauge!(LAG_SECONDS, "lane" => lane.as_str()).set(0.0);
     }
     for class in DeadLetterClass::ALL {
         counter!(DEAD_LETTERED, "class" => class.as_str()).increment(0);
+        counter!(WINDOWS_APART, "class" => class.as_str()).increment(0);
     }
     for kind in FactKind::ALL {
         counter!(FACTS, "kind" => kind.as_str()).increment(0);
@@ -118,6 +129,7 @@ pub fn describe() {
     for cause in LeftOut::ALL {
         counter!(VECTORS_LEFT_OUT, "cause" => cause.as_str()).increment(0);
     }
+    counter!(OUTCOMES_SPLIT).increment(0);
     counter!(DROPPED).increment(0);
     counter!(SKIPPED).increment(0);
     counter!(LOG_FAILURES).increment(0);
@@ -127,8 +139,8 @@ pub fn describe() {
     crate::llm::metrics::describe();
 }
 
-pub(crate) fn extracted(lane: Lane, kinds: &BTreeMap<FactKind, u64>) {
-    counter!(EXTRACTED, "lane" => lane.as_str()).increment(1);
+pub(crate) fn extracted(lane: Lane, events: usize, kinds: &BTreeMap<FactKind, u64>) {
+    counter!(EXTRACTED, "lane" => lane.as_str()).increment(events as u64);
     for (kind, n) in kinds {
         counter!(FACTS, "kind" => kind.as_str()).increment(*n);
     }
@@ -153,7 +165,16 @@ pub(crate) fn retried(reason: &'static str) {
     counter!(RETRIES, "reason" => reason).increment(1);
 }
 
+pub(crate) fn window_apart(class: DeadLetterClass) {
+    counter!(WINDOWS_APART, "class" => class.as_str()).increment(1);
+}
+
+pub(crate) fn outcome_split() {
+    counter!(OUTCOMES_SPLIT).increment(1);
+}
+
 pub(crate) fn extraction_took(lane: Lane, took: Duration) {
+    counter!(EXTRACTIONS, "lane" => lane.as_str()).increment(1);
     histogram!(EXTRACTION_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
 }
 

@@ -4,11 +4,13 @@ use bytes::Bytes;
 use memori_event_log::{Header, LogIdentity, LogRecord, NewRecord, Topic};
 use memori_schemas::framing::{self, FramingError, MAX_PAYLOAD_BYTES};
 use memori_schemas::{
-    ConversationEvent, Cover, DeadLetter, DeadLetterClass, FactsExtracted, Lane, LogRecordBody, MessageVector, Micros, ids,
+    ContentHash, ConversationEvent, Cover, DeadLetter, DeadLetterClass, Fact, FactsExtracted, Lane, LogRecordBody, MessageVector,
+    Micros, ids,
 };
 use memori_service::trace_context::TRACEPARENT;
 
 use crate::extractor::Extraction;
+use crate::window::Turn;
 
 /// Room in a dead letter beside the original payload, in bytes.
 const ENVELOPE_BYTES: usize = 256 * 1024;
@@ -28,7 +30,7 @@ pub(crate) struct Source<'a> {
 
 impl Source<'_> {
     /// Only conversation topics are read, and each has a lane.
-    fn lane(&self) -> Lane {
+    pub(crate) fn lane(&self) -> Lane {
         self.record.source.topic.lane().unwrap_or(Lane::Live)
     }
 
@@ -63,24 +65,25 @@ impl Source<'_> {
     }
 }
 
-/// The fact event of one conversation event.
+/// The fact event of a window's events; `source` is of the first.
 ///
 /// # Errors
 /// [`FramingError::TooLarge`] where it does not fit a record.
 pub(crate) fn facts(
     source: Source<'_>,
-    event: &ConversationEvent,
+    turns: &[Turn<'_>],
     extraction: Extraction,
     message_vectors: Vec<MessageVector>,
     extracted_at: Micros,
 ) -> Result<NewRecord, FramingError> {
+    let of = turns.first().map(|turn| &**turn.event);
     let body = LogRecordBody::Facts(FactsExtracted {
-        tenant: event.tenant.clone(),
-        entity_id: event.entity_id.clone(),
-        process_id: event.process_id.clone(),
-        session_id: event.session_id.clone(),
+        tenant: of.map(|event| event.tenant.clone()).unwrap_or_default(),
+        entity_id: of.map(|event| event.entity_id.clone()).unwrap_or_default(),
+        process_id: of.and_then(|event| event.process_id.clone()),
+        session_id: of.and_then(|event| event.session_id.clone()),
         generation: source.generation,
-        covers: vec![source.cover(event)],
+        covers: turns.iter().map(|turn| Source { record: turn.record, ..source }.cover(turn.event)).collect(),
         facts: extraction.facts,
         message_vectors,
         extractor: extraction.extractor,
@@ -92,8 +95,25 @@ pub(crate) fn facts(
         topic: Topic::facts(source.lane()),
         key: source.record.key.clone(),
         payload: payload.into(),
-        headers: source.headers(Some(&event.tenant), framing::fingerprint_hex(&body)),
+        headers: source.headers(of.map(|event| event.tenant.as_str()), framing::fingerprint_hex(&body)),
     })
+}
+
+/// What is of one event in a window's extraction: its evidence and the facts that rest on it, and its messages' vectors.
+pub(crate) fn part_of(
+    event: &ConversationEvent,
+    extraction: &Extraction,
+    vectors: &[MessageVector],
+) -> (Extraction, Vec<MessageVector>) {
+    let is_its = |event_id: &str, content_hash: &ContentHash| event_id == event.event_id && *content_hash == event.content_hash;
+    let of_fact = |fact: &Fact| {
+        let mut fact = fact.clone();
+        fact.evidence.retain(|evidence| is_its(&evidence.event_id, &evidence.content_hash));
+        (!fact.evidence.is_empty()).then_some(fact)
+    };
+    let facts = extraction.facts.iter().filter_map(of_fact).collect();
+    let vectors = vectors.iter().filter(|vector| is_its(&vector.event_id, &vector.content_hash)).cloned().collect();
+    (Extraction { facts, extractor: extraction.extractor.clone() }, vectors)
 }
 
 /// Why a record is given up.

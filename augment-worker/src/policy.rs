@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memori_event_log::backoff::Backoff;
-use memori_event_log::driver::{Reading, Windowing};
+use memori_event_log::driver::Reading;
 use memori_event_log::{LogRecord, TopicPartition};
 use memori_schemas::framing::{self, FramingError};
 use memori_schemas::{ConversationEvent, DeadLetterClass, LogRecordBody, Message, ids};
 use memori_service::tokens;
+
+use crate::window::windowing;
 
 /// What stands in a record of a conversation topic.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Incoming {
     /// To be extracted.
     Event(Arc<ConversationEvent>),
-    /// Closes windows; nothing to do where every event is a window of its own.
+    /// Closes the window before it; nothing else is to be done.
     Flush,
     /// Never to be extracted.
     Hopeless { class: DeadLetterClass, reason: String, event: Option<Box<ConversationEvent>> },
@@ -38,7 +40,7 @@ pub(crate) fn reading(record: &LogRecord) -> Reading<Incoming> {
         tenant: Arc::from(tenant),
         cost: event.map_or(1, cost),
         bytes: event.map_or(0, memory),
-        window: Windowing::Alone,
+        window: windowing(&item),
         item,
     }
 }

@@ -1,8 +1,9 @@
-//! The worker: conversation events of both lanes in, one fact event or one dead letter each out.
+//! The worker: conversation events of both lanes in, one fact event per window or one dead letter per hopeless event out.
 //!
-//! At-least-once: an event counts as done once the record that covers it is durable. Order per entity is the driver's. A log that
-//! is away is waited for, for as long as it takes; an extractor that fails is tried again within bounds, then the event is
-//! dead-lettered, unless the extractor works for nobody: that is waited for, too.
+//! At-least-once: an event counts as done once the record that covers it is durable. Order per entity and windows are the driver's. A
+//! log that is away is waited for, for as long as it takes; an extractor that fails is tried again within bounds. Then a window of
+//! several events comes apart, and an event that fails alone is dead-lettered, unless the extractor works for nobody: that is waited
+//! for, too.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +11,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use memori_embedding::Embedder;
-use memori_event_log::driver::{Held, KeyedConfig, Levels, LiveBound, Reading, RecordHandler, Verdict, Work, run_keyed};
+use memori_event_log::driver::{
+    Held, KeyedConfig, Levels, LiveBound, Reading, RecordHandler, Verdict, WindowBounds, Work, run_keyed,
+};
 use memori_event_log::{AppendError, Fence, Log, LogError, LogIdentity, LogRecord, NewRecord, Producer, Topic, TopicPartition};
-use memori_schemas::framing::FramingError;
-use memori_schemas::{ConversationEvent, DeadLetterClass, FactKind, Lane, MessageVector, Micros};
+use memori_schemas::{ConversationEvent, DeadLetterClass, Micros};
 use memori_service::Settings;
 use memori_service::trace_context;
 use tokio::time::Instant;
@@ -21,11 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::embed;
-use crate::extractor::{ExtractError, Extraction, Extractor, RetryReason, check};
+use crate::extractor::{ExtractError, Extractor, RetryReason, check};
 use crate::in_flight::InFlight;
-use crate::metrics::{self, LeftOut, Metrics};
+use crate::metrics::{self, Metrics};
 use crate::outcome::{self, GivenUp, Source};
 use crate::policy::{self, Forgiven, Incoming, RetryPolicy};
+use crate::publish::Yield;
+use crate::window::{self, Turn};
 
 /// How long a record whose lease has passed on waits for the driver to drop it.
 const FENCED_WAIT: Duration = Duration::from_secs(1);
@@ -45,7 +49,9 @@ pub struct WorkerConfig {
     pub commit_interval: Duration,
     /// How long work in flight may take to end when partitions go or the process stops.
     pub drain_deadline: Duration,
-    /// How a failed event is tried again.
+    /// How events of a topic are gathered; of one that is absent, each is extracted alone.
+    pub windows: BTreeMap<Topic, WindowBounds>,
+    /// How a window that failed is tried again.
     pub retry: RetryPolicy,
     /// Told how full the worker is.
     pub levels: Levels,
@@ -63,6 +69,7 @@ impl WorkerConfig {
             commit_interval: Duration::from_millis(settings.worker.commit_interval_ms),
             // The rest of the time belongs to leaving the group and to telemetry.
             drain_deadline: Duration::from_millis(settings.shutdown.deadline_ms.saturating_mul(4) / 5),
+            windows: windows(settings),
             retry: RetryPolicy {
                 max_attempts: settings.worker.max_attempts,
                 max_elapsed: Duration::from_millis(settings.worker.max_retry_ms),
@@ -78,6 +85,25 @@ impl WorkerConfig {
     pub fn group(&self) -> String {
         format!("memori-augment-worker-{}", self.generation)
     }
+}
+
+/// The windows that the settings ask for; none where the extractor takes events one by one.
+fn windows(settings: &Settings) -> BTreeMap<Topic, WindowBounds> {
+    let worker = &settings.worker;
+    if !crate::gathers_windows(settings) {
+        return BTreeMap::new();
+    }
+    let bounds = |idle_ms| WindowBounds {
+        events: worker.window_events,
+        messages: worker.window_messages,
+        cost: worker.window_tokens,
+        idle: Duration::from_millis(idle_ms),
+        age: Duration::from_millis(worker.window_age_ms),
+    };
+    BTreeMap::from([
+        (Topic::ConversationsLive, bounds(worker.window_idle_ms)),
+        (Topic::ConversationsBackfill, bounds(worker.backfill_window_idle_ms)),
+    ])
 }
 
 /// Runs until `shutdown`, or until the log says something that no retry mends.
@@ -107,7 +133,7 @@ pub async fn run(
     let keyed = KeyedConfig {
         group: config.group(),
         topics: vec![Topic::ConversationsLive, Topic::ConversationsBackfill],
-        windows: BTreeMap::new(),
+        windows: config.windows,
         max_concurrency: config.max_concurrency,
         budget_events: config.budget_events,
         budget_bytes: config.budget_bytes,
@@ -117,7 +143,7 @@ pub async fn run(
     run_keyed(log, keyed, Arc::new(handler), Arc::new(Metrics::telling(config.levels)), shutdown).await
 }
 
-struct Handler {
+pub(crate) struct Handler {
     producer: Arc<dyn Producer>,
     identity: LogIdentity,
     extractor: Arc<dyn Extractor>,
@@ -129,22 +155,19 @@ struct Handler {
     stop: CancellationToken,
 }
 
-/// One event to work on.
-struct Job<'a> {
-    held: &'a Held<Incoming>,
-    attempt: u32,
+/// One window to work on.
+pub(crate) struct Job<'a> {
+    /// The first of its records.
+    record: &'a LogRecord,
+    pub(crate) attempt: u32,
     first_tried_at_ms: i64,
-    fence: Option<&'a Fence>,
+    pub(crate) fence: Option<&'a Fence>,
 }
 
 impl Job<'_> {
-    fn record(&self) -> &LogRecord {
-        &self.held.record
-    }
-
-    /// What names the event.
+    /// What names the window while it is tried.
     fn place(&self) -> (TopicPartition, i64) {
-        (self.record().source, self.record().offset)
+        (self.record.source, self.record.offset)
     }
 }
 
@@ -157,18 +180,20 @@ impl RecordHandler for Handler {
     }
 
     async fn handle(&self, work: Work<Incoming>) -> Verdict {
-        let [held] = &work.window[..] else { return Verdict::Apart };
-        let job = Job { held, attempt: work.attempt, first_tried_at_ms: work.first_tried_at_ms, fence: work.fence.as_ref() };
-        let record = job.record();
-        let span = tracing::info_span!("augment", topic = %record.source.topic, partition = record.source.partition, offset = record.offset);
-        if let Some(parent) = record.header(trace_context::TRACEPARENT) {
+        let Some(first) = work.window.first() else { return Verdict::Done };
+        let record = &first.record;
+        let job = Job { record, attempt: work.attempt, first_tried_at_ms: work.first_tried_at_ms, fence: work.fence.as_ref() };
+        let span = tracing::info_span!("augment", topic = %record.source.topic, partition = record.source.partition, offset = record.offset, records = work.window.len());
+        let parents = || work.window.iter().filter_map(|held| held.record.header(trace_context::TRACEPARENT));
+        if let Some(parent) = parents().next() {
             trace_context::set_parent(&span, parent);
         }
-        let onward = trace_context::traceparent_of(&span).or_else(|| {
-            let parent = record.header(trace_context::TRACEPARENT)?;
-            std::str::from_utf8(parent).ok().map(ToOwned::to_owned)
-        });
-        let verdict = self.augment(&job, onward.as_deref()).instrument(span).await;
+        for other in parents().skip(1) {
+            trace_context::add_link(&span, other);
+        }
+        let onward =
+            trace_context::traceparent_of(&span).or_else(|| std::str::from_utf8(parents().next()?).ok().map(ToOwned::to_owned));
+        let verdict = self.work_on(&job, &work.window, onward.as_deref()).instrument(span).await;
         if !matches!(verdict, Verdict::RetryAfter(_)) {
             self.forgiven(|forgiven| forgiven.forget(job.place()));
         }
@@ -177,78 +202,46 @@ impl RecordHandler for Handler {
 }
 
 impl Handler {
-    async fn augment(&self, job: &Job<'_>, traceparent: Option<&str>) -> Verdict {
-        let source = Source { record: job.record(), generation: self.generation, traceparent };
-        let event = match &job.held.item {
-            Incoming::Event(event) => event,
-            Incoming::Flush => return Verdict::Done,
-            Incoming::Hopeless { class, reason, event } => {
-                let attempts = job.attempt.saturating_add(1);
-                let given_up = GivenUp { class: *class, reason: reason.clone(), attempts, event: event.as_deref() };
-                return self.give_up(source, job, given_up).await;
+    async fn work_on(&self, job: &Job<'_>, window: &[Arc<Held<Incoming>>], traceparent: Option<&str>) -> Verdict {
+        let source = Source { record: job.record, generation: self.generation, traceparent };
+        for held in window {
+            let Incoming::Hopeless { class, reason, event } = &held.item else { continue };
+            let attempts = job.attempt.saturating_add(1);
+            let given_up = GivenUp { class: *class, reason: reason.clone(), attempts, event: event.as_deref() };
+            let verdict = self.give_up(Source { record: &held.record, ..source }, job, given_up).await;
+            if verdict != Verdict::Done {
+                return verdict;
             }
-        };
-        let _in_flight = self.in_flight.enter(&event.tenant, &event.event_id);
-        let lane = job.record().source.topic.lane().unwrap_or(Lane::Live);
+        }
+        let turns = window::turns(window);
+        let Some(first) = turns.first() else { return Verdict::Done };
+        if !window::belong_together(&turns) {
+            return Verdict::Apart;
+        }
+        self.augment(Source { record: first.record, ..source }, job, &turns).await
+    }
+
+    async fn augment(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>]) -> Verdict {
+        let events: Vec<Arc<ConversationEvent>> = turns.iter().map(|turn| Arc::clone(turn.event)).collect();
+        let _in_flight: Vec<_> = events.iter().map(|event| self.in_flight.enter(&event.tenant, &event.event_id)).collect();
+        let lane = source.lane();
         let begin = Instant::now();
-        let extracted = self.extractor.extract(event).await;
+        let extracted = self.extractor.extract(lane, &events).await;
         metrics::extraction_took(lane, begin.elapsed());
-        let extracted = extracted.and_then(|extraction| match check(&extraction.facts, event) {
+        let extracted = extracted.and_then(|extraction| match check(&extraction.facts, &events) {
             Ok(()) => Ok(extraction),
             Err(message) => Err(ExtractError::Permanent { class: DeadLetterClass::InvalidOutput, message }),
         });
         match extracted {
             Ok(mut extraction) => {
-                let vectors = embed::embed(self.embedder.as_deref(), event, &mut extraction.facts).await;
-                self.publish(source, job, lane, event, extraction, vectors).await
+                let vectors = embed::embed(self.embedder.as_deref(), &events, &mut extraction.facts).await;
+                self.publish(source, job, turns, Yield { extraction, vectors }).await
             }
-            Err(error) => self.failed(source, job, event, error).await,
+            Err(error) => self.failed(source, job, turns, error).await,
         }
     }
 
-    async fn publish(
-        &self,
-        source: Source<'_>,
-        job: &Job<'_>,
-        lane: Lane,
-        event: &ConversationEvent,
-        extraction: Extraction,
-        vectors: Vec<MessageVector>,
-    ) -> Verdict {
-        let mut kinds = BTreeMap::<FactKind, u64>::new();
-        for fact in &extraction.facts {
-            *kinds.entry(fact.kind).or_default() += 1;
-        }
-        let too_large = |message: String| GivenUp {
-            class: DeadLetterClass::TooLarge,
-            reason: message,
-            attempts: job.attempt.saturating_add(1),
-            event: Some(event),
-        };
-        let has_vectors = !vectors.is_empty() || extraction.facts.iter().any(|fact| fact.vector.is_some());
-        let bare = has_vectors.then(|| embed::without_vectors(&extraction));
-        let mut record = outcome::facts(source, event, extraction, vectors, Micros::now());
-        if let (Err(FramingError::TooLarge { .. }), Some(bare)) = (&record, bare) {
-            // Facts without vectors are worth more than none.
-            metrics::vectors_left_out(LeftOut::TooLarge, bare.facts.len());
-            record = outcome::facts(source, event, bare, Vec::new(), Micros::now());
-        }
-        let record = match record {
-            Ok(record) => record,
-            Err(e @ FramingError::TooLarge { .. }) => return self.give_up(source, job, too_large(e.to_string())).await,
-            Err(e) => return Verdict::Halt(format!("a fact event cannot be written: {e}")),
-        };
-        match self.append(record, job.fence).await {
-            Appended::Durable => {
-                metrics::extracted(lane, &kinds);
-                Verdict::Done
-            }
-            Appended::TooLarge(message) => self.give_up(source, job, too_large(message)).await,
-            Appended::Not(verdict) => verdict,
-        }
-    }
-
-    async fn failed(&self, source: Source<'_>, job: &Job<'_>, event: &ConversationEvent, error: ExtractError) -> Verdict {
+    async fn failed(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], error: ExtractError) -> Verdict {
         let attempts = job.attempt.saturating_add(1);
         let (class, reason) = match error {
             ExtractError::Permanent { class, message } => (class, message),
@@ -271,7 +264,13 @@ impl Handler {
                 (DeadLetterClass::Expired, format!("given up after {attempts} attempts: {message}"))
             }
         };
-        self.give_up(source, job, GivenUp { class, reason, attempts, event: Some(event) }).await
+        let [turn] = turns else {
+            // Which of them is the reason is seen when each is tried alone.
+            metrics::window_apart(class);
+            tracing::info!(%class, reason, events = turns.len(), "a window failed for good; each of its events is tried alone");
+            return Verdict::Apart;
+        };
+        self.give_up(source, job, GivenUp { class, reason, attempts, event: Some(turn.event) }).await
     }
 
     /// The wait before the next attempt; none where the bounds are reached.
@@ -302,7 +301,7 @@ impl Handler {
         f(&mut self.forgiven.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn give_up(&self, source: Source<'_>, job: &Job<'_>, given_up: GivenUp<'_>) -> Verdict {
+    pub(crate) async fn give_up(&self, source: Source<'_>, job: &Job<'_>, given_up: GivenUp<'_>) -> Verdict {
         let (class, reason) = (given_up.class, given_up.reason.clone());
         let record = match outcome::dead_letter(source, &self.identity, given_up, Micros::now()) {
             Ok(record) => record,
@@ -320,7 +319,7 @@ impl Handler {
     }
 
     /// Appends until the log confirms: an outcome that was paid for is not thrown away because the log is away.
-    async fn append(&self, record: NewRecord, fence: Option<&Fence>) -> Appended {
+    pub(crate) async fn append(&self, record: NewRecord, fence: Option<&Fence>) -> Appended {
         let mut backoff = policy::append_backoff();
         loop {
             let answer = self.producer.append(vec![record.clone()], fence).await.pop();
@@ -355,8 +354,11 @@ fn now_ms() -> i64 {
     Micros::now().0 / 1_000
 }
 
-enum Appended {
+pub(crate) enum Appended {
     Durable,
     TooLarge(String),
     Not(Verdict),
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,6 +97,7 @@ fn config() -> WorkerConfig {
             first: Duration::from_millis(2),
             longest: Duration::from_millis(10),
         },
+        windows: BTreeMap::new(),
         levels: memori_event_log::driver::Levels::default(),
     }
 }
@@ -150,7 +151,8 @@ fn dead(record: &LogRecord) -> DeadLetter {
     }
 }
 
-/// Answers by script: per event id the answers of its first attempts, then the builtin extractor's.
+/// Answers by script: per event id the answers of its first attempts, then the builtin extractor's. Calls are noted by the ids of
+/// their events.
 #[derive(Default)]
 struct Scripted {
     answers: Mutex<HashMap<String, Vec<ExtractError>>>,
@@ -175,11 +177,13 @@ impl Scripted {
 
 #[async_trait]
 impl Extractor for Scripted {
-    async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError> {
-        self.calls.lock().unwrap().push(event.event_id.clone());
+    async fn extract(&self, lane: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
+        let ids: Vec<&str> = events.iter().map(|event| event.event_id.as_str()).collect();
+        self.calls.lock().unwrap().push(ids.join("+"));
+        let entity = &events[0].entity_id;
         let busy = {
             let mut busy = self.busy.lock().unwrap();
-            let n = busy.entry(event.entity_id.clone()).or_default();
+            let n = busy.entry(entity.clone()).or_default();
             *n += 1;
             *n
         };
@@ -187,12 +191,20 @@ impl Extractor for Scripted {
             self.overlaps.fetch_add(1, Ordering::Relaxed);
         }
         tokio::task::yield_now().await;
-        let scripted = self.answers.lock().unwrap().get_mut(&event.event_id).and_then(Vec::pop);
+        let scripted = ids.iter().find_map(|id| {
+            let mut answers = self.answers.lock().unwrap();
+            let answers = answers.get_mut(*id)?;
+            match answers.last() {
+                // What is wrong with an event is wrong with every window that holds it.
+                Some(ExtractError::Permanent { .. }) if ids.len() > 1 => answers.last().cloned(),
+                _ => answers.pop(),
+            }
+        });
         let answer = match scripted {
             Some(error) => Err(error),
-            None => Builtin.extract(event).await,
+            None => Builtin.extract(lane, events).await,
         };
-        *self.busy.lock().unwrap().get_mut(&event.entity_id).unwrap() -= 1;
+        *self.busy.lock().unwrap().get_mut(entity).unwrap() -= 1;
         answer
     }
 }
@@ -368,9 +380,9 @@ struct Inventing;
 
 #[async_trait]
 impl Extractor for Inventing {
-    async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError> {
-        let mut extraction = Builtin.extract(event).await?;
-        match event.event_id.as_str() {
+    async fn extract(&self, lane: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
+        let mut extraction = Builtin.extract(lane, events).await?;
+        match events[0].event_id.as_str() {
             "foreign" => extraction.facts[0].evidence[0].event_id = "another".into(),
             "outside" => extraction.facts[0].evidence[0].message_index = 7,
             "none" => extraction.facts[0].evidence.clear(),
@@ -508,10 +520,10 @@ struct Held {
 
 #[async_trait]
 impl Extractor for Held {
-    async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError> {
+    async fn extract(&self, lane: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
         self.entered.notify_one();
         self.go.notified().await;
-        Builtin.extract(event).await
+        Builtin.extract(lane, events).await
     }
 }
 

@@ -26,7 +26,16 @@ impl KnownFacts for Known {
         };
         let recalled = self.0.recall(tenant, &query, "worker").await.map_err(|e| KnownFactsError(e.to_string()))?;
         let known = |fact: RecalledFact| {
-            Some(KnownFact { kind: FactKind::parse(fact.kind)?, text: fact.content, since: Some(Micros(fact.valid_from.0)) })
+            Some(KnownFact {
+                kind: FactKind::parse(fact.kind)?,
+                text: fact.content,
+                subject: fact.subject,
+                predicate: fact.predicate,
+                object: fact.object,
+                since: Some(Micros(fact.valid_from.0)),
+                first_mentioned_at: Some(Micros(fact.first_mentioned_at.0)),
+                last_mentioned_at: Some(Micros(fact.last_mentioned_at.0)),
+            })
         };
         Ok(recalled.instructions.into_iter().chain(recalled.facts).filter_map(known).collect())
     }

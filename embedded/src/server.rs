@@ -180,6 +180,7 @@ pub(crate) fn door_config(settings: &Settings, draining: &CancellationToken) -> 
         log_timeout: Some(Duration::from_millis(ingest.log_timeout_ms)),
         lookup: Lookup::BestEffort(Duration::from_millis(ingest.lookup_timeout_ms)),
         start_deadline: Duration::from_millis(settings.start.deadline_ms),
+        flush_on_wait: ingest.flush_on_wait.unwrap_or(memori_augment_worker::gathers_windows(settings)),
         ..IngestConfig::default()
     }
 }

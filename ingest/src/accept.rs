@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use memori_schemas::{ContentHash, EntityKey, Micros};
+use memori_schemas::{ContentHash, EntityKey, Lane, Micros};
 use memori_service::problem::Problem;
 use serde::Deserialize;
 use serde_json::json;
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::backend::{BackendError, WriterBackend};
 use crate::door::{Accepted, Claim, EventName, Judgement, RecentEvents, judge};
+use crate::flush::Awaited;
 use crate::metrics;
 use crate::new_event::NewEvent;
 use crate::publish::{DurableIn, Publisher};
@@ -138,6 +139,20 @@ impl Acceptor {
         recent.or_else(|| self.publisher.spooled_at(tenant, event_id))
     }
 
+    /// Where an event is on the log, as far as the door remembers it: under one id perhaps several. None that waits in the spool.
+    pub(crate) fn on_the_log(&self, tenant: &str, event_id: &str) -> Vec<Awaited> {
+        if self.publisher.spooled_at(tenant, event_id).is_some() {
+            return Vec::new();
+        }
+        let recent = lock(&self.recent);
+        let place = |accepted: &Accepted| Awaited {
+            entity_id: Arc::clone(&accepted.entity_id),
+            lane: Lane::Live,
+            accepted_at: accepted.accepted_at,
+        };
+        recent.get(&EventName::new(tenant, event_id)).iter().map(place).collect()
+    }
+
     /// Accepts events of one request, in order. Answers, in the same order, each event's id and what became of it.
     /// Runs to its end on its own task, whatever becomes of the caller.
     pub async fn accept(
@@ -192,7 +207,7 @@ impl Acceptor {
 
         let mut plans = Vec::with_capacity(events.len());
         let mut records = Vec::new();
-        let mut published: Vec<(usize, Micros)> = Vec::new();
+        let mut published: Vec<(usize, Arc<str>, Micros)> = Vec::new();
         let mut first_under: HashMap<&EventName, (usize, usize)> = HashMap::new();
         for (place, event) in events.into_iter().enumerate() {
             let (name, claim) = (&names[place], &claims[place]);
@@ -212,7 +227,7 @@ impl Acceptor {
                     let accepted_at = self.clock.tick();
                     let number = records.len();
                     first_under.insert(name, (place, number));
-                    published.push((place, accepted_at));
+                    published.push((place, event.entity_id.as_str().into(), accepted_at));
                     records.push(event.into_record(tenant, name.event_id.to_string(), claim.content_hash, accepted_at));
                     Plan::Publish(number)
                 }
@@ -222,9 +237,10 @@ impl Acceptor {
         let results = if records.is_empty() { Vec::new() } else { self.publisher.publish(records, traceparent).await };
         {
             let mut recent = lock(&self.recent);
-            for ((place, accepted_at), result) in published.iter().zip(&results) {
+            for ((place, entity_id, accepted_at), result) in published.into_iter().zip(&results) {
                 if result.is_ok() {
-                    recent.remember(names[*place].clone(), Accepted { claim: claims[*place].clone(), accepted_at: *accepted_at });
+                    let accepted = Accepted { claim: claims[place].clone(), entity_id, accepted_at };
+                    recent.remember(names[place].clone(), accepted);
                 }
             }
             if self.lookup != Lookup::Exact {

@@ -132,8 +132,18 @@ pub fn judge<'a>(claim: &Claim, known: impl IntoIterator<Item = &'a Claim>) -> J
 pub struct Accepted {
     /// What it says.
     pub claim: Claim,
+    /// Whom it is about.
+    pub entity_id: Arc<str>,
     /// When.
     pub accepted_at: Micros,
+}
+
+impl Accepted {
+    /// As a record on the log or in the spool says.
+    #[must_use]
+    pub fn of_record(event: &ConversationEvent) -> Self {
+        Self { claim: Claim::of_record(event), entity_id: event.entity_id.as_str().into(), accepted_at: event.accepted_at }
+    }
 }
 
 /// The bounded table of recent events.
@@ -240,7 +250,8 @@ impl RecentEvents {
 
 /// What an entry takes in memory, in bytes, about: twice the name's handle, its text, the claim, the map's own.
 fn cost(name: &EventName, accepted: &Accepted) -> usize {
-    2 * size_of::<EventName>() + name.tenant.len() + name.event_id.len() + accepted.claim.bytes() + 64
+    let texts = name.tenant.len() + name.event_id.len() + accepted.entity_id.len();
+    2 * size_of::<EventName>() + size_of::<Arc<str>>() + texts + accepted.claim.bytes() + 64
 }
 
 #[cfg(test)]
@@ -261,7 +272,7 @@ mod tests {
     }
 
     fn accepted(claim: Claim) -> Accepted {
-        Accepted { claim, accepted_at: Micros(0) }
+        Accepted { claim, entity_id: "a".into(), accepted_at: Micros(0) }
     }
 
     #[test]

@@ -194,6 +194,8 @@ pub struct WaitRequest {
     pub event_ids: Vec<String>,
     /// How long, in milliseconds.
     pub timeout_ms: u64,
+    /// Whether the worker is asked to begin with what it gathers in windows.
+    pub flush: bool,
 }
 
 /// Reads a `wait`.
@@ -213,8 +215,9 @@ pub fn read_wait(bytes: &[u8]) -> Answer<WaitRequest> {
         }
     }
     let timeout_ms = fields.integer("timeout_ms", 0..=MAX_WAIT_MS).unwrap_or(DEFAULT_WAIT_MS);
+    let flush = fields.boolean("flush").unwrap_or(true);
     fields.finish();
-    errors.into_result(WaitRequest { event_ids, timeout_ms: timeout_ms.unsigned_abs() })
+    errors.into_result(WaitRequest { event_ids, timeout_ms: timeout_ms.unsigned_abs(), flush })
 }
 
 #[cfg(test)]
@@ -281,7 +284,8 @@ mod tests {
     #[test]
     fn a_wait_has_ids_and_a_time() {
         let wait = read_wait(br#"{"event_ids":["a","b","a"]}"#).unwrap();
-        assert_eq!((wait.event_ids.len(), wait.timeout_ms), (3, 10_000));
+        assert_eq!((wait.event_ids.len(), wait.timeout_ms, wait.flush), (3, 10_000, true));
+        assert!(!read_wait(br#"{"event_ids":[],"flush":false}"#).unwrap().flush);
         for (body, path) in [
             (r#"{}"#, "event_ids"),
             (r#"{"event_ids":"a"}"#, "event_ids"),
@@ -289,6 +293,7 @@ mod tests {
             (r#"{"event_ids":[""]}"#, "event_ids[0]"),
             (r#"{"event_ids":[],"timeout_ms":-1}"#, "timeout_ms"),
             (r#"{"event_ids":[],"timeout_ms":1e300}"#, "timeout_ms"),
+            (r#"{"event_ids":[],"flush":1}"#, "flush"),
             (r#"{"event_ids":[],"x":1}"#, "x"),
             ("[]", ""),
         ] {

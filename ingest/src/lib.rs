@@ -9,6 +9,7 @@ pub mod backend;
 pub mod context_block;
 pub mod door;
 pub mod events;
+mod flush;
 mod handlers;
 pub mod injection;
 pub mod limits;

@@ -40,9 +40,37 @@ pub const LOOKUPS: &str = "memori_ingest_door_lookups_total";
 pub const RECENT_EVENTS: &str = "memori_ingest_door_recent_events";
 /// Controls put on the log, by kind (`erase`, `forget`).
 pub const CONTROLS: &str = "memori_ingest_controls_total";
+/// Flushes that waits asked for, by result (`sent`, `failed`, `asked_before`, `too_many`).
+pub const FLUSHES: &str = "memori_ingest_flushes_total";
 
 /// Requests refused because, without keys, their `Host` was not this machine.
 pub const HOSTS_REFUSED: &str = "memori_ingest_hosts_refused_total";
+
+/// What came of a flush that a wait asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// It is on the log.
+    Sent,
+    /// The log did not take it.
+    Failed,
+    /// One is under way that covers the event.
+    AskedBefore,
+    /// A bound is reached.
+    TooMany,
+}
+
+impl Flushed {
+    const ALL: [Self; 4] = [Self::Sent, Self::Failed, Self::AskedBefore, Self::TooMany];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::AskedBefore => "asked_before",
+            Self::TooMany => "too_many",
+        }
+    }
+}
 
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub fn describe() {
@@ -63,6 +91,10 @@ pub fn describe() {
     describe_counter!(LOOKUPS, "look-ups of event ids at the writer, by result");
     describe_gauge!(RECENT_EVENTS, "events that the door remembers");
     describe_counter!(CONTROLS, "deletions put on the log, by kind");
+    describe_counter!(FLUSHES, "flushes that waits asked for, by result");
+    for result in Flushed::ALL {
+        counter!(FLUSHES, "result" => result.as_str()).increment(0);
+    }
     describe_counter!(HOSTS_REFUSED, "requests refused because their Host was not this machine, where no keys are configured");
     for durable_in in ["log", "spool"] {
         counter!(ACCEPTED, "durable_in" => durable_in).increment(0);
@@ -115,6 +147,11 @@ pub(crate) fn rejected(status: http::StatusCode) {
 /// Counts one look-up.
 pub(crate) fn lookup(answered: bool) {
     counter!(LOOKUPS, "result" => if answered { "answered" } else { "unanswered" }).increment(1);
+}
+
+/// Counts one flush.
+pub(crate) fn flushed(result: Flushed) {
+    counter!(FLUSHES, "result" => result.as_str()).increment(1);
 }
 
 /// Counts one control.

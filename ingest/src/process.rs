@@ -37,6 +37,8 @@ fn ingest_config(settings: &Settings, draining: CancellationToken) -> IngestConf
         recent_events: ingest.recent_events,
         start_deadline: Duration::from_millis(settings.start.deadline_ms),
         lookup: Lookup::BestEffort(Duration::from_millis(ingest.lookup_timeout_ms)),
+        // How the workers elsewhere extract is not known here.
+        flush_on_wait: ingest.flush_on_wait.unwrap_or(true),
         draining,
         ..IngestConfig::default()
     }

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Acceptor, Lookup, known_at_writer};
 use crate::backend::{BackendError, WriterBackend};
-use crate::door::{Accepted, Claim, EventName, RecentEvents};
+use crate::door::{Accepted, EventName, RecentEvents};
+use crate::flush::Flushes;
 use crate::limits::Limits;
 use crate::publish::{Publisher, RETRY_AFTER_SECONDS};
 use crate::spool::{Spool, replay};
@@ -46,6 +47,8 @@ pub struct IngestConfig {
     pub start_deadline: Duration,
     /// How ids are looked up.
     pub lookup: Lookup,
+    /// Whether a wait asks the worker to begin with what it gathers in windows.
+    pub flush_on_wait: bool,
     /// The process is to end: whoever still waits is answered.
     pub draining: CancellationToken,
 }
@@ -62,6 +65,7 @@ impl Default for IngestConfig {
             tail_records: 2_000,
             start_deadline: Duration::from_secs(30),
             lookup: Lookup::BestEffort(Duration::from_millis(50)),
+            flush_on_wait: false,
             draining: CancellationToken::new(),
         }
     }
@@ -127,6 +131,8 @@ pub struct IngestState {
     pub(crate) acceptor: Arc<Acceptor>,
     pub(crate) limits: Limits,
     pub(crate) erasures: PendingErasures,
+    /// Where the worker gathers windows.
+    pub(crate) flushes: Option<Flushes>,
     pub(crate) draining: CancellationToken,
     extracting: Option<Arc<dyn ExtractingProbe>>,
     spool: Option<Arc<Spool>>,
@@ -194,6 +200,7 @@ impl IngestState {
             });
         }
         let limits = Limits::new(config.max_requests, config.max_body_bytes_in_flight, config.body_timeout);
+        let flushes = config.flush_on_wait.then(|| Flushes::new(log.producer()));
         Ok(Self {
             log,
             partitions,
@@ -202,6 +209,7 @@ impl IngestState {
             acceptor,
             limits,
             erasures: PendingErasures::default(),
+            flushes,
             draining: config.draining,
             extracting,
             spool,
@@ -367,7 +375,7 @@ async fn open_spool(spool: SpoolConfig, mut recent: RecentEvents) -> Result<(Arc
     let folder = spool.folder.clone();
     let opening = tokio::task::spawn_blocking(move || {
         let opened = Spool::open(&spool.folder, spool.max_bytes, |event| {
-            let accepted = Accepted { claim: Claim::of_record(event), accepted_at: event.accepted_at };
+            let accepted = Accepted::of_record(event);
             recent.remember(EventName::new(&event.tenant, &event.event_id), accepted);
             recent.forget_surplus();
         });
@@ -402,8 +410,7 @@ async fn remember_tail(
             .filter(|record| record.offset < upper)
             .filter_map(|record| match framing::decode(&record.payload) {
                 Ok(LogRecordBody::Conversation(event)) => {
-                    let claim = Claim::of_record(&event);
-                    Some((EventName::new(&event.tenant, &event.event_id), Accepted { claim, accepted_at: event.accepted_at }))
+                    Some((EventName::new(&event.tenant, &event.event_id), Accepted::of_record(&event)))
                 }
                 _ => None,
             })

@@ -83,6 +83,9 @@ section!(
         recent_events: usize = 200_000,
         /// How long the door waits for the writer's look-up of an id, in milliseconds.
         lookup_timeout_ms: u64 = 50,
+        /// Whether a `wait` asks the worker to begin with what it gathers in windows. Absent: it does, unless the worker is in this process
+        /// and extracts each event alone.
+        flush_on_wait: Option<bool> = None,
         /// Requests served at once; more get 503.
         max_requests: usize = 1_024,
         /// Bytes of request bodies held at once; more get 503.
@@ -133,6 +136,18 @@ section!(
         max_retry_ms: u64 = 600_000,
         /// The generation that is written.
         generation: i32 = 1,
+        /// For extractors that take several events in one call: events of one session that are extracted together, at most. 1: each alone.
+        window_events: usize = 8,
+        /// Their messages, at most; an event with more is extracted alone.
+        window_messages: usize = 24,
+        /// Their estimated tokens, at most; an event with more is extracted alone.
+        window_tokens: u64 = 3_000,
+        /// How long a live window waits for its next event, in milliseconds. A `wait` for one of its events ends it at once.
+        window_idle_ms: u64 = 10_000,
+        /// The same for backfill, where the next event is in the log already or does not come.
+        backfill_window_idle_ms: u64 = 1_000,
+        /// How long a window waits from its first event on, in milliseconds.
+        window_age_ms: u64 = 60_000,
     }
 );
 
@@ -253,6 +268,28 @@ section!(
         known_facts_tokens: usize = 1_000,
         /// For `llm`: how long that is waited for, in milliseconds.
         known_facts_timeout_ms: u64 = 300,
+        /// For `llm`, by tenant: what its operator wishes. Tenants that are named here or in `worker.tenants` are counted by name.
+        tenants: BTreeMap<String, ExtractorTenant> = BTreeMap::new(),
+    }
+);
+
+section!(
+    /// What is worth remembering in one tenant's conversations.
+    ExtractorTenant {
+        /// In words, for the model; at most 4,000 bytes.
+        instructions: String = String::new(),
+        /// The topics to look for, at most 50; none: all.
+        categories: Vec<ExtractorCategory> = Vec::new(),
+    }
+);
+
+section!(
+    /// A topic to look for.
+    ExtractorCategory {
+        /// At most 64 bytes.
+        name: String = String::new(),
+        /// What belongs to it, at most 300 bytes.
+        description: Option<String> = None,
     }
 );
 
@@ -355,7 +392,7 @@ impl Settings {
         if !["builtin", "minilm", "openai", "none"].contains(&self.embedding.kind.as_str()) {
             return bad("embedding.kind", &self.embedding.kind, "builtin, minilm, openai or none");
         }
-        let bounds: [(&str, u64); 16] = [
+        let bounds: [(&str, u64); 19] = [
             ("embedding.dimensions", self.embedding.dimensions.unwrap_or(1) as u64),
             ("embedding.timeout_ms", self.embedding.timeout_ms),
             ("embedding.max_attempts", u64::from(self.embedding.max_attempts)),
@@ -372,6 +409,9 @@ impl Settings {
             ("worker.budget_events", self.worker.budget_events as u64),
             ("worker.budget_bytes", self.worker.budget_bytes as u64),
             ("worker.max_attempts", u64::from(self.worker.max_attempts)),
+            ("worker.window_events", self.worker.window_events as u64),
+            ("worker.window_messages", self.worker.window_messages as u64),
+            ("worker.window_tokens", self.worker.window_tokens),
         ];
         if let Some((key, _)) = bounds.into_iter().find(|(_, value)| *value == 0) {
             return bad(key, "0", "at least 1");

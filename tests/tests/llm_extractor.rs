@@ -32,6 +32,8 @@ fn environment(provider: &Provider) -> Vec<(String, String)> {
         ("MEMORI__EXTRACTOR__PRICE_IN_PER_MILLION", "2"),
         ("MEMORI__EXTRACTOR__PRICE_OUT_PER_MILLION", "8"),
         ("MEMORI__WORKER__MAX_ATTEMPTS", "3"),
+        // One call per event; windows have tests of their own.
+        ("MEMORI__WORKER__WINDOW_EVENTS", "1"),
         ("MEMORI__EMBEDDING__KIND", "none"),
     ]
     .into_iter()
@@ -124,8 +126,12 @@ const FATES: [(&str, Fate); 40] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_exactly_the_hopeless_events() -> anyhow::Result<()> {
+    hopeless_events(1).await
+}
+
+async fn hopeless_events(window_events: usize) -> anyhow::Result<()> {
     let provider = Provider::with(Abilities { key: Some(KEY.to_owned()), ..Abilities::default() }).await?;
-    let shape = start(&provider, &[])?;
+    let shape = start(&provider, &[("MEMORI__WORKER__WINDOW_EVENTS", &window_events.to_string())])?;
     let api = shape.api("acme");
     let mut ids = Vec::new();
     let texts = |n: usize, order: &str| {
@@ -162,7 +168,7 @@ async fn dead_letters_are_exactly_the_hopeless_events() -> anyhow::Result<()> {
     ensure!(shape.api("other").entities().await?.is_empty(), "no other tenant has one");
 
     // In order per entity: what was asked about an event first comes behind the first answer about the event before it.
-    for n in 0..FATES.len() {
+    for n in (0..FATES.len()).filter(|_| window_events == 1) {
         let places = |text: String| {
             let about =
                 |request: &Recorded| request.conversation().is_some_and(|data| data["messages"].to_string().contains(&text));
@@ -184,6 +190,9 @@ async fn dead_letters_are_exactly_the_hopeless_events() -> anyhow::Result<()> {
 
     let text = Api::new(&shape.process.admin(), None).metrics().await?;
     let count = |name: &str, labels: &[&str]| metric(&text, name, labels).unwrap_or(0.0);
+    if window_events > 1 {
+        ensure!(count("memori_worker_windows_apart_total", &["class=\"refused\""]) > 0.0, "windows have come apart");
+    }
     for (class, n) in dead {
         let counted = count("memori_worker_events_dead_lettered_total", &[&format!("class=\"{class}\"")]);
         ensure!((counted - n as f64).abs() < 0.5, "{class}: {counted} for {n}");
@@ -222,7 +231,7 @@ async fn lineage_shows_model_prompt_tokens_and_cost_the_repairs_included() -> an
         let read: usize = asked.iter().map(|request| answers::prompt_tokens(&request.body)).sum();
         let facts = api.facts(entity).await?;
         let fact = facts.iter().find(|fact| fact["kind"] == "fact").context("a fact")?;
-        ensure!(fact["extractor"] == "llm/1", "{fact}");
+        ensure!(fact["extractor"] == "llm/2", "{fact}");
         let lineage = api.get(&format!("/v1/facts/{}/lineage", escape(fact["fact_id"].as_str().context("an id")?))).await?;
         let mention = &lineage.body["mentions"][0];
         ensure!(mention["message_index"] == 1 && mention["event_id"] == entity, "{mention}");

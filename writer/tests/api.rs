@@ -567,7 +567,10 @@ async fn a_wait_ends_with_the_commit_that_completes_it() {
     let body = json!({"event_ids": ["one", "two", "two", "three"], "timeout_ms": 0});
     let at_once = world.post("/internal/v1/events/wait", body.clone()).await.json();
     assert_eq!(at_once["complete"], false);
-    let shown = json!([{"event_id": "one", "status": "applied"}, {"event_id": "two", "status": "accepted"}, {"event_id": "three", "status": "unknown"}]);
+    // Of one that is not final it says where it is: ingest may ask for its extraction.
+    let place =
+        json!({"event_id": "two", "status": "accepted", "entity_id": "w", "lane": "live", "accepted_at_us": two.accepted_at.0});
+    let shown = json!([{"event_id": "one", "status": "applied"}, place, {"event_id": "three", "status": "unknown"}]);
     assert_eq!(at_once["events"], shown);
 
     let router = world.router.clone();

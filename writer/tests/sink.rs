@@ -304,3 +304,73 @@ async fn a_control_that_is_not_understood_stands_still() {
     assert_eq!(column(&dump, "erasures", "erasure_id"), ["before"], "it is not passed");
     assert!(column(&dump, "events", "event_id").is_empty(), "nothing overtook the control");
 }
+
+/// One record for several events: `facts` with the numbers of the events that each rests on.
+fn window(events: &[(ConversationEvent, i64)], facts: &[(&str, &[usize])]) -> FactsExtracted {
+    let alone: Vec<FactsExtracted> = events.iter().map(|(event, offset)| learned(event, *offset, "")).collect();
+    let fact = |(text, of): &(&str, &[usize])| Fact {
+        text: (*text).to_owned(),
+        evidence: of.iter().map(|n| alone[*n].facts[0].evidence[0].clone()).collect(),
+        ..alone[0].facts[0].clone()
+    };
+    FactsExtracted {
+        covers: alone.iter().map(|one| one.covers[0].clone()).collect(),
+        facts: facts.iter().map(fact).collect(),
+        ..alone[0].clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_window_counts_what_rests_on_the_events_that_it_wins() {
+    // The outcome of e1 alone, from its copy in the other lane, and the window, in either order of arrival and rank.
+    for (first_alone, alone_in, alone_wins) in [
+        (true, Topic::FactsLive, true),
+        (true, Topic::FactsBackfill, false),
+        (false, Topic::FactsLive, false),
+        (false, Topic::FactsBackfill, false),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let world = World::new(folder.path()).await;
+        let mut events = Vec::new();
+        for n in 0..3 {
+            let event = said(&format!("e{n}"), "ann", &format!("text {n}"));
+            let offset = world.say(Topic::ConversationsLive, "ann", &LogRecordBody::Conversation(event.clone())).await;
+            events.push((event, offset));
+        }
+        let alone = LogRecordBody::Facts(learned(&events[1].0, events[1].1, "by itself"));
+        let together = window(&events, &[("of the first", &[0]), ("of the second", &[1]), ("of all", &[0, 1, 2])]);
+        let together = LogRecordBody::Facts(together);
+        if first_alone {
+            world.say(alone_in, "ann", &alone).await;
+        }
+        world.say(Topic::FactsLive, "ann", &together).await;
+        if !first_alone {
+            world.say(alone_in, "ann", &alone).await;
+        }
+        let running = world.start();
+        let expected: &[(&str, usize)] = if alone_wins {
+            &[("by itself", 1), ("of all", 2), ("of the first", 1)]
+        } else {
+            &[("of all", 3), ("of the first", 1), ("of the second", 1)]
+        };
+        let shown = |dump: &Dump| {
+            let of = |table: &str, name: &str| -> Vec<String> {
+                column(dump, table, name).into_iter().map(ToString::to_string).collect()
+            };
+            let mentions = of("mentions", "fact_id");
+            let count = |id: &String| mentions.iter().filter(|other| *other == id).count();
+            let ids = of("facts", "fact_id");
+            let mut facts: Vec<(String, usize)> = of("facts", "body").into_iter().zip(ids.iter().map(count)).collect();
+            facts.sort();
+            facts
+        };
+        let wanted: Vec<(String, usize)> = expected.iter().map(|(text, n)| (format!("{text:?}"), *n)).collect();
+        world.until(|dump| column(dump, "outcomes", "kind").len() == 3 && shown(dump) == wanted).await;
+        // Whatever was read by now, a later look says the same.
+        let last = said("e9", "ann", "one more");
+        world.say(Topic::ConversationsLive, "ann", &LogRecordBody::Conversation(last)).await;
+        let dump = world.until(|d| column(d, "events", "event_id").len() == 4).await;
+        running.stop().await.expect("drains");
+        assert_eq!(shown(&dump), wanted, "alone first: {first_alone}, in {alone_in}");
+    }
+}

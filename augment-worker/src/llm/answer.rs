@@ -36,6 +36,8 @@ const OWNERS: [&str; 12] = [
     "fact_id",
     "message_id",
 ];
+/// The list of what messages mean for what is known.
+const UPDATES: &str = "updates";
 /// The confidence of an item that has none.
 const CONFIDENCE: f32 = 0.7;
 
@@ -54,10 +56,31 @@ pub(crate) struct Item {
     pub(crate) evidence: Vec<i64>,
 }
 
+/// What became of a known fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A person said it again.
+    Repeated,
+    /// It holds no longer.
+    Ended,
+}
+
+/// What messages mean for one known fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Update {
+    /// Its number among those that were shown.
+    pub(crate) known: i64,
+    pub(crate) change: Change,
+    /// Since when it holds no longer.
+    pub(crate) at: Option<String>,
+    pub(crate) evidence: Vec<i64>,
+}
+
 /// What an answer holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) items: Vec<Item>,
+    pub(crate) updates: Vec<Update>,
     /// Items that are none, with their place in words.
     pub(crate) refused: Vec<(String, Refusal)>,
 }
@@ -65,7 +88,9 @@ pub(crate) struct Answer {
 /// Whether a value looks like an answer: one of our lists, a list of items, or one item alone.
 pub(crate) fn looks_like_one(value: &Value) -> bool {
     match value {
-        Value::Object(members) => LISTS.iter().any(|(name, _)| members.contains_key(*name)) || is_item(members),
+        Value::Object(members) => {
+            LISTS.iter().any(|(name, _)| members.contains_key(*name)) || members.contains_key(UPDATES) || is_item(members)
+        }
         Value::Array(items) => !items.is_empty() && items.iter().all(|item| item.as_object().is_some_and(is_item)),
         _ => false,
     }
@@ -84,6 +109,7 @@ pub(crate) fn read(value: Value) -> Answer {
             for (name, kind) in LISTS {
                 answer.list(name, kind, members.remove(name).unwrap_or(Value::Null));
             }
+            answer.updates(members.remove(UPDATES).unwrap_or(Value::Null));
         }
         list => answer.list("facts", FactKind::Fact, list),
     }
@@ -92,37 +118,70 @@ pub(crate) fn read(value: Value) -> Answer {
 
 impl Answer {
     fn list(&mut self, name: &str, kind: FactKind, value: Value) {
-        let items = match value {
-            Value::Null => return,
-            Value::Array(items) => items,
-            // One that is not in a list is a list of one.
-            item => vec![item],
-        };
-        for (at, item) in items.into_iter().enumerate() {
-            let item = match item {
-                _ if at >= MAX_ITEMS => Err(Refusal::TooMany),
-                Value::Object(members) => item_of(kind, members),
-                _ => Err(Refusal::Malformed),
-            };
-            match item {
+        for (at, item) in listed(value).into_iter().enumerate() {
+            match members_of(at, item).and_then(|members| item_of(kind, members)) {
                 Ok(item) => self.items.push(item),
                 Err(refusal) => self.refused.push((format!("{name}[{at}]"), refusal)),
             }
         }
     }
+
+    fn updates(&mut self, value: Value) {
+        for (at, item) in listed(value).into_iter().enumerate() {
+            match members_of(at, item).and_then(update_of) {
+                Ok(update) => self.updates.push(update),
+                Err(refusal) => self.refused.push((format!("{UPDATES}[{at}]"), refusal)),
+            }
+        }
+    }
 }
 
-fn item_of(kind: FactKind, mut members: Map<String, Value>) -> Result<Item, Refusal> {
+/// The items of a list; one that is not in a list is a list of one.
+fn listed(value: Value) -> Vec<Value> {
+    match value {
+        Value::Null => Vec::new(),
+        Value::Array(items) => items,
+        item => vec![item],
+    }
+}
+
+fn members_of(at: usize, item: Value) -> Result<Map<String, Value>, Refusal> {
+    let members = match item {
+        _ if at >= MAX_ITEMS => return Err(Refusal::TooMany),
+        Value::Object(members) => members,
+        _ => return Err(Refusal::Malformed),
+    };
     if OWNERS.iter().any(|owner| members.get(*owner).is_some_and(|value| !value.is_null())) {
         return Err(Refusal::NamesOwner);
     }
-    let mut text_of = |name: &str, most: usize| match members.remove(name) {
+    Ok(members)
+}
+
+/// A text of at most so many bytes; a number is taken as its digits.
+fn text_in(members: &mut Map<String, Value>, name: &str, most: usize) -> Result<Option<String>, Refusal> {
+    match members.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.len() > most => Err(Refusal::TooLong),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
         Some(_) => Err(Refusal::Malformed),
+    }
+}
+
+fn update_of(mut members: Map<String, Value>) -> Result<Update, Refusal> {
+    let known = members.remove("known").as_ref().and_then(integer).ok_or(Refusal::Malformed)?;
+    let change = match members.remove("change").as_ref().and_then(Value::as_str) {
+        Some("repeated") => Change::Repeated,
+        Some("ended") => Change::Ended,
+        _ => return Err(Refusal::Malformed),
     };
+    let at = text_in(&mut members, "at", MAX_PART_BYTES)?;
+    let evidence = evidence_of(members.remove("evidence"))?;
+    Ok(Update { known, change, at, evidence })
+}
+
+fn item_of(kind: FactKind, mut members: Map<String, Value>) -> Result<Item, Refusal> {
+    let mut text_of = |name: &str, most: usize| text_in(&mut members, name, most);
     let text = text_of("text", MAX_TEXT_BYTES)?.ok_or(Refusal::Malformed)?;
     let subject = text_of("subject", MAX_PART_BYTES)?;
     let predicate = text_of("predicate", MAX_PART_BYTES)?;
@@ -153,12 +212,16 @@ fn evidence_of(value: Option<Value>) -> Result<Vec<i64>, Refusal> {
     if numbers.len() > MAX_EVIDENCE {
         return Err(Refusal::TooLong);
     }
-    let number = |value: &Value| match value {
+    numbers.iter().map(integer).collect::<Option<Vec<i64>>>().ok_or(Refusal::Malformed)
+}
+
+/// An integer, or one as text.
+fn integer(value: &Value) -> Option<i64> {
+    match value {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
-    };
-    numbers.iter().map(number).collect::<Option<Vec<i64>>>().ok_or(Refusal::Malformed)
+    }
 }
 
 #[cfg(test)]
@@ -166,7 +229,7 @@ mod tests {
     use memori_schemas::FactKind;
     use serde_json::{Value, json};
 
-    use super::{Answer, MAX_ITEMS, looks_like_one, read};
+    use super::{Answer, Change, MAX_ITEMS, Update, looks_like_one, read};
     use crate::llm::refused::Refusal;
 
     fn refusals(answer: &Answer) -> Vec<Refusal> {
@@ -201,6 +264,28 @@ mod tests {
         for value in [json!({}), json!({"memories": []}), json!([]), json!([1]), json!("facts"), json!([{"text": "a"}])] {
             assert!(!looks_like_one(&value), "{value}");
         }
+    }
+
+    #[test]
+    fn updates_name_what_is_known_by_number() {
+        let answer = read(json!({"updates": [
+            {"known": 2, "change": "repeated", "at": null, "evidence": [0]},
+            {"known": "0", "change": "ended", "at": "2024-05", "evidence": 1},
+            {"known": 1, "change": "mended", "evidence": [0]},
+            {"known": null, "change": "ended", "evidence": [0]},
+            {"known": 1, "change": "ended", "evidence": []},
+            {"known": 1, "change": "ended", "evidence": [0], "entity_id": "bob"},
+        ]}));
+        let update = |known, change, at: Option<&str>, evidence: i64| Update {
+            known,
+            change,
+            at: at.map(str::to_owned),
+            evidence: vec![evidence],
+        };
+        assert_eq!(answer.updates, [update(2, Change::Repeated, None, 0), update(0, Change::Ended, Some("2024-05"), 1)]);
+        let expected = [Refusal::Malformed, Refusal::Malformed, Refusal::NoEvidence, Refusal::NamesOwner];
+        assert_eq!((refusals(&answer), answer.refused[0].0.as_str()), (expected.to_vec(), "updates[2]"));
+        assert!(looks_like_one(&json!({"updates": []})));
     }
 
     #[test]

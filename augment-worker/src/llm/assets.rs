@@ -1,24 +1,27 @@
 //! What the model is told, and in which form it answers: files with a version, whose hash stands in every fact's lineage.
 //!
-//! Promises: a released version never changes; another wording is another folder and another [`VERSION`].
+//! Promises: a released version never changes; another wording is another folder and another [`VERSION`]. The folders of older ones stay:
+//! stored facts name their hashes.
 
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
 /// The extractor's version: that of the assets.
-pub(crate) const VERSION: &str = "1";
+pub(crate) const VERSION: &str = "2";
 
 /// The standing orders.
-pub(crate) const SYSTEM: &str = include_str!("assets/v1/system.md");
+pub(crate) const SYSTEM: &str = include_str!("assets/v2/system.md");
 /// What is said of an answer that cannot be used; holds `{errors}`.
-pub(crate) const REPAIR: &str = include_str!("assets/v1/repair.md");
+pub(crate) const REPAIR: &str = include_str!("assets/v2/repair.md");
 /// What introduces the schema for servers that cannot be bound to it.
-pub(crate) const FORM: &str = include_str!("assets/v1/form.md");
+pub(crate) const FORM: &str = include_str!("assets/v2/form.md");
+/// What introduces the wishes that an operator has for a tenant; they stand behind the standing orders.
+pub(crate) const WISHES: &str = include_str!("assets/v2/wishes.md");
 /// What is asked to see whether the provider answers.
-pub(crate) const PROBE: &str = include_str!("assets/v1/probe.md");
+pub(crate) const PROBE: &str = include_str!("assets/v2/probe.md");
 
-const SCHEMA_TEXT: &str = include_str!("assets/v1/schema.json");
+const SCHEMA_TEXT: &str = include_str!("assets/v2/schema.json");
 
 /// The schema of answers.
 pub(crate) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
@@ -29,27 +32,48 @@ pub(crate) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
 /// The schema on one line, for prompts.
 pub(crate) static SCHEMA_LINE: LazyLock<String> = LazyLock::new(|| SCHEMA.to_string());
 
-/// BLAKE3 of everything above that shapes an answer, in hex, as the lineage shows it.
-pub(crate) static PROMPT_HASH: LazyLock<String> = LazyLock::new(|| {
+/// BLAKE3 of everything that shapes an answer, in hex, as the lineage shows it: the files above, and the tenant's wishes where it has
+/// some.
+pub(crate) fn prompt_hash(wishes: Option<&str>) -> String {
+    match wishes {
+        None => hash_of(&[SYSTEM, REPAIR, FORM, SCHEMA_TEXT]),
+        Some(wishes) => hash_of(&[SYSTEM, REPAIR, FORM, SCHEMA_TEXT, WISHES, wishes]),
+    }
+}
+
+fn hash_of(parts: &[&str]) -> String {
     let mut hasher = blake3::Hasher::new();
-    for part in [SYSTEM, REPAIR, FORM, SCHEMA_TEXT] {
+    for part in parts {
         hasher.update(&(part.len() as u64).to_be_bytes());
         hasher.update(part.as_bytes());
     }
     hasher.finalize().to_hex().to_string()
-});
+}
 
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
 
-    use super::{PROMPT_HASH, REPAIR, SCHEMA, VERSION};
+    use super::{REPAIR, SCHEMA, VERSION, hash_of, prompt_hash};
     use crate::slots::{ATTITUDE, NAMES};
 
     /// A change of any asset is a change of what facts' lineage says: it needs a new version.
     #[test]
-    fn the_released_version_has_not_changed() {
-        assert_eq!((VERSION, PROMPT_HASH.as_str()), ("1", "ab2a701713f72492faa16c2c5aed496beec5f52ee366268afeea37f9e69880c6"));
+    fn released_versions_have_not_changed() {
+        let first = [
+            include_str!("assets/v1/system.md"),
+            include_str!("assets/v1/repair.md"),
+            include_str!("assets/v1/form.md"),
+            include_str!("assets/v1/schema.json"),
+        ];
+        assert_eq!(hash_of(&first), "ab2a701713f72492faa16c2c5aed496beec5f52ee366268afeea37f9e69880c6");
+        assert_eq!(VERSION, "2");
+        let hashes = [prompt_hash(None), prompt_hash(Some("{}"))];
+        let second = [
+            "a925e5a7cbf0123469b31aee52314e7369c1b442e44453f8e63904e833afe8de",
+            "4d325a49c0118b780d6d5e543769fc1f84d0943bf3516d840ebcc5c05c131005",
+        ];
+        assert_eq!(hashes, second);
     }
 
     #[test]

@@ -44,7 +44,8 @@ pub(crate) struct Converted {
     pub(crate) facts: Vec<Fact>,
     pub(crate) refused: Vec<(String, Refusal)>,
     pub(crate) ignored: Vec<Ignored>,
-    places: HashMap<FactId, usize>,
+    /// Of each statement, apart from the one that says that it ended.
+    pub(super) places: HashMap<(FactId, bool), usize>,
 }
 
 /// Ties `items` to the messages that were shown of `events`, which are of one entity, process and session.
@@ -54,7 +55,7 @@ pub(crate) fn facts(items: Vec<Item>, events: &[Arc<ConversationEvent>], shown: 
     for (at, item) in items.into_iter().enumerate() {
         let place = format!("{} {at}", item.kind);
         match fact(item, first, events, shown, &mut converted.ignored) {
-            Ok(fact) => converted.add(first, fact),
+            Ok(fact) => converted.add(first, fact, false),
             Err(refusal) => converted.refused.push((place, refusal)),
         }
     }
@@ -63,10 +64,10 @@ pub(crate) fn facts(items: Vec<Item>, events: &[Arc<ConversationEvent>], shown: 
 
 impl Converted {
     /// The same statement twice is one, with the evidence of both.
-    fn add(&mut self, event: &ConversationEvent, fact: Fact) {
+    pub(super) fn add(&mut self, event: &ConversationEvent, fact: Fact, has_ended: bool) {
         // Within one call ids are only compared, so the generation does not matter.
         let id = fact.id(&event.entity_key(), 0);
-        match self.places.get(&id) {
+        match self.places.get(&(id, has_ended)) {
             Some(place) => {
                 let known = &mut self.facts[*place].evidence;
                 for evidence in fact.evidence {
@@ -76,7 +77,7 @@ impl Converted {
                 }
             }
             None => {
-                self.places.insert(id, self.facts.len());
+                self.places.insert((id, has_ended), self.facts.len());
                 self.facts.push(fact);
             }
         }
@@ -149,7 +150,7 @@ fn fact(
     })
 }
 
-fn evidence(
+pub(super) fn evidence(
     kind: FactKind,
     numbers: &[i64],
     events: &[Arc<ConversationEvent>],
@@ -196,7 +197,7 @@ pub(crate) fn may_support(kind: FactKind, role: Role) -> bool {
 }
 
 /// `2024`, `2024-05`, `2024-05-03` (their beginnings, UTC) or RFC 3339.
-fn time_of(text: &str) -> Option<Micros> {
+pub(super) fn time_of(text: &str) -> Option<Micros> {
     let digits = |text: &str, n: usize| text.len() == n && text.bytes().all(|b| b.is_ascii_digit());
     let mut parts = text.split('-');
     let (year, month, day) = (parts.next()?, parts.next(), parts.next());
@@ -212,7 +213,7 @@ fn time_of(text: &str) -> Option<Micros> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use memori_schemas::{FactKind, Micros, Role};
 
     use super::{Ignored, facts, time_of};
@@ -221,7 +222,7 @@ mod tests {
     use crate::llm::prompt::tests::{event, shown_of};
     use crate::llm::refused::Refusal;
 
-    fn item(kind: FactKind, text: &str, evidence: &[i64]) -> Item {
+    pub(crate) fn item(kind: FactKind, text: &str, evidence: &[i64]) -> Item {
         Item {
             kind,
             text: text.into(),
@@ -236,7 +237,7 @@ mod tests {
         }
     }
 
-    const TALK: [(Role, &str); 4] = [
+    pub(crate) const TALK: [(Role, &str); 4] = [
         (Role::User, "I live in Paris."),
         (Role::Assistant, "Nice, you live in Paris."),
         (Role::Tool, "{}"),
@@ -254,7 +255,7 @@ mod tests {
         let named: Vec<i32> = fact.evidence.iter().map(|e| e.message_index).collect();
         assert_eq!(named, [0, 3]);
         assert_eq!(fact.evidence[1].message_key, events[0].message_key(3));
-        check(&converted.facts, &events[0]).unwrap();
+        check(&converted.facts, &events).unwrap();
     }
 
     #[test]
@@ -273,7 +274,7 @@ mod tests {
         let shown = shown_of(&events);
         let of = |kind, evidence: &[i64]| {
             let converted = facts(vec![item(kind, "a", evidence)], &events, &shown);
-            check(&converted.facts, &events[0]).unwrap();
+            check(&converted.facts, &events).unwrap();
             (converted.facts.len(), converted.refused.first().map(|(_, refusal)| *refusal), converted.ignored)
         };
         assert_eq!(of(FactKind::Fact, &[1]), (0, Some(Refusal::EvidenceNotUser), vec![]));

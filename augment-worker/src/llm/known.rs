@@ -30,8 +30,26 @@ pub struct KnownFact {
     pub kind: FactKind,
     /// The statement.
     pub text: String,
+    /// Whom or what it is about.
+    pub subject: Option<String>,
+    /// The relation.
+    pub predicate: Option<String>,
+    /// What it is related to.
+    pub object: Option<String>,
     /// When it began to hold.
     pub since: Option<Micros>,
+    /// When it was said first.
+    pub first_mentioned_at: Option<Micros>,
+    /// When it was said last.
+    pub last_mentioned_at: Option<Micros>,
+}
+
+impl KnownFact {
+    /// Whether an answer may say of it that it was said again, or that it ended: what a person stated, and nothing that was computed.
+    #[must_use]
+    pub fn may_be_named(&self) -> bool {
+        matches!(self.kind, FactKind::Fact | FactKind::Instruction) && self.last_mentioned_at.is_some()
+    }
 }
 
 /// Why nothing is known: in words, without content.
@@ -87,6 +105,13 @@ pub(crate) async fn ask(
     };
     let known = within(known, token_budget);
     metrics::known_facts(if known.is_empty() { KnownOutcome::Empty } else { KnownOutcome::Used });
+    known
+}
+
+/// Without what was said first after `end`: at the time of a conversation in the past that was not known, and what it repeats of it is
+/// the first mention.
+pub(crate) fn by_then(mut known: Vec<KnownFact>, end: Micros) -> Vec<KnownFact> {
+    known.retain(|fact| fact.first_mentioned_at.is_none_or(|first| first <= end));
     known
 }
 
@@ -151,7 +176,12 @@ struct RecallAnswer {
 struct RecalledFact {
     kind: String,
     content: String,
+    subject: Option<String>,
+    predicate: Option<String>,
+    object: Option<String>,
     valid_from: Option<String>,
+    first_mentioned_at: Option<String>,
+    last_mentioned_at: Option<String>,
 }
 
 #[async_trait]
@@ -190,8 +220,17 @@ impl KnownFacts for HttpKnownFacts {
         let answer: RecallAnswer =
             serde_json::from_slice(&body).map_err(|_| KnownFactsError("the writer's recall answered something else".into()))?;
         let known = answer.instructions.into_iter().chain(answer.facts).filter_map(|fact| {
-            let since = fact.valid_from.as_deref().and_then(Micros::parse_rfc3339);
-            Some(KnownFact { kind: FactKind::parse(&fact.kind)?, text: fact.content, since })
+            let time = |text: Option<String>| text.as_deref().and_then(Micros::parse_rfc3339);
+            Some(KnownFact {
+                kind: FactKind::parse(&fact.kind)?,
+                text: fact.content,
+                subject: fact.subject,
+                predicate: fact.predicate,
+                object: fact.object,
+                since: time(fact.valid_from),
+                first_mentioned_at: time(fact.first_mentioned_at),
+                last_mentioned_at: time(fact.last_mentioned_at),
+            })
         });
         Ok(known.collect())
     }
@@ -206,6 +245,7 @@ mod tests {
     use memori_schemas::FactKind;
 
     use super::{KnownFact, KnownFacts, KnownFactsError, ask};
+    use crate::llm::prompt::tests::known as known_fact;
 
     struct Answers(Option<usize>);
 
@@ -214,9 +254,7 @@ mod tests {
         async fn known(&self, _: &str, _: &str, _: &str, _: usize) -> Result<Vec<KnownFact>, KnownFactsError> {
             match self.0 {
                 Some(0) => Err(KnownFactsError("away".into())),
-                Some(n) => {
-                    Ok((0..n).map(|i| KnownFact { kind: FactKind::Fact, text: format!("fact {i:04}"), since: None }).collect())
-                }
+                Some(n) => Ok((0..n).map(|i| known_fact(FactKind::Fact, &format!("fact {i:04}"))).collect()),
                 None => std::future::pending().await,
             }
         }

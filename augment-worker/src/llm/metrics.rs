@@ -2,8 +2,10 @@
 
 #![allow(clippy::disallowed_macros, reason = "this is the metrics module")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use memori_schemas::Lane;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use super::convert::Ignored;
@@ -18,6 +20,10 @@ pub const CALL_SECONDS: &str = "memori_llm_call_seconds";
 pub const TOKENS: &str = "memori_llm_tokens_total";
 /// What they cost, in millionths of the configured currency.
 pub const COST: &str = "memori_llm_cost_micros_total";
+/// Tokens of extractions and their repairs, by lane, model, direction and tenant (those that configuration names, `other`).
+pub const USAGE_TOKENS: &str = "memori_llm_usage_tokens_total";
+/// What they cost, in millionths of the configured currency, by lane, model and tenant.
+pub const USAGE_COST: &str = "memori_llm_usage_cost_micros_total";
 /// Answers that could not be used and were asked for again, by outcome.
 pub const REPAIRS: &str = "memori_llm_repairs_total";
 /// Items of answers that are not kept, by reason.
@@ -98,6 +104,11 @@ pub(crate) fn describe() {
     describe_histogram!(CALL_SECONDS, Unit::Seconds, "duration of one call to the model");
     describe_counter!(TOKENS, "tokens read and written by the model");
     describe_counter!(COST, "cost of calls in millionths of the configured currency");
+    describe_counter!(USAGE_TOKENS, "tokens of extractions and their repairs, by whose they are");
+    describe_counter!(
+        USAGE_COST,
+        "cost of extractions and their repairs in millionths of the configured currency, by whose they are"
+    );
     describe_counter!(REPAIRS, "answers that could not be used and were asked for again");
     describe_counter!(REFUSED, "items of answers that are not kept");
     describe_counter!(IGNORED, "what items of answers said that was not taken over");
@@ -132,6 +143,26 @@ pub(crate) fn spent(tokens: Tokens, is_counted: bool, cost_micros: i64) {
     counter!(TOKENS, "direction" => "in", "source" => source).increment(tokens.read);
     counter!(TOKENS, "direction" => "out", "source" => source).increment(tokens.written);
     counter!(COST).increment(u64::try_from(cost_micros).unwrap_or(0));
+}
+
+/// On whose account a call goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) lane: Lane,
+    /// As configured.
+    pub(crate) model: String,
+    /// A name of [`super::accounts::Accounts`].
+    pub(crate) tenant: Arc<str>,
+}
+
+pub(crate) fn used(account: &Account, tokens: Tokens, cost_micros: i64) {
+    let Account { lane, model, tenant } = account;
+    for (direction, count) in [("in", tokens.read), ("out", tokens.written)] {
+        counter!(USAGE_TOKENS, "lane" => lane.as_str(), "model" => model.clone(), "tenant" => Arc::clone(tenant), "direction" => direction)
+            .increment(count);
+    }
+    counter!(USAGE_COST, "lane" => lane.as_str(), "model" => model.clone(), "tenant" => Arc::clone(tenant))
+        .increment(u64::try_from(cost_micros).unwrap_or(0));
 }
 
 pub(crate) fn repaired(outcome: Repaired) {

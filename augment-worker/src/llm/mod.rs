@@ -1,12 +1,13 @@
 //! The `llm` extractor: any endpoint that speaks `chat/completions`.
 //!
-//! Promises: what it yields rests on messages that the model was shown, and one about a person on a person's; whose memory it is never
+//! A window of one entity's events is one call. Promises: what it yields rests on messages that the model was shown, and one about a person on a person's; whose memory it is never
 //! depends on what a model says; an answer that cannot be used is repaired once and then given up; an endpoint that does not work for
 //! anybody costs no event. Nothing that was said, and no key, is logged.
 //!
-//! Pure: [`prompt`], [`parse`] (words to JSON), [`answer`] (JSON to items), [`convert`] (items to facts), [`repair`], [`classify`],
-//! [`dialect`], [`tokens`]. Shells: [`client`], [`known`].
+//! Pure: [`prompt`], [`wishes`], [`parse`] (words to JSON), [`answer`] (JSON to items), [`convert`] and [`updates`] (items to facts),
+//! [`repair`], [`classify`], [`dialect`], [`tokens`], [`accounts`]. Shells: [`client`], [`known`].
 
+mod accounts;
 mod answer;
 mod assets;
 mod classify;
@@ -25,22 +26,27 @@ mod reply;
 mod retry_after;
 mod standing;
 mod tokens;
+mod updates;
+mod wishes;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact};
+use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact, Lane};
 use memori_service::settings::Settings;
 
 pub use self::known::{HttpKnownFacts, KnownFact, KnownFacts, KnownFactsError};
 
+use self::accounts::Accounts;
 use self::classify::CallError;
 use self::client::{Answered, Client, advice};
 use self::config::LlmConfig;
-use self::metrics::{Purpose, Repaired};
+use self::metrics::{Account, Purpose, Repaired};
 use self::prompt::Prompt;
 use self::reply::{Finish, Reply};
 use self::tokens::Tokens;
+use self::wishes::Wishes;
 use crate::extractor::{ExtractError, Extraction, Extractor, RetryReason};
 
 pub(crate) use self::convert::may_support;
@@ -54,6 +60,18 @@ const MAX_MODEL_BYTES: usize = 128;
 pub struct Llm {
     client: Client,
     known: Option<Arc<dyn KnownFacts>>,
+    wishes: BTreeMap<String, Wishes>,
+    /// Of the prompt without wishes.
+    prompt_hash: String,
+    accounts: Accounts,
+}
+
+/// One window on its way through the model.
+struct Asking<'a> {
+    events: &'a [Arc<ConversationEvent>],
+    prompt: Prompt,
+    wishes: Option<&'a Wishes>,
+    account: Account,
 }
 
 impl Llm {
@@ -62,29 +80,40 @@ impl Llm {
     /// # Errors
     /// What to change, in words.
     pub fn new(settings: &Settings, known: Option<Arc<dyn KnownFacts>>) -> Result<Self, String> {
-        Ok(Self { client: Client::new(LlmConfig::of(settings)?)?, known })
+        Ok(Self {
+            client: Client::new(LlmConfig::of(settings)?)?,
+            known,
+            wishes: wishes::of(&settings.extractor.tenants)?,
+            prompt_hash: assets::prompt_hash(None),
+            accounts: Accounts::of(settings.extractor.tenants.keys()),
+        })
     }
 
     /// What `events` state: events of one entity, process and session, in order. One call, or a few.
-    async fn extract_all(&self, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
+    async fn extract_all(&self, lane: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
+        let wishes = events.first().and_then(|first| self.wishes.get(&first.tenant));
         let (Some(first), Some(prompt)) = (events.first(), Prompt::of(events)) else {
             // Where no user speaks there is nothing to learn about one.
-            return Ok(self.extraction(Vec::new(), Tokens::default(), None));
+            return Ok(self.extraction(wishes, Vec::new(), Tokens::default(), None));
         };
         let config = self.client.config();
+        let account = Account { lane, model: config.model.clone(), tenant: self.accounts.of_tenant(&first.tenant) };
+        let asking = Asking { events, prompt, wishes, account };
         let known = known::ask(
             self.known.as_ref(),
             &first.tenant,
             &first.entity_id,
-            prompt.query(),
+            asking.prompt.query(),
             config.known_facts_tokens,
             config.known_facts_timeout,
         );
-        let known = known.await;
-        let asked = match self.client.complete(Purpose::Extract, |dialect| prompt.render(&known, dialect)).await {
+        let end = events.iter().map(|event| event.occurred_at).max().unwrap_or(first.occurred_at);
+        let mut known = known::by_then(known.await, end);
+        let asked = match self.complete(&asking, &known).await {
             // What is known only helps; the conversation must fit.
             Err(CallError::TooLarge(_)) if !known.is_empty() => {
-                self.client.complete(Purpose::Extract, |dialect| prompt.render(&[], dialect)).await
+                known.clear();
+                self.complete(&asking, &known).await
             }
             asked => asked,
         };
@@ -93,23 +122,33 @@ impl Llm {
             Err(error) => return Err(self.given_up(error).await),
         };
         let (tokens, model) = (answered.tokens, answered.reply.model.clone());
-        match assess(&answered.reply, events, &prompt) {
-            Ok(facts) => Ok(self.extraction(facts, tokens, model)),
+        match assess(&answered.reply, events, &asking.prompt, &known) {
+            Ok(facts) => Ok(self.extraction(wishes, facts, tokens, model)),
             Err(Unusable::Refused(message)) => Err(refused(message)),
-            Err(Unusable::Invalid(errors)) => self.repair(answered, &errors, events, &prompt).await,
+            Err(Unusable::Invalid(errors)) => self.repair(answered, &errors, &asking, &known).await,
         }
+    }
+
+    async fn complete(&self, asking: &Asking<'_>, known: &[KnownFact]) -> Result<Answered, CallError> {
+        let wishes = asking.wishes.map(|wishes| wishes.json.as_str());
+        let render = |dialect| asking.prompt.render(known, wishes, dialect);
+        self.client.complete(Purpose::Extract, render).await.inspect(|answered| self.count(asking, answered))
+    }
+
+    fn count(&self, asking: &Asking<'_>, answered: &Answered) {
+        metrics::used(&asking.account, answered.tokens, self.client.config().prices.micros(answered.tokens));
     }
 
     async fn repair(
         &self,
         answered: Answered,
         errors: &[String],
-        events: &[Arc<ConversationEvent>],
-        prompt: &Prompt,
+        asking: &Asking<'_>,
+        known: &[KnownFact],
     ) -> Result<Extraction, ExtractError> {
         let Answered { reply, tokens, sent } = answered;
-        let asking = self.client.complete(Purpose::Repair, |_| repair::messages(sent.clone(), &reply.text, errors));
-        let mended = match asking.await {
+        let repairing = self.client.complete(Purpose::Repair, |_| repair::messages(sent.clone(), &reply.text, errors));
+        let mended = match repairing.await {
             Ok(mended) => mended,
             // The repair's own prompt is longer by the bad answer; without it the event may still be good, but not with this model.
             Err(CallError::TooLarge(_) | CallError::Unsupported { .. }) => {
@@ -121,16 +160,17 @@ impl Llm {
                 return Err(self.given_up(error).await);
             }
         };
-        let outcome = assess(&mended.reply, events, prompt);
+        self.count(asking, &mended);
+        let outcome = assess(&mended.reply, asking.events, &asking.prompt, known);
         metrics::repaired(if outcome.is_ok() { Repaired::Mended } else { Repaired::Failed });
         match outcome {
-            Ok(facts) => Ok(self.extraction(facts, tokens.plus(mended.tokens), mended.reply.model)),
+            Ok(facts) => Ok(self.extraction(asking.wishes, facts, tokens.plus(mended.tokens), mended.reply.model)),
             Err(Unusable::Refused(message)) => Err(refused(message)),
             Err(Unusable::Invalid(errors)) => Err(invalid(&errors)),
         }
     }
 
-    fn extraction(&self, facts: Vec<Fact>, tokens: Tokens, answered_by: Option<String>) -> Extraction {
+    fn extraction(&self, wishes: Option<&Wishes>, facts: Vec<Fact>, tokens: Tokens, answered_by: Option<String>) -> Extraction {
         let config = self.client.config();
         let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         Extraction {
@@ -139,7 +179,7 @@ impl Llm {
                 name: NAME.into(),
                 version: assets::VERSION.into(),
                 model: Some(model_name(&config.model, answered_by)),
-                prompt_hash: Some(assets::PROMPT_HASH.clone()),
+                prompt_hash: Some(wishes.map_or_else(|| self.prompt_hash.clone(), |wishes| wishes.prompt_hash.clone())),
                 tokens_in: count(tokens.read),
                 tokens_out: count(tokens.written),
                 cost_micros: config.prices.micros(tokens),
@@ -168,8 +208,8 @@ impl Llm {
 
 #[async_trait]
 impl Extractor for Llm {
-    async fn extract(&self, event: &Arc<ConversationEvent>) -> Result<Extraction, ExtractError> {
-        self.extract_all(std::slice::from_ref(event)).await
+    async fn extract(&self, lane: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
+        self.extract_all(lane, events).await
     }
 
     async fn works(&self) -> Result<(), String> {
@@ -190,7 +230,7 @@ enum Unusable {
 }
 
 /// The facts of an answer. Items that cannot be kept are dropped and counted, unless nothing else is there.
-fn assess(reply: &Reply, events: &[Arc<ConversationEvent>], prompt: &Prompt) -> Result<Vec<Fact>, Unusable> {
+fn assess(reply: &Reply, events: &[Arc<ConversationEvent>], prompt: &Prompt, known: &[KnownFact]) -> Result<Vec<Fact>, Unusable> {
     if reply.is_refusal || reply.finish == Finish::Filtered {
         return Err(Unusable::Refused("the provider's rules forbid an answer to this conversation".to_owned()));
     }
@@ -207,7 +247,7 @@ fn assess(reply: &Reply, events: &[Arc<ConversationEvent>], prompt: &Prompt) -> 
         Err(error) => return invalid(&error.to_string()),
     };
     let read = answer::read(value);
-    let converted = convert::facts(read.items, events, &prompt.shown);
+    let converted = convert::facts(read.items, events, &prompt.shown).update(read.updates, known, events, &prompt.shown);
     let refused: Vec<_> = read.refused.into_iter().chain(converted.refused).collect();
     refused.iter().for_each(|(_, refusal)| metrics::refused(*refusal));
     converted.ignored.iter().for_each(|field| metrics::ignored(*field));
@@ -232,6 +272,9 @@ fn model_name(asked: &str, answered_by: Option<String>) -> String {
         answered_by.filter(|name| name.len() <= MAX_MODEL_BYTES && name.starts_with(asked) && !name.contains(char::is_control));
     exact.unwrap_or_else(|| asked.to_owned())
 }
+
+#[cfg(test)]
+pub(crate) use self::prompt::tests as prompt_tests;
 
 #[cfg(test)]
 mod tests;

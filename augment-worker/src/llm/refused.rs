@@ -21,10 +21,12 @@ pub(crate) enum Refusal {
     NamesOwner,
     /// It repeats an injected block.
     RecalledContext,
+    /// It names a known fact that was not shown with a number.
+    NotKnown,
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Malformed,
         Self::NoText,
         Self::TooLong,
@@ -34,6 +36,7 @@ impl Refusal {
         Self::EvidenceNotUser,
         Self::NamesOwner,
         Self::RecalledContext,
+        Self::NotKnown,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -47,6 +50,7 @@ impl Refusal {
             Self::EvidenceNotUser => "evidence_not_user",
             Self::NamesOwner => "names_owner",
             Self::RecalledContext => "recalled_context",
+            Self::NotKnown => "not_known",
         }
     }
 
@@ -62,6 +66,7 @@ impl Refusal {
             Self::EvidenceNotUser => "names only messages that no user wrote",
             Self::NamesOwner => "has members that the schema does not have",
             Self::RecalledContext => "repeats a block of recalled memory",
+            Self::NotKnown => "names a number that `known` in the data does not have",
         }
     }
 }

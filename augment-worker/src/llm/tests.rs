@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use memori_schemas::{ConversationEvent, DeadLetterClass, Role};
+use memori_schemas::{ConversationEvent, DeadLetterClass, FactKind, Role};
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::known::KnownFact;
 use super::prompt::Prompt;
-use super::prompt::tests::event;
+use super::prompt::tests::{event, known as known_fact};
 use super::reply::{Finish, Reply};
 use super::{Unusable, assess, invalid, model_name};
 use crate::extractor::{ExtractError, check};
@@ -18,14 +19,18 @@ fn conversation() -> (Vec<Arc<ConversationEvent>>, Prompt) {
     (events, prompt)
 }
 
+fn known() -> Vec<KnownFact> {
+    vec![known_fact(FactKind::Fact, "Alice skis")]
+}
+
 fn reply(text: &str) -> Reply {
     Reply { text: text.to_owned(), finish: Finish::Stop, is_refusal: false, usage: None, model: None }
 }
 
 fn assessed(reply: &Reply) -> Result<usize, Unusable> {
     let (events, prompt) = conversation();
-    let facts = assess(reply, &events, &prompt)?;
-    check(&facts, &events[0]).expect("the last gate lets it through");
+    let facts = assess(reply, &events, &prompt, &known())?;
+    check(&facts, &events).expect("the last gate lets it through");
     Ok(facts.len())
 }
 
@@ -87,7 +92,7 @@ fn item() -> impl Strategy<Value = serde_json::Value> {
     (text.clone(), text, slot, time.clone(), time, proptest::collection::vec(number(), 0..4), any::<f64>()).prop_map(
         |(text, subject, slot, from, to, evidence, confidence)| {
             json!({"text": text, "subject": subject, "object": "x", "slot": slot, "valid_from": from, "valid_to": to, "date": from,
-                "evidence": evidence, "confidence": confidence})
+                "known": evidence.first(), "change": if confidence > 0.0 { "repeated" } else { "ended" }, "at": to, "evidence": evidence, "confidence": confidence})
         },
     )
 }
@@ -96,16 +101,16 @@ proptest! {
     /// Whatever a model answers, what is kept passes the last gate and is bounded.
     #[test]
     fn any_answer_yields_only_what_may_be_said(
-        lists in proptest::collection::vec((0_usize..5, proptest::collection::vec(item(), 0..4)), 0..5),
+        lists in proptest::collection::vec((0_usize..6, proptest::collection::vec(item(), 0..4)), 0..6),
         around in any::<String>(),
     ) {
-        const NAMES: [&str; 5] = ["facts", "instructions", "attributes", "summaries", "timeline"];
+        const NAMES: [&str; 6] = ["facts", "instructions", "attributes", "summaries", "timeline", "updates"];
         let answer: serde_json::Map<String, serde_json::Value> =
             lists.into_iter().map(|(name, items)| (NAMES[name].to_owned(), json!(items))).collect();
         let (events, prompt) = conversation();
         let text = format!("{around}{}", serde_json::Value::Object(answer));
-        if let Ok(facts) = assess(&reply(&text), &events, &prompt) {
-            prop_assert_eq!(check(&facts, &events[0]), Ok(()));
+        if let Ok(facts) = assess(&reply(&text), &events, &prompt, &known()) {
+            prop_assert_eq!(check(&facts, &events), Ok(()));
             for fact in &facts {
                 prop_assert!(fact.text.len() <= 2_000 && fact.evidence.len() <= 2);
             }
@@ -115,6 +120,6 @@ proptest! {
     #[test]
     fn any_words_are_survived(text in any::<String>()) {
         let (events, prompt) = conversation();
-        let _ = assess(&reply(&text), &events, &prompt);
+        let _ = assess(&reply(&text), &events, &prompt, &known());
     }
 }

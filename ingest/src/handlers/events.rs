@@ -17,7 +17,8 @@ use super::{path_id, traceparent};
 use crate::accept::Outcome;
 use crate::app::Caller;
 use crate::backend::BackendError;
-use crate::events::{self, Item, MAX_BATCH_BYTES, MAX_EVENT_IDS};
+use crate::events::{self, Item, MAX_BATCH_BYTES, MAX_EVENT_IDS, WaitRequest};
+use crate::flush::Awaited;
 use crate::limits::HeldBody;
 use crate::metrics;
 use crate::new_event::{MAX_EVENT_BYTES, is_event_id};
@@ -31,6 +32,10 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 const WAIT_GRACE: Duration = Duration::from_secs(5);
 /// How long to pause before the writer is asked again.
 const WAIT_PAUSE: Duration = Duration::from_millis(200);
+/// When a wait looks where its events are: at once, and later for those that another replica took, which the writer knows soon.
+const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1)];
+/// How long the writer may take beyond such a look.
+const LOOK_GRACE: Duration = Duration::from_secs(1);
 /// A `wait` of 1,000 ids of 128 characters, each of them escaped, fits.
 const MAX_WAIT_BYTES: usize = 4 << 20;
 
@@ -177,7 +182,7 @@ pub(crate) async fn wait(
     let tenant = &*caller.tenant;
     let end = Instant::now() + Duration::from_millis(request.timeout_ms);
     let mut answer = tokio::select! {
-        answer = ask_to_wait(&state, tenant, &request.event_ids, end) => answer?,
+        answer = until_final(&state, &caller.tenant, &request, end) => answer?,
         () = state.draining.cancelled() => return Err(Problem::unavailable("this process is stopping; wait at another", 1)),
     };
     let complete = answer["complete"].as_bool().unwrap_or(false);
@@ -202,6 +207,63 @@ pub(crate) async fn wait(
         })
         .collect();
     Ok(Json(json!({"complete": complete, "events": shown})))
+}
+
+/// Waits until `end` for the writer to say that all are final. Where windows may be open, the worker is asked first to begin with those
+/// that hold any of them.
+async fn until_final(state: &IngestState, tenant: &Arc<str>, request: &WaitRequest, end: Instant) -> Answer<Value> {
+    if let Some(flushes) = state.flushes.as_ref().filter(|_| request.flush && request.timeout_ms > 0) {
+        for pause in LOOKS {
+            let until = end.min(Instant::now() + pause);
+            let left = until.saturating_duration_since(Instant::now());
+            let question =
+                json!({"event_ids": request.event_ids, "timeout_ms": u64::try_from(left.as_millis()).unwrap_or(u64::MAX)});
+            let looking = state.backend.ask(tenant, "/internal/v1/events/wait", Some(&question), left + LOOK_GRACE);
+            // Without the writer it goes by what the door remembers.
+            let answer = looking.await.ok().flatten().unwrap_or_default();
+            if answer["complete"] == true {
+                return Ok(answer);
+            }
+            let (awaited, unplaced) = awaited(state, tenant, &request.event_ids, &answer);
+            flushes.ask(tenant, &awaited, state.acceptor.now());
+            if unplaced == 0 {
+                break;
+            }
+        }
+    }
+    ask_to_wait(state, tenant, &request.event_ids, end).await
+}
+
+/// Those of `event_ids` that are not final by the writer's answer, where they are; and how many are nobody knows where.
+fn awaited(state: &IngestState, tenant: &str, event_ids: &[String], answer: &Value) -> (Vec<Awaited>, usize) {
+    let told: HashMap<&str, &Value> = answer["events"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|event| Some((event["event_id"].as_str()?, event)))
+        .collect();
+    let mut awaited: Vec<Awaited> = Vec::new();
+    let mut unplaced = 0;
+    for event_id in event_ids {
+        let event = told.get(event_id.as_str());
+        let status = event.and_then(|event| event["status"].as_str()).unwrap_or("unknown");
+        if !matches!(status, "accepted" | "unknown") {
+            continue;
+        }
+        let mut places = Vec::from_iter(event.and_then(|event| Awaited::of_writer(event)));
+        if places.is_empty() {
+            places = state.acceptor.on_the_log(tenant, event_id);
+        }
+        unplaced += usize::from(places.is_empty());
+        for place in places {
+            // Of one entity and lane the latest says enough.
+            match awaited.iter_mut().find(|known| known.entity_id == place.entity_id && known.lane == place.lane) {
+                Some(known) => known.accepted_at = known.accepted_at.max(place.accepted_at),
+                None => awaited.push(place),
+            }
+        }
+    }
+    (awaited, unplaced)
 }
 
 /// Asks the writer to wait until `end`, and asks again while it is away.

@@ -83,6 +83,30 @@ impl FakeLog {
             .collect()
     }
 
+    /// Whose windows were to be closed on a topic, in order per partition, once there are so many.
+    pub async fn flushed(&self, topic: Topic, wanted: usize) -> Vec<String> {
+        let flushes = || -> Vec<String> {
+            let decoded = self.records(topic).into_iter().map(|record| (record.key, framing::decode(&record.payload).unwrap()));
+            let flush = |(key, body): (bytes::Bytes, LogRecordBody)| match body {
+                LogRecordBody::Flush(flush) => {
+                    assert_eq!(&key[..], ids::log_key(&flush.tenant, &flush.entity_id));
+                    Some(flush.entity_id)
+                }
+                _ => None,
+            };
+            let mut all: Vec<String> = decoded.filter_map(flush).collect();
+            all.sort();
+            all
+        };
+        let waiting = async {
+            while flushes().len() < wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("the flushes are sent");
+        flushes()
+    }
+
     pub fn event_ids(&self) -> Vec<String> {
         self.events().into_iter().map(|event| event.event_id).collect()
     }
@@ -270,10 +294,10 @@ impl FakeWriter {
         let mut complete = true;
         let mut events = Vec::new();
         for id in Self::ids(&body) {
-            let status =
-                inner.status.get(&(tenant.clone(), id.clone())).map_or(json!("unknown"), |known| known["status"].clone());
-            complete &= ["applied", "dead_lettered", "erased"].contains(&status.as_str().unwrap());
-            events.push(json!({"event_id": id, "status": status}));
+            let unknown = json!({"event_id": id, "status": "unknown"});
+            let event = inner.status.get(&(tenant.clone(), id.clone())).cloned().unwrap_or(unknown);
+            complete &= ["applied", "dead_lettered", "erased"].contains(&event["status"].as_str().unwrap());
+            events.push(event);
         }
         Json(json!({"complete": complete, "events": events})).into_response()
     }

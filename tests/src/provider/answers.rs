@@ -1,9 +1,12 @@
 //! What the double says when it answers well: plausible facts from the conversation's text, by rules that a test can repeat.
 //!
 //! A conversation is shown to it as one JSON document on a line of its own in a message of role `user`, with `messages` that have
-//! `number`, `role`, `speaker` and `text`. A request that shows none gets a sentence, or the JSON that its last message asks for.
+//! `number`, `role`, `speaker` and `text`, and with what is `known`: what is said of that again it names by number. A request that shows none gets a sentence, or the JSON that its last message asks for.
 
 use serde_json::{Value, json};
+
+/// Behind "I", what ends a statement.
+const NO_LONGER: &str = "no longer ";
 
 /// A statement that the double finds in a person's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,18 +27,34 @@ pub fn facts_of(speaker: &str, text: &str) -> Vec<Found> {
         if sentence.starts_with("Always ") {
             return Some(Found { text: sentence.to_owned(), is_instruction: true, lives_in: None });
         }
-        let rest = sentence.strip_prefix("I ")?;
-        let (verb, object) = rest.split_once(' ').unwrap_or((rest, ""));
-        let verb = match verb {
-            "am" => "is".to_owned(),
-            "have" => "has".to_owned(),
-            verb => format!("{verb}s"),
-        };
+        let rest = sentence.strip_prefix("I ").filter(|rest| !rest.starts_with(NO_LONGER))?;
+        let (verb, object) = verb_and_object(rest);
         let text = format!("{speaker} {verb} {object}").trim_end().to_owned();
         let lives_in = (verb == "lives").then(|| object.strip_prefix("in ").map(str::to_owned)).flatten();
         Some(Found { text, is_instruction: false, lives_in })
     });
     found.collect()
+}
+
+/// What a person's words end: sentences that begin with "I no longer VERB", as the statement that held.
+#[must_use]
+pub fn ended_by(speaker: &str, text: &str) -> Vec<String> {
+    let sentences = text.split(['.', '!', '?', '\n']).map(str::trim);
+    let ended = sentences.filter_map(|sentence| {
+        let (verb, object) = verb_and_object(sentence.strip_prefix("I ")?.strip_prefix(NO_LONGER)?);
+        Some(format!("{speaker} {verb} {object}").trim_end().to_owned())
+    });
+    ended.collect()
+}
+
+fn verb_and_object(rest: &str) -> (String, &str) {
+    let (verb, object) = rest.split_once(' ').unwrap_or((rest, ""));
+    let verb = match verb {
+        "am" => "is".to_owned(),
+        "have" => "has".to_owned(),
+        verb => format!("{verb}s"),
+    };
+    (verb, object)
 }
 
 /// The conversation that a request shows.
@@ -78,10 +97,25 @@ pub(super) fn text(request: &Value) -> String {
 }
 
 fn answer(data: &Value) -> Value {
-    let (mut facts, mut instructions) = (Vec::new(), Vec::new());
+    let (mut facts, mut instructions, mut updates) = (Vec::new(), Vec::new(), Vec::new());
     for message in data["messages"].as_array().into_iter().flatten().filter(|message| message["role"] == "user") {
         let speaker = message["speaker"].as_str().unwrap_or("User");
-        for found in facts_of(speaker, message["text"].as_str().unwrap_or_default()) {
+        let said = message["text"].as_str().unwrap_or_default();
+        let known = |kind: &str, text: &str| {
+            let known = data["known"].as_array().into_iter().flatten();
+            let mut numbers =
+                known.filter(|known| known["kind"] == kind && known["text"] == text).map(|known| known["number"].clone());
+            numbers.find(|number| !number.is_null())
+        };
+        let update =
+            |number: Value, change: &str| json!({"known": number, "change": change, "at": null, "evidence": [message["number"]]});
+        updates.extend(ended_by(speaker, said).iter().filter_map(|text| Some(update(known("fact", text)?, "ended"))));
+        for found in facts_of(speaker, said) {
+            let kind = if found.is_instruction { "instruction" } else { "fact" };
+            if let Some(number) = known(kind, &found.text) {
+                updates.push(update(number, "repeated"));
+                continue;
+            }
             if found.is_instruction {
                 instructions.push(json!({"text": found.text, "confidence": 0.9, "evidence": [message["number"]]}));
                 continue;
@@ -93,7 +127,7 @@ fn answer(data: &Value) -> Value {
             );
         }
     }
-    json!({"facts": facts, "instructions": instructions, "attributes": [], "summaries": [], "timeline": []})
+    json!({"facts": facts, "instructions": instructions, "attributes": [], "summaries": [], "timeline": [], "updates": updates})
 }
 
 /// The good answer with this evidence on every item.
@@ -148,9 +182,9 @@ pub fn prompt_tokens(request: &Value) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    use super::{conversation, facts_of, text};
+    use super::{answer, conversation, facts_of, text};
 
     #[test]
     fn the_rules_find_what_is_said_plainly() {
@@ -159,6 +193,22 @@ mod tests {
         assert_eq!(texts, ["Ann lives in Rome", "Ann is a nurse", "Always be brief"]);
         assert_eq!(found[0].lives_in.as_deref(), Some("Rome"));
         assert!(found[2].is_instruction);
+    }
+
+    #[test]
+    fn what_is_known_is_named_by_number_where_it_is_said_again_or_ends() {
+        let data = json!({
+            "known": [{"kind": "fact", "text": "Ann skis"}, {"number": 1, "kind": "fact", "text": "Ann skis"},
+                {"number": 2, "kind": "fact", "text": "Ann likes tea"}],
+            "messages": [{"number": 0, "role": "user", "speaker": "Ann", "text": "I ski. I like rum."},
+                {"number": 1, "role": "user", "speaker": "Ann", "text": "I no longer like tea."}],
+        });
+        let answer = answer(&data);
+        let update =
+            |known: i64, change: &str, message: i64| json!({"known": known, "change": change, "at": null, "evidence": [message]});
+        assert_eq!(answer["updates"], json!([update(1, "repeated", 0), update(2, "ended", 1)]));
+        let texts: Vec<&Value> = answer["facts"].as_array().unwrap().iter().map(|fact| &fact["text"]).collect();
+        assert_eq!(texts, ["Ann likes rum"]);
     }
 
     #[test]

@@ -182,21 +182,23 @@ pub(super) async fn wait(State(state): State<ApiState>, tenant: Tenant, headers:
         };
         let found = state.store.event_status(&tenant.0, &pending).await.map_err(unreadable)?;
         let mut known = final_states.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut accepted = std::collections::HashSet::new();
+        let mut accepted = HashMap::new();
         for event in found {
             if event.state.is_final() {
                 known.insert(event.event_id, event.state);
             } else {
-                accepted.insert(event.event_id);
+                // Where it is: ingest may ask the worker to begin with it.
+                let place = json!({"event_id": event.event_id, "status": event.state.as_str(), "entity_id": event.entity_id,
+                    "lane": event.lane.as_str(), "accepted_at_us": event.accepted_at_us});
+                accepted.insert(event.event_id, place);
             }
         }
         let complete = known.len() == event_ids.len();
-        let status = |id: &String| match known.get(id) {
-            Some(state) => state.as_str(),
-            None if accepted.contains(id) => EventState::Accepted.as_str(),
-            None => "unknown",
+        let shown = |id: &String| match known.get(id) {
+            Some(state) => json!({"event_id": id, "status": state.as_str()}),
+            None => accepted.remove(id).unwrap_or_else(|| json!({"event_id": id, "status": "unknown"})),
         };
-        let events: Vec<Value> = event_ids.iter().map(|id| json!({"event_id": id, "status": status(id)})).collect();
+        let events: Vec<Value> = event_ids.iter().map(shown).collect();
         Ok((complete, json!({"complete": complete, "events": events})))
     };
     until(&state, timeout_ms, look).await.map(Json)

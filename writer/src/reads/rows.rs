@@ -239,6 +239,10 @@ pub struct EventStatus {
     pub state: EventState,
     /// When the door took it.
     pub accepted_at_us: i64,
+    /// The lane in which it is shown.
+    pub lane: Lane,
+    /// Its entity as the tenant names it, where that is kept.
+    pub entity_id: Option<String>,
     /// When its outcome was made.
     pub ended_at_us: Option<i64>,
     /// Why it was given up, as a class.

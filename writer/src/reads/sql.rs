@@ -15,9 +15,9 @@ use super::rows::{
 use super::{ReadError, ReadStore};
 use crate::store::packs::PackKind;
 
-const STATUS: &str = "SELECT e.event_id, e.entity_key, e.content_hash, e.erased, e.accepted_at_us, \
+const STATUS: &str = "SELECT e.event_id, e.entity_key, e.content_hash, e.erased, e.accepted_at_us, e.lane, n.entity_id, \
     o.kind, o.ended_at_us, o.dead_letter_class, o.dead_letter_reason \
-    FROM @events e LEFT JOIN @outcomes o ON o.tenant = e.tenant AND o.entity_key = e.entity_key \
+    FROM @events e LEFT JOIN @entities n ON n.tenant = e.tenant AND n.entity_key = e.entity_key LEFT JOIN @outcomes o ON o.tenant = e.tenant AND o.entity_key = e.entity_key \
     AND o.generation = coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1) \
     AND o.event_id = e.event_id AND o.content_hash = e.content_hash \
     WHERE e.tenant = $1 AND e.event_id {any $2} ORDER BY e.event_id, e.accepted_at_us, e.content_hash";
@@ -129,6 +129,7 @@ fn status_row(row: &mut Row) -> Result<EventStatus, ReadError> {
     let content_hash = row.hash(ContentHash::from_slice)?;
     let erased = row.int()? != 0;
     let accepted_at_us = row.int()?;
+    let (lane, entity_id) = (row.one_of(Lane::ALL)?, row.opt_text()?);
     let state = match (erased, row.opt_int()?) {
         (true, _) => EventState::Erased,
         (false, None) => EventState::Accepted,
@@ -145,6 +146,8 @@ fn status_row(row: &mut Row) -> Result<EventStatus, ReadError> {
         content_hash,
         state,
         accepted_at_us,
+        lane,
+        entity_id,
         ended_at_us: ended_at_us.filter(|_| ended),
         class: class.filter(|_| dead),
         reason: reason.filter(|_| dead),

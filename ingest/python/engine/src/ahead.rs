@@ -27,7 +27,8 @@ pub(crate) fn read(engine: &Arc<Engine>, entity_id: &str, query: &str, number: u
     }
     let Some(running) = engine.running() else { return };
     let Some(place) = Place::take(engine, entity_id) else { return };
-    let wait = json!({"event_ids": [event_id], "timeout_ms": APPLIED_WITHIN.as_millis()}).to_string();
+    // Nobody is in a hurry: what the worker gathers to extract together stays together.
+    let wait = json!({"event_ids": [event_id], "timeout_ms": APPLIED_WITHIN.as_millis(), "flush": false}).to_string();
     // The turn's own query: its vector is at hand.
     let question = json!({"entity_id": entity_id, "query": query, "limit": 1}).to_string();
     running.handle.spawn(async move {
