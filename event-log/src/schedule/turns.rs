@@ -159,10 +159,14 @@ impl Turns {
             let (cost, items) = first_window(turn.ready.front()?);
             let Some(left) = turn.deficit.checked_sub(cost) else {
                 turn.begun = false;
-                tenant.owed.take_if(|owed| *owed == lane);
                 ring.rotate_left(1);
                 in_vain += 1;
-                if in_vain >= ring.len() {
+                let is_round_over = in_vain >= ring.len();
+                if tenant.owed.take_if(|owed| *owed == lane).is_some() {
+                    // The place is the other lane's again.
+                    self.settle(&name);
+                }
+                if is_round_over {
                     self.skip_rounds(lane, &first_window);
                     in_vain = 0;
                 }

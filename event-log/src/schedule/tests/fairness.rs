@@ -217,10 +217,11 @@ fn a_capped_tenants_backfill_leaves_its_live_windows_a_place() {
 
 #[test]
 fn of_a_capped_tenant_neither_lane_takes_every_place() {
-    // The ring of one lane is long and that of the other short, so that the short one always comes round first.
+    // The ring of one lane is long and that of the other short, so that the short one always comes round first, and has the floor for it.
+    let floors = LaneFloors { live_percent: 10, backfill_percent: 50 };
     for (long, short) in [(live as fn(&str) -> Key, backfill as fn(&str) -> Key), (backfill, live)] {
         let now = Instant::now();
-        let mut schedule = single(shares(1, &[("a", 1, Some(1))]));
+        let mut schedule = Schedule::new(&TOPICS, BTreeMap::new(), shares(1, &[("a", 1, Some(1))]), floors);
         for lane in [long, short] {
             fill(&mut schedule, &lane("x"), Item::alone("a", 1), now);
         }
@@ -239,4 +240,27 @@ fn of_a_capped_tenant_neither_lane_takes_every_place() {
         }
         assert!(went.iter().all(|went| *went >= 5), "{went:?}");
     }
+}
+
+#[test]
+fn a_place_kept_for_a_lane_that_cannot_pay_for_it_is_free_again() {
+    let now = Instant::now();
+    let bounds = WindowBounds { events: 3, idle: Duration::from_secs(10), age: Duration::from_secs(60), ..WindowBounds::SINGLE };
+    let windows = BTreeMap::from([(Topic::ConversationsBackfill, bounds)]);
+    let mut schedule = Schedule::new(&TOPICS, windows, shares(2, &[("a", 1, Some(1))]), LaneFloors::default());
+    let growing = |cost| Item { window: Windowing::With { group: 1, messages: 1 }, ..Item::alone("a", cost) };
+    schedule.push(backfill("x"), growing(1), now);
+    schedule.close_all();
+    schedule.push(backfill("y1"), Item::alone("b", 1), now);
+    schedule.push(backfill("y2"), Item::alone("b", 1), now);
+    schedule.push(live("x1"), Item::alone("a", 1), now);
+    schedule.push(live("x2"), Item::alone("a", 1), now);
+    let pop = |schedule: &mut Schedule<Item>| schedule.pop(2).map(|popped| popped.0);
+    assert_eq!(pop(&mut schedule), Some(live("x1")));
+    assert_eq!(pop(&mut schedule), Some(backfill("y1")), "the turn was another's, which is at its cap");
+    schedule.done(&live("x1"));
+    schedule.done(&backfill("y1"));
+    schedule.push(backfill("x"), growing(50), now);
+    assert_eq!(pop(&mut schedule), Some(backfill("y2")), "what was to have the place has become dearer than a turn");
+    assert_eq!(pop(&mut schedule), Some(live("x2")));
 }
