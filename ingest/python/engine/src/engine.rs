@@ -101,6 +101,8 @@ pub struct Engine {
     pub(crate) moved: watch::Sender<u64>,
     pub(crate) recalls: Arc<Semaphore>,
     pub(crate) waits: Semaphore,
+    /// The place of what works on a large body.
+    large: Arc<Semaphore>,
     /// Entities that are read in ahead of their next turn.
     pub(crate) reading_ahead: Mutex<HashSet<Box<str>>>,
 }
@@ -149,6 +151,7 @@ impl Engine {
             moved: watch::channel(0).0,
             recalls: Arc::new(Semaphore::new(RECALLS_AT_ONCE)),
             waits: Semaphore::new(WAITS_AT_ONCE),
+            large: Arc::new(Semaphore::new(1)),
             reading_ahead: Mutex::default(),
             config,
         }
@@ -220,6 +223,18 @@ impl Engine {
             };
             once.call(result);
         });
+    }
+
+    /// Does what takes a while beside the callers' threads and those of the runtime: one at a time, so that a burst of large bodies does
+    /// not take all processors from the event loop that sent them. None where it panicked.
+    pub(crate) async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let place = Arc::clone(&self.large).acquire_owned().await;
+        let working = move || {
+            // Held for as long as it works, also where nobody waits for it any more.
+            let _place = place;
+            work()
+        };
+        tokio::task::spawn_blocking(working).await.ok()
     }
 
     /// As [`Engine::run`], on the caller's thread, which is not kept beyond the deadline.

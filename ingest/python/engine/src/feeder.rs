@@ -152,6 +152,7 @@ impl Taken<'_> {
         let (engine, now) = (self.engine, Instant::now());
         let mut again = Vec::new();
         let mut why_again = None;
+        let spooled = verdicts.iter().filter(|verdict| **verdict == Verdict::Durable { in_spool: true }).count();
         // What only the spool has taken says nothing of what is behind it.
         let is_taken_behind = verdicts.contains(&Verdict::Durable { in_spool: false });
         {
@@ -181,6 +182,12 @@ impl Taken<'_> {
             engine.settled.send_replace(queue.first_unsettled());
         }
         engine.moved.send_modify(|count| *count += 1);
+        if spooled > 0 {
+            engine.note("spooled", Level::Warning, || {
+                let (place, why) = (engine.config.place(), engine.complaint().map(|why| format!(": {why}")).unwrap_or_default());
+                format!("memory keeps events on this machine, because {place} does not take them now{why}; it sends them later")
+            });
+        }
         match why_again {
             None => {
                 if is_taken_behind && engine.complaint().is_none() {

@@ -189,7 +189,7 @@ impl Turn {
     async fn read(self: &Arc<Self>) {
         if self.request.get().is_none() {
             let turn = Arc::clone(self);
-            let _ = tokio::task::spawn_blocking(move || turn.request().is_some()).await;
+            let _ = self.engine().beside(move || turn.request().is_some()).await;
         }
     }
 
@@ -343,20 +343,19 @@ impl Turn {
         let reserved = self.engine().reserve(self.member.number(), &self.call.event_id, self.body.len());
         let Some(reserved) = reserved else { return };
         let turn = Arc::clone(self);
-        let writing = async move {
-            tokio::task::spawn_blocking(move || {
-                let event = turn.event(&read(&turn), latency_ms);
-                let number = reserved.number();
-                match event {
-                    Some(event) => {
-                        reserved.fill(event.into());
-                        turn.read_ahead(number);
-                    }
-                    None => reserved.give_up(),
+        let engine = Arc::clone(self.engine());
+        let write = move || {
+            let event = turn.event(&read(&turn), latency_ms);
+            let number = reserved.number();
+            match event {
+                Some(event) => {
+                    reserved.fill(event.into());
+                    turn.read_ahead(number);
                 }
-            })
-            .await
+                None => reserved.give_up(),
+            }
         };
+        let writing = async move { engine.beside(write).await };
         self.engine().run(None, writing, |_| ());
     }
 

@@ -174,6 +174,8 @@ fn a_platform_that_is_away_costs_no_call_anything_and_no_event() {
     turn.answer(200, answer().into(), 1.0);
     let (_, number) = alice.capture(br#"{"entity_id":"alice","messages":[{"role":"user","content":"I have a cat."}]}"#).unwrap();
     assert_eq!(engine.block_on(PATIENCE, alice.durable(number.unwrap())), Some(true), "in the spool");
+    let told = engine.notices();
+    assert!(told.iter().any(|(_, text)| text.contains("keeps events on this machine")), "{told:?}");
     let started = Instant::now();
     assert!(!wait(&alice, None));
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
