@@ -189,7 +189,9 @@ async fn one_trace_in_one_process_and_links_are_bounded() -> anyhow::Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_collector_the_log_still_carries_the_trace() -> anyhow::Result<()> {
     let servers = tokio::task::block_in_place(Servers::shared)?;
-    let shape = Distributed::start(servers, &[TENANT.to_owned()], 1, &[]).await?;
+    // Of each topic the one record that is looked at.
+    let env = [("MEMORI__INGEST__FLUSH_ON_WAIT", "false")];
+    let shape = Distributed::start(servers, &[TENANT.to_owned()], 1, &env).await?;
     let api = shape.api(TENANT);
     say(&api, "evt-1", "user-1", &format!("00-{TRACE}-{CALLER}-01")).await?;
     api.wait_final(&["evt-1".to_owned()], WITHIN).await?;
