@@ -176,6 +176,7 @@ pub(crate) fn door_config(settings: &Settings, draining: &CancellationToken) -> 
         max_requests: ingest.max_requests,
         max_body_bytes_in_flight: ingest.max_body_bytes_in_flight,
         recent_events: ingest.recent_events,
+        redrive_per_second: ingest.redrive_per_second,
         draining: draining.clone(),
         log_timeout: Some(Duration::from_millis(ingest.log_timeout_ms)),
         lookup: Lookup::BestEffort(Duration::from_millis(ingest.lookup_timeout_ms)),

@@ -14,7 +14,7 @@ use memori_service::trace_context;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
-use crate::handlers::{erase, events, reads};
+use crate::handlers::{dead_letters, erase, events, reads};
 use crate::state::IngestState;
 use crate::{metrics, routes};
 
@@ -62,6 +62,8 @@ fn handlers_of(path: &str) -> MethodRouter<Arc<IngestState>> {
         "/v1/entities/{entity_id}" => axum::routing::delete(erase::erase_entity),
         "/v1/facts/{fact_id}" => get(reads::forward).delete(erase::forget_fact),
         "/v1/erasures/{erasure_id}" => get(erase::receipt),
+        "/v1/admin/dead-letters" | "/v1/admin/dead-letters/{id}" => get(reads::forward),
+        "/v1/admin/dead-letters/redrive" => post(dead_letters::redrive),
         "/openapi.json" => get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)),
         other => unreachable!("{other} is declared and has no handler"),
     }

@@ -1,5 +1,6 @@
 //! One function per route: reads the request, asks the parts, words the answer.
 
+pub(crate) mod dead_letters;
 pub(crate) mod erase;
 pub(crate) mod events;
 pub(crate) mod reads;

@@ -18,6 +18,7 @@ pub mod new_event;
 #[cfg(feature = "kafka")]
 pub mod process;
 pub mod publish;
+mod redrive;
 pub mod remote;
 pub mod routes;
 pub mod shown_url;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use crate::redrive::Refusal;
+
 /// Events accepted, by where they became durable (`log`, `spool`).
 pub const ACCEPTED: &str = "memori_ingest_events_accepted_total";
 /// Requests for events that were accepted before.
@@ -72,6 +74,11 @@ impl Flushed {
     }
 }
 
+/// Dead-lettered events put back, by the lane that they went to.
+pub const REDRIVEN: &str = "memori_ingest_redriven_total";
+/// Dead letters that were not put back, by reason.
+pub const REDRIVE_REFUSED: &str = "memori_ingest_redrive_refused_total";
+
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub fn describe() {
     describe_counter!(ACCEPTED, "events accepted, by where they became durable");
@@ -94,6 +101,14 @@ pub fn describe() {
     describe_counter!(FLUSHES, "flushes that waits asked for, by result");
     for result in Flushed::ALL {
         counter!(FLUSHES, "result" => result.as_str()).increment(0);
+    }
+    describe_counter!(REDRIVEN, "dead-lettered events put back, by the lane that they went to");
+    describe_counter!(REDRIVE_REFUSED, "dead letters that were not put back, by reason");
+    for lane in memori_schemas::Lane::ALL {
+        counter!(REDRIVEN, "lane" => lane.as_str()).increment(0);
+    }
+    for refusal in Refusal::ALL {
+        counter!(REDRIVE_REFUSED, "reason" => refusal.as_str()).increment(0);
     }
     describe_counter!(HOSTS_REFUSED, "requests refused because their Host was not this machine, where no keys are configured");
     for durable_in in ["log", "spool"] {
@@ -157,6 +172,16 @@ pub(crate) fn flushed(result: Flushed) {
 /// Counts one control.
 pub(crate) fn control(kind: &'static str) {
     counter!(CONTROLS, "kind" => kind).increment(1);
+}
+
+/// Counts dead-lettered events that were put back.
+pub(crate) fn redriven(lane: memori_schemas::Lane, count: usize) {
+    counter!(REDRIVEN, "lane" => lane.as_str()).increment(count as u64);
+}
+
+/// Counts a dead letter that was not put back.
+pub(crate) fn redrive_refused(refusal: Refusal) {
+    counter!(REDRIVE_REFUSED, "reason" => refusal.as_str()).increment(1);
 }
 
 /// Notes how large something is now.

@@ -35,6 +35,7 @@ fn ingest_config(settings: &Settings, draining: CancellationToken) -> IngestConf
         max_body_bytes_in_flight: ingest.max_body_bytes_in_flight,
         log_timeout: Some(if ingest.spool_dir.is_some() { log_timeout } else { log_timeout.max(PATIENCE_WITHOUT_SPOOL) }),
         recent_events: ingest.recent_events,
+        redrive_per_second: ingest.redrive_per_second,
         start_deadline: Duration::from_millis(settings.start.deadline_ms),
         lookup: Lookup::BestEffort(Duration::from_millis(ingest.lookup_timeout_ms)),
         // How the workers elsewhere extract is not known here.

@@ -20,7 +20,7 @@ const fn route(method: Method, path: &'static str, right: Right) -> Route {
 }
 
 /// Every route.
-pub static ROUTES: [Route; 15] = [
+pub static ROUTES: [Route; 18] = [
     route(Method::POST, "/v1/events", Right::Events),
     route(Method::POST, "/v1/events/batch", Right::Events),
     route(Method::POST, "/v1/events/wait", Right::Events),
@@ -35,13 +35,16 @@ pub static ROUTES: [Route; 15] = [
     route(Method::GET, "/v1/facts/{fact_id}/lineage", Right::Recall),
     route(Method::DELETE, "/v1/facts/{fact_id}", Right::Erase),
     route(Method::GET, "/v1/erasures/{erasure_id}", Right::Erase),
+    route(Method::GET, "/v1/admin/dead-letters", Right::Admin),
+    route(Method::GET, "/v1/admin/dead-letters/{id}", Right::Admin),
+    route(Method::POST, "/v1/admin/dead-letters/redrive", Right::Admin),
     Route { method: Method::GET, path: "/openapi.json", right: None },
 ];
 
 /// Whether a route reads query parameters: the writer's listings do, and judge them.
 #[must_use]
 pub fn takes_parameters(route: &Route) -> bool {
-    route.method == Method::GET && route.right == Some(Right::Recall)
+    route.method == Method::GET && matches!(route.right, Some(Right::Recall | Right::Admin))
 }
 
 /// The route of a declared path and a method; `HEAD` is a `GET` whose body is not sent.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memori_event_log::{Log, LogError, Topic, TopicPartition};
 use memori_schemas::{LogRecordBody, Micros, framing};
@@ -18,6 +18,7 @@ use crate::door::{Accepted, EventName, RecentEvents};
 use crate::flush::Flushes;
 use crate::limits::Limits;
 use crate::publish::{Publisher, RETRY_AFTER_SECONDS};
+use crate::redrive::{Allowance, Copy, RecentCopies};
 use crate::spool::{Spool, replay};
 
 /// Where it is known which events are being extracted right now (in one process with the worker).
@@ -45,6 +46,10 @@ pub struct IngestConfig {
     pub tail_records: usize,
     /// How long the log may take to answer at the start: brokers that have just made topics, or a leader, are not ready at once.
     pub start_deadline: Duration,
+    /// Dead-lettered events that are put back in a second, at most.
+    pub redrive_per_second: u32,
+    /// How long one redrive goes on beginning new ones.
+    pub redrive_time: Duration,
     /// How ids are looked up.
     pub lookup: Lookup,
     /// Whether a wait asks the worker to begin with what it gathers in windows.
@@ -64,6 +69,8 @@ impl Default for IngestConfig {
             recent_bytes: 256 << 20,
             tail_records: 2_000,
             start_deadline: Duration::from_secs(30),
+            redrive_per_second: 100,
+            redrive_time: Duration::from_secs(10),
             lookup: Lookup::BestEffort(Duration::from_millis(50)),
             flush_on_wait: false,
             draining: CancellationToken::new(),
@@ -133,6 +140,7 @@ pub struct IngestState {
     pub(crate) erasures: PendingErasures,
     /// Where the worker gathers windows.
     pub(crate) flushes: Option<Flushes>,
+    pub(crate) redrives: Redrives,
     pub(crate) draining: CancellationToken,
     extracting: Option<Arc<dyn ExtractingProbe>>,
     spool: Option<Arc<Spool>>,
@@ -210,6 +218,7 @@ impl IngestState {
             limits,
             erasures: PendingErasures::default(),
             flushes,
+            redrives: Redrives::new(config.redrive_per_second, config.redrive_time),
             draining: config.draining,
             extracting,
             spool,
@@ -440,6 +449,53 @@ async fn remember_tail(
         }
     }
     Ok(())
+}
+
+/// What all redrives of this process share.
+#[derive(Debug)]
+pub(crate) struct Redrives {
+    allowance: Mutex<Allowance>,
+    recent: Mutex<RecentCopies>,
+    /// How long one call goes on.
+    pub(crate) time: Duration,
+}
+
+impl Redrives {
+    /// Copies that are remembered.
+    const RECENT: usize = 50_000;
+
+    fn new(per_second: u32, time: Duration) -> Self {
+        Self {
+            time,
+            allowance: Mutex::new(Allowance::new(per_second, Instant::now())),
+            recent: Mutex::new(RecentCopies::new(Self::RECENT)),
+        }
+    }
+
+    /// How many of `wanted` may go now; of none, how long to wait.
+    pub(crate) fn take(&self, wanted: usize) -> Result<usize, Duration> {
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match allowance.take(wanted, now) {
+            0 => Err(allowance.wait(now)),
+            taken => Ok(taken),
+        }
+    }
+
+    /// What was taken and not used.
+    pub(crate) fn give_back(&self, unused: usize) {
+        self.allowance.lock().unwrap_or_else(PoisonError::into_inner).give_back(unused);
+    }
+
+    /// Whether this copy has not gone lately; from now on it has.
+    pub(crate) fn begin(&self, copy: Copy) -> bool {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).remember(copy)
+    }
+
+    /// It did not get onto the log.
+    pub(crate) fn failed(&self, copy: &Copy) {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).forget(copy);
+    }
 }
 
 /// Erasures that were accepted here lately, until the writer has their receipts.

@@ -90,6 +90,8 @@ section!(
         max_requests: usize = 1_024,
         /// Bytes of request bodies held at once; more get 503.
         max_body_bytes_in_flight: usize = 256 << 20,
+        /// Dead-lettered events that are put back in a second, at most.
+        redrive_per_second: u32 = 100,
     }
 );
 
@@ -392,7 +394,8 @@ impl Settings {
         if !["builtin", "minilm", "openai", "none"].contains(&self.embedding.kind.as_str()) {
             return bad("embedding.kind", &self.embedding.kind, "builtin, minilm, openai or none");
         }
-        let bounds: [(&str, u64); 19] = [
+        let bounds: [(&str, u64); 20] = [
+            ("ingest.redrive_per_second", u64::from(self.ingest.redrive_per_second)),
             ("embedding.dimensions", self.embedding.dimensions.unwrap_or(1) as u64),
             ("embedding.timeout_ms", self.embedding.timeout_ms),
             ("embedding.max_attempts", u64::from(self.embedding.max_attempts)),

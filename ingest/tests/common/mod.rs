@@ -171,7 +171,8 @@ impl Log for FakeLog {
     }
 
     async fn identity(&self) -> Result<LogIdentity, LogError> {
-        Ok(LogIdentity { cluster_id: "fake".into(), topic_ids: BTreeMap::new(), partitions: PARTITIONS })
+        let topic_ids = Topic::ALL.into_iter().map(|topic| (topic, format!("id-of-{topic}"))).collect();
+        Ok(LogIdentity { cluster_id: "fake".into(), topic_ids, partitions: PARTITIONS })
     }
 
     async fn watermarks(&self, partition: TopicPartition) -> Result<(i64, i64), LogError> {
@@ -210,6 +211,9 @@ pub struct WriterInner {
     /// Answers everything with this instead.
     pub broken: Option<StatusCode>,
     pub receipts: HashMap<(String, String), Value>,
+    /// What is handed out to be redriven, and what was asked.
+    pub redrivable: Vec<Value>,
+    pub redrives_asked: Vec<(String, Value)>,
 }
 
 impl FakeWriter {
@@ -240,6 +244,7 @@ impl FakeWriter {
             .route("/internal/v1/events/wait", post(Self::answer_wait))
             .route("/internal/v1/facts/{id}/forget", get(Self::answer_forget))
             .route("/internal/v1/controls/wait", post(Self::answer_controls))
+            .route("/internal/v1/dead-letters/redrivable", post(Self::answer_redrivable))
             .route("/v1/erasures/{id}", get(Self::answer_receipt))
             .fallback(any(Self::echo))
             .with_state(self.clone())
@@ -324,6 +329,32 @@ impl FakeWriter {
             Some(receipt) => Json(receipt.clone()).into_response(),
             None => memori_service::Problem::not_found("no such erasure").into_response(),
         }
+    }
+
+    /// By ids those, else a page after the cursor, which is a letter's number.
+    async fn answer_redrivable(State(writer): State<Self>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+        if let Some(broken) = writer.pause().await {
+            return broken;
+        }
+        if body["filter"]["class"] == "none of them" {
+            return memori_service::Problem::invalid_field("filter.class", "must be a class").into_response();
+        }
+        let mut inner = writer.inner();
+        inner.redrives_asked.push((Self::tenant(&headers), body.clone()));
+        let limit = usize::try_from(body["limit"].as_u64().unwrap()).unwrap().min(3);
+        if let Some(ids) = body["ids"].as_array() {
+            let letter = |id: &Value| {
+                let known = inner.redrivable.iter().find(|letter| letter["id"] == *id).cloned();
+                known.unwrap_or_else(|| json!({"id": id, "state": "not_found", "events": []}))
+            };
+            let letters: Vec<Value> = ids.iter().take(limit).map(letter).collect();
+            return Json(json!({"letters": letters, "next_cursor": null})).into_response();
+        }
+        let from = body["cursor"].as_str().map_or(0, |cursor| cursor.parse::<usize>().unwrap());
+        let letters: Vec<Value> = inner.redrivable.iter().skip(from).take(limit).cloned().collect();
+        let next = from + letters.len();
+        let next_cursor = (next < inner.redrivable.len()).then(|| next.to_string());
+        Json(json!({"letters": letters, "next_cursor": next_cursor})).into_response()
     }
 
     async fn echo(State(writer): State<Self>, request: Request<Body>) -> Response {

@@ -1,11 +1,12 @@
 //! The writer's HTTP API: recall, reads, and what ingest asks.
 //!
 //! Promises: the same routes whether a process of its own serves them or the embedded one calls them; every error is a problem of
-//! the contract; a request sees nothing outside the tenant that its header names; waiting requests are bounded and are woken by
+//! the contract; a request sees nothing outside the tenant that its header names (administration may name all); waiting requests are bounded and are woken by
 //! commits, not by polling.
 //!
 //! It trusts `x-memori-tenant`: whoever mounts it lets in only callers that may set it (see [`with_internal_token`]).
 
+mod dead_letters;
 mod events;
 mod export;
 mod facts;
@@ -33,6 +34,8 @@ use crate::recall::{Recall, RecallConfig};
 
 /// The header that names the tenant.
 pub const TENANT_HEADER: &str = "x-memori-tenant";
+/// What stands there for who administers every tenant; no tenant is called so.
+pub const EVERY_TENANT: &str = "*";
 
 /// Bounds of the API.
 #[derive(Clone, Debug)]
@@ -119,6 +122,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/facts/{fact_id}", get(facts::by_id))
         .route("/v1/facts/{fact_id}/lineage", get(facts::lineage))
         .route("/v1/erasures/{erasure_id}", get(facts::erasure))
+        .route("/v1/admin/dead-letters", get(dead_letters::list))
+        .route("/v1/admin/dead-letters/{id}", get(dead_letters::show))
+        .route("/internal/v1/dead-letters/redrivable", post(dead_letters::redrivable))
         .route("/internal/v1/events/status", post(events::status))
         .route("/internal/v1/events/wait", post(events::wait))
         .route("/internal/v1/events/known", post(events::known))

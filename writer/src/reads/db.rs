@@ -25,20 +25,22 @@ impl Dialect {
     /// A template as this database reads it; a part's version is the parameter after the first `params`.
     #[must_use]
     pub fn expand(self, template: &str, part: Part, params: usize) -> String {
-        let (view, control, epoch, process, bytewise) = match self {
-            Self::Sqlite => ("", "", "0", "json_extract(m.surface, '$.process_id')", ""),
+        let (view, control, epoch, process, bytewise, strpos) = match self {
+            Self::Sqlite => ("", "", "0", "json_extract(m.surface, '$.process_id')", "", "instr"),
             Self::Postgres => (
                 "memori.",
                 "memori_control.",
                 "coalesce(pg_relation_filenode('memori.entities'), 0)::bigint",
                 "(m.surface::jsonb)->>'process_id'",
                 " COLLATE \"C\"",
+                "strpos",
             ),
         };
         let mut sql = template
             .replace("{epoch}", epoch)
             .replace("{process of m}", process)
             .replace(" {bytewise}", bytewise)
+            .replace("{strpos}", strpos)
             .replace("@@", control)
             .replace('@', view);
         while let Some(start) = sql.find("{part of ") {

@@ -6,6 +6,7 @@
 pub mod cursor;
 pub mod db;
 mod images;
+pub mod letters;
 pub mod postgres;
 pub mod rows;
 mod sql;
@@ -14,10 +15,13 @@ pub mod sqlite;
 use async_trait::async_trait;
 use memori_schemas::{EntityKey, FactId};
 
+use self::letters::{Letter, LetterBytes, LetterFilter, LetterOrder, LetterPlace};
 use self::rows::{
     AsPacked, Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventStatus, FactPlace, FactRows, ForgetTarget,
     KnownEvent, LineageRow, MessageRows, Packed, Shown,
 };
+
+use crate::plan::DeadLetterKey;
 
 pub use self::postgres::PostgresReads;
 pub use self::sql::SqlReads;
@@ -155,4 +159,19 @@ pub trait ReadStore: Send + Sync + 'static {
 
     /// What an erasure did; `None` until it has been applied.
     async fn erasure(&self, tenant: &str, erasure_id: &str) -> Result<Option<ErasureReceipt>, ReadError>;
+
+    /// Dead letters after a place, each with where its events stand.
+    async fn letters(
+        &self,
+        filter: &LetterFilter,
+        order: LetterOrder,
+        after: Option<&LetterPlace>,
+        limit: usize,
+    ) -> Result<Vec<Letter>, ReadError>;
+
+    /// These dead letters, whosever they are, in the order of their keys.
+    async fn letters_by_key(&self, keys: &[DeadLetterKey]) -> Result<Vec<Option<Letter>>, ReadError>;
+
+    /// The records that these dead letters are about, in the order of their keys; `None` where they were erased.
+    async fn letter_bytes(&self, keys: &[DeadLetterKey]) -> Result<Vec<Option<LetterBytes>>, ReadError>;
 }

@@ -8,11 +8,13 @@ use uuid::Uuid;
 
 use super::db::{Database, Param, Part, Row, Statement};
 use super::images::{Of, VERSION, as_packed, chunks, facts_of, mention_row, messages_of, version, version_and_chunks};
+use super::letters::{Letter, LetterBytes, LetterFilter, LetterOrder, LetterPlace};
 use super::rows::{
     AsPacked, Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRows,
     ForgetTarget, KnownEvent, LineageRow, MessageRows, Packed, Shown,
 };
 use super::{ReadError, ReadStore};
+use crate::plan::DeadLetterKey;
 use crate::store::packs::PackKind;
 
 const STATUS: &str = "SELECT e.event_id, e.entity_key, e.content_hash, e.erased, e.accepted_at_us, e.lane, n.entity_id, \
@@ -408,6 +410,24 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
             events_erased: row.int()?,
             events_kept: row.int()?,
         }))
+    }
+
+    async fn letters(
+        &self,
+        filter: &LetterFilter,
+        order: LetterOrder,
+        after: Option<&LetterPlace>,
+        limit: usize,
+    ) -> Result<Vec<Letter>, ReadError> {
+        self.read_letters(filter, order, after, limit).await
+    }
+
+    async fn letters_by_key(&self, keys: &[DeadLetterKey]) -> Result<Vec<Option<Letter>>, ReadError> {
+        self.read_letters_by_key(keys).await
+    }
+
+    async fn letter_bytes(&self, keys: &[DeadLetterKey]) -> Result<Vec<Option<LetterBytes>>, ReadError> {
+        self.read_letter_bytes(keys).await
     }
 }
 
