@@ -4,6 +4,7 @@
 //! `memori-augment-worker` both call it. [`builtin`] is the extractor that needs nothing, [`llm`] the one that asks a model.
 
 pub mod builtin;
+pub mod burst;
 pub mod corpus;
 mod embed;
 pub mod extractor;
@@ -19,6 +20,7 @@ pub mod slots;
 mod window;
 pub mod worker;
 
+pub use burst::{Burst, BurstLimits};
 pub use extractor::{Builtin, ExtractError, Extraction, Extractor, RetryReason};
 pub use in_flight::InFlight;
 pub use llm::{HttpKnownFacts, KnownFact, KnownFacts, KnownFactsError, Llm};

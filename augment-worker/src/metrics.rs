@@ -54,6 +54,9 @@ pub const VECTORS: &str = "memori_worker_vectors_total";
 /// Texts that stay without a vector, by cause.
 pub const VECTORS_LEFT_OUT: &str = "memori_worker_vectors_left_out_total";
 
+/// Whether a burst of dead letters holds the worker back (1).
+pub const DEAD_LETTER_BURST: &str = "memori_worker_dead_letter_burst";
+
 /// Why texts have no vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeftOut {
@@ -81,8 +84,17 @@ impl LeftOut {
 }
 
 /// The reasons of [`RETRIES`].
-const RETRY_REASONS: [&str; 8] =
-    ["timeout", "rate_limited", "unavailable", "misconfigured", "out_of_quota", "extractor_down", "append_unconfirmed", "fenced"];
+const RETRY_REASONS: [&str; 9] = [
+    "timeout",
+    "rate_limited",
+    "unavailable",
+    "misconfigured",
+    "out_of_quota",
+    "extractor_down",
+    "append_unconfirmed",
+    "fenced",
+    "dead_letter_burst",
+];
 
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub fn describe() {
@@ -133,6 +145,8 @@ pub fn describe() {
     counter!(DROPPED).increment(0);
     counter!(SKIPPED).increment(0);
     counter!(LOG_FAILURES).increment(0);
+    describe_gauge!(DEAD_LETTER_BURST, "1 while a burst of dead letters holds the worker back");
+    gauge!(DEAD_LETTER_BURST).set(0.0);
     gauge!(HALTED).set(0.0);
     gauge!(IN_FLIGHT).set(0.0);
     gauge!(PAUSED).set(0.0);
@@ -157,6 +171,10 @@ pub(crate) fn vectors_left_out(cause: LeftOut, texts: usize) {
 
 pub(crate) fn dead_lettered(class: DeadLetterClass) {
     counter!(DEAD_LETTERED, "class" => class.as_str()).increment(1);
+}
+
+pub(crate) fn dead_letter_burst(on: bool) {
+    gauge!(DEAD_LETTER_BURST).set(f64::from(u8::from(on)));
 }
 
 /// `reason` is one of [`RETRY_REASONS`].

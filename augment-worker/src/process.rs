@@ -49,6 +49,9 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     };
     let Some(log) = scaffold.unless_stopped(starting).await? else { return Ok(()) };
     let config = WorkerConfig::from_settings(&settings);
+    let (paused, tried) = (config.burst.clone(), config.burst.clone());
+    scaffold.health.fails_while("dead letters", move || paused.complaint());
+    scaffold.health.degraded_while("dead letters", move || tried.caution());
     let asked = Arc::clone(&extractor);
     scaffold.health.degraded_while("extractor", move || asked.complaint());
     let working =

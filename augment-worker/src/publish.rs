@@ -88,6 +88,7 @@ impl Handler {
                     *kinds.entry(fact.kind).or_default() += 1;
                 }
                 metrics::extracted(source.lane(), turns.len(), &kinds);
+                self.burst.came_through(turns.len());
                 Put::Done
             }
             Appended::TooLarge(message) => Put::TooLarge(message),

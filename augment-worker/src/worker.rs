@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::burst::{Burst, BurstLimits};
 use crate::embed;
 use crate::extractor::{ExtractError, Extractor, RetryReason, check};
 use crate::in_flight::InFlight;
@@ -53,6 +54,8 @@ pub struct WorkerConfig {
     pub windows: BTreeMap<Topic, WindowBounds>,
     /// How a window that failed is tried again.
     pub retry: RetryPolicy,
+    /// When dead letters are too many.
+    pub burst: Burst,
     /// Told how full the worker is.
     pub levels: Levels,
 }
@@ -76,6 +79,7 @@ impl WorkerConfig {
                 first: Duration::from_millis(200),
                 longest: Duration::from_secs(60),
             },
+            burst: Burst::new(BurstLimits::from_settings(&settings.worker)),
             levels: Levels::default(),
         }
     }
@@ -128,19 +132,29 @@ pub async fn run(
         retry: config.retry,
         forgiven: Mutex::new(Forgiven::new(config.budget_events)),
         in_flight,
+        burst: config.burst.clone(),
         stop: shutdown.clone(),
     };
+    // Whoever bounds what is in flight, the least of them counts.
+    let bounds = [config.max_concurrency.clone(), config.burst.bound()];
+    let max_concurrency = LiveBound::new(bounds.iter().map(LiveBound::get).min().unwrap_or_default());
+    let following = max_concurrency.clone();
     let keyed = KeyedConfig {
         group: config.group(),
         topics: vec![Topic::ConversationsLive, Topic::ConversationsBackfill],
         windows: config.windows,
-        max_concurrency: config.max_concurrency,
+        max_concurrency,
         budget_events: config.budget_events,
         budget_bytes: config.budget_bytes,
         commit_interval: config.commit_interval,
         drain_deadline: config.drain_deadline,
     };
-    run_keyed(log, keyed, Arc::new(handler), Arc::new(Metrics::telling(config.levels)), shutdown).await
+    let working = run_keyed(log, keyed, Arc::new(handler), Arc::new(Metrics::telling(config.levels)), shutdown);
+    tokio::select! {
+        ended = working => ended,
+        () = following.follow_least(&bounds) => unreachable!("there are bounds to follow"),
+        () = config.burst.tend() => unreachable!("it is tended for ever"),
+    }
 }
 
 pub(crate) struct Handler {
@@ -152,6 +166,7 @@ pub(crate) struct Handler {
     retry: RetryPolicy,
     forgiven: Mutex<Forgiven>,
     in_flight: InFlight,
+    pub(crate) burst: Burst,
     stop: CancellationToken,
 }
 
@@ -307,6 +322,13 @@ impl Handler {
             Ok(record) => record,
             Err(e) => return Verdict::Halt(format!("a dead letter cannot be written: {e}")),
         };
+        if let Err(wait) = self.burst.bury(class) {
+            metrics::retried("dead_letter_burst");
+            // The pause is no time in which it was tried.
+            let until_ms = now_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+            self.forgiven(|forgiven| forgiven.forgive(job.place(), job.attempt.saturating_add(1), until_ms));
+            return Verdict::RetryAfter(wait);
+        }
         match self.append(record, job.fence).await {
             Appended::Durable => {
                 metrics::dead_lettered(class);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use memori_augment_worker::{
-    Builtin, ExtractError, Extraction, Extractor, InFlight, RetryPolicy, RetryReason, WorkerConfig, run,
+    Builtin, Burst, BurstLimits, ExtractError, Extraction, Extractor, InFlight, RetryPolicy, RetryReason, WorkerConfig, run,
 };
 use memori_event_log::sql::{SqlLog, SqlLogConfig};
 use memori_event_log::sqlite::SqliteDatabase;
@@ -98,6 +98,7 @@ fn config() -> WorkerConfig {
             longest: Duration::from_millis(10),
         },
         windows: BTreeMap::new(),
+        burst: Burst::new(BurstLimits::default()),
         levels: memori_event_log::driver::Levels::default(),
     }
 }

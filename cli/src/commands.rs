@@ -1,5 +1,6 @@
 //! One module per command.
 
+pub(crate) mod dead_letters;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod event;

@@ -37,6 +37,9 @@ enum Command {
     Recall(commands::recall::Flags),
     /// Show what became of an event.
     Event(commands::event::Flags),
+    /// What could not be processed: list, show, put back.
+    #[command(subcommand)]
+    DeadLetters(commands::dead_letters::DeadLetters),
     /// API keys.
     #[command(subcommand)]
     Key(commands::key::Key),
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Ingest(flags) => commands::ingest::run(flags).await,
         Command::Recall(flags) => commands::recall::run(flags).await,
         Command::Event(flags) => commands::event::run(flags).await,
+        Command::DeadLetters(command) => commands::dead_letters::run(command).await,
         Command::Key(key) => commands::key::run(key),
         Command::Model(model) => commands::model::run(settings, model).await,
         Command::Quality(flags) => commands::quality::run(settings, flags).await,

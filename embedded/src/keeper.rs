@@ -87,6 +87,7 @@ impl Keeper {
         let extractor: Arc<Mutex<Option<Arc<dyn Extractor>>>> = Arc::default();
         let asked = extractor.clone();
         self.health.degraded_while("extractor", move || look(&asked)?.complaint());
+        self.live.tell_of_bursts(&self.health);
         let log: Shown<SqlLog> = Arc::default();
         self.adopt_orphans(log.clone());
         let commits = Commits::new();

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use memori_augment_worker::{Extractor, InFlight, WorkerConfig, extractor_with};
+use memori_augment_worker::{Burst, BurstLimits, Extractor, InFlight, WorkerConfig, extractor_with};
 use memori_embedding::Embedder;
 use memori_event_log::LogError;
 use memori_event_log::driver::{Levels, LiveBound};
 use memori_ingest::ExtractingProbe;
-use memori_service::{ProcessError, Settings};
+use memori_service::{Health, ProcessError, Settings};
 use memori_writer::api::{ApiConfig, ApiState};
 use memori_writer::notify::Commits;
 use memori_writer::packer::PackerConfig;
@@ -35,6 +35,7 @@ pub(crate) struct Live {
     pub(crate) worker: Levels,
     pub(crate) sink: Levels,
     pub(crate) in_flight: InFlight,
+    pub(crate) burst: Burst,
 }
 
 impl Live {
@@ -45,7 +46,14 @@ impl Live {
             worker: Levels::default(),
             sink: Levels::default(),
             in_flight: InFlight::new(),
+            burst: Burst::new(BurstLimits::from_settings(&settings.worker)),
         }
+    }
+
+    /// Says in `health` while a burst of dead letters holds the worker back. The front door and recall do their work all the same.
+    pub(crate) fn tell_of_bursts(&self, health: &Health) {
+        let burst = self.burst.clone();
+        health.degraded_while("dead letters", move || burst.complaint().or_else(|| burst.caution()));
     }
 
     /// What the front door asks whether an event is being extracted.
@@ -126,6 +134,7 @@ impl Rooms {
             max_concurrency: live.max_concurrency.clone(),
             drain_deadline: share,
             levels: live.worker.clone(),
+            burst: live.burst.clone(),
             ..WorkerConfig::from_settings(settings)
         };
         let (log, store, commits) = (storage.log.clone(), storage.store.clone(), commits.clone());

@@ -66,6 +66,7 @@ impl Embedded {
         let rooms = Rooms::start(&settings, &storage, &commits, embedder, &live)?;
         let asked = rooms.extractor.clone();
         health.degraded_while("extractor", move || asked.complaint());
+        live.tell_of_bursts(&health);
 
         let (api_stop, replay_stop) = (CancellationToken::new(), CancellationToken::new());
         let (config, spool) = door(&settings, &folder, &database, &api_stop, &replay_stop);

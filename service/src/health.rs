@@ -14,6 +14,7 @@ struct State {
     started: bool,
     draining: bool,
     probes: Vec<Probe>,
+    doubts: Vec<Probe>,
 }
 
 /// Says, when asked, what a part does without just now.
@@ -64,6 +65,11 @@ impl Health {
         self.with(|s| s.probes.push(Probe { part, ask: Box::new(ask) }));
     }
 
+    /// From now on `ask` says why `part` keeps the process from its work, while it does.
+    pub fn fails_while(&self, part: &'static str, ask: impl Fn() -> Option<String> + Send + 'static) {
+        self.with(|s| s.doubts.push(Probe { part, ask: Box::new(ask) }));
+    }
+
     /// What the process does without just now, one line each; it should get work all the same.
     #[must_use]
     pub fn degradations(&self) -> Vec<String> {
@@ -83,6 +89,7 @@ impl Health {
                 why.push("starting".to_owned());
             }
             why.extend(s.parts.iter().filter_map(|(part, state)| state.as_ref().err().map(|e| format!("{part}: {e}"))));
+            why.extend(s.doubts.iter().filter_map(|doubt| Some(format!("{}: {}", doubt.part, (doubt.ask)()?))));
             if why.is_empty() { Ok(()) } else { Err(why) }
         })
     }
@@ -103,6 +110,18 @@ mod tests {
         assert!(health.readiness().is_ok());
         health.draining();
         assert_eq!(health.readiness().unwrap_err(), ["draining"]);
+    }
+
+    #[test]
+    fn a_part_may_fail_for_a_while_and_says_why() {
+        let health = Health::new();
+        let failing = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let asked = std::sync::Arc::clone(&failing);
+        health.fails_while("log", move || asked.load(std::sync::atomic::Ordering::Relaxed).then(|| "away".to_owned()));
+        health.started();
+        assert_eq!(health.readiness().unwrap_err(), ["log: away"]);
+        failing.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(health.readiness().is_ok());
     }
 
     #[test]

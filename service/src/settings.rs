@@ -136,6 +136,12 @@ section!(
         max_attempts: u32 = 8,
         /// How long an event is tried before it is dead-lettered, in milliseconds.
         max_retry_ms: u64 = 600_000,
+        /// Dead letters of one cause within a minute before the worker pauses, unless few of all events are; 0: it never does.
+        dead_letter_burst: u32 = 100,
+        /// The share of all events that may be dead-lettered, whatever their number, in percent.
+        dead_letter_burst_percent: u32 = 20,
+        /// How long it pauses first, in milliseconds; while events still fail then, twice as long each time, up to an hour.
+        dead_letter_pause_ms: u64 = 300_000,
         /// The generation that is written.
         generation: i32 = 1,
         /// For extractors that take several events in one call: events of one session that are extracted together, at most. 1: each alone.
@@ -394,7 +400,8 @@ impl Settings {
         if !["builtin", "minilm", "openai", "none"].contains(&self.embedding.kind.as_str()) {
             return bad("embedding.kind", &self.embedding.kind, "builtin, minilm, openai or none");
         }
-        let bounds: [(&str, u64); 20] = [
+        let bounds: [(&str, u64); 21] = [
+            ("worker.dead_letter_pause_ms", self.worker.dead_letter_pause_ms),
             ("ingest.redrive_per_second", u64::from(self.ingest.redrive_per_second)),
             ("embedding.dimensions", self.embedding.dimensions.unwrap_or(1) as u64),
             ("embedding.timeout_ms", self.embedding.timeout_ms),

@@ -28,6 +28,20 @@ impl LiveBound {
         self.0.send_if_modified(|current| std::mem::replace(current, bound) != bound);
     }
 
+    /// Keeps it at the least of these, for as long as this is polled: several who bound one thing know nothing of each other.
+    pub async fn follow_least(&self, of: &[Self]) {
+        let mut watched: Vec<watch::Receiver<usize>> = of.iter().map(Self::watch).collect();
+        if watched.is_empty() {
+            return;
+        }
+        loop {
+            let least = watched.iter_mut().map(|bound| *bound.borrow_and_update()).min();
+            self.set(least.unwrap_or_default());
+            // Never an error: `of` holds the other ends.
+            let _ = futures::future::select_all(watched.iter_mut().map(|bound| Box::pin(bound.changed()))).await;
+        }
+    }
+
     pub(super) fn watch(&self) -> watch::Receiver<usize> {
         self.0.subscribe()
     }
@@ -100,5 +114,22 @@ mod tests {
             assert!(watching.has_changed().unwrap());
             assert_eq!((*watching.borrow_and_update(), bound.get()), (moved, moved));
         }
+    }
+    #[tokio::test]
+    async fn the_least_of_several_is_in_force() {
+        let parts = [LiveBound::new(50), LiveBound::new(usize::MAX)];
+        let bound = LiveBound::new(9);
+        let mut watching = bound.watch();
+        let moving = async {
+            for (part, value, least) in [(1, 4, 4), (0, 0, 0), (1, 100, 0), (0, 60, 60), (0, 7, 7)] {
+                parts[part].set(value);
+                let _ = watching.wait_for(|now| *now == least).await;
+            }
+        };
+        tokio::select! {
+            () = bound.follow_least(&parts) => unreachable!("it follows for ever"),
+            () = moving => {}
+        }
+        assert_eq!(bound.get(), 7);
     }
 }

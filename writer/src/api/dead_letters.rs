@@ -13,7 +13,7 @@ use memori_schemas::{
     ContentFormat, ConversationEvent, DeadLetterClass, EntityKey, FactsExtracted, Lane, LogRecordBody, Message, Micros, framing,
     ids,
 };
-use memori_service::problem::{Answer, FieldErrors, Fields, Problem};
+use memori_service::problem::{Answer, FieldErrors, Fields, Problem, join};
 use serde_json::{Map, Value, json};
 
 use super::request::{MAX_ENTITY_ID_BYTES, QueryParameters, Tenant, json_body};
@@ -113,20 +113,20 @@ impl Asked {
         }
     }
 
-    /// Within what the caller may see.
-    fn within(self, scope: &Scope) -> Answer<LetterFilter> {
+    /// Within what the caller may see. `path` is where the filter stands in the request.
+    fn within(self, scope: &Scope, path: &str) -> Answer<LetterFilter> {
         let tenant = match (scope, self.tenant) {
             (Scope::All, tenant) => tenant,
             (Scope::One(own), Some(tenant)) if tenant != *own => {
                 let why = "the key sees its own tenant's dead letters only; one that is bound to `*` sees all";
-                return Err(Problem::invalid_field("tenant", why));
+                return Err(Problem::invalid_field(join(path, "tenant"), why));
             }
             (Scope::One(own), _) => Some(own.clone()),
         };
         let entity_key = match (&tenant, &self.entity_id) {
             (Some(tenant), Some(entity_id)) => Some(ids::entity_key(tenant, entity_id)),
             (None, Some(_)) => {
-                return Err(Problem::invalid_field("entity_id", "belongs to a tenant: name it in `tenant`, too"));
+                return Err(Problem::invalid_field(join(path, "entity_id"), "belongs to a tenant: name it in `tenant`, too"));
             }
             (_, None) => None,
         };
@@ -178,7 +178,7 @@ pub(super) async fn list(State(state): State<ApiState>, tenant: Tenant, mut para
     let after = parameters.take("cursor", CURSOR, cursor::letter);
     let asked = Asked::of_query(&mut parameters);
     parameters.finish()?;
-    let filter = asked.within(&Scope::of(tenant))?;
+    let filter = asked.within(&Scope::of(tenant), "")?;
     let (letters, next) = page(&state, &filter, LetterOrder::NewestFirst, after, limit).await?;
     let shown: Vec<Value> = letters.iter().map(|letter| shown(&state.config.topic_prefix, letter)).collect();
     Ok(Json(json!({"dead_letters": shown, "next_cursor": next.as_ref().map(cursor::of_letter)})))
@@ -387,7 +387,7 @@ pub(super) async fn redrivable(
             (ids.into_iter().zip(letters).collect(), None)
         }
         Wanted::Found(asked, after) => {
-            let filter = asked.within(&scope)?;
+            let filter = asked.within(&scope, "filter")?;
             let (letters, next) = page(&state, &filter, LetterOrder::OldestFirst, after, limit).await?;
             (letters.into_iter().map(|letter| (cursor::letter_id(&letter.row.key), Some(letter))).collect(), next)
         }

@@ -16,7 +16,7 @@ use memori_schemas::{
 use memori_writer::api::{ApiConfig, ApiState, router};
 use memori_writer::notify::Commits;
 use memori_writer::plan::intake::{self, Place};
-use memori_writer::plan::{EntityBatch, EntityRef};
+use memori_writer::plan::{DeadLetterRow, EntityBatch, EntityRef};
 use memori_writer::reads::{ReadStore, SqliteReads};
 use memori_writer::store::sqlite::SqliteStore;
 use memori_writer::store::{self, FlushInput, Store};
@@ -34,6 +34,7 @@ pub(crate) struct World {
     pub(crate) router: Router,
     next_offset: i64,
     batch: BTreeMap<EntityRef, EntityBatch>,
+    unowned: Vec<DeadLetterRow>,
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -155,7 +156,7 @@ impl World {
         store.migrate().await.unwrap();
         let commits = Commits::new();
         let router = router(ApiState::with_embedder(reads, commits.clone(), config, embedder));
-        Self { store, commits, router, next_offset: 0, batch: BTreeMap::new(), _folder: None }
+        Self { store, commits, router, next_offset: 0, batch: BTreeMap::new(), unowned: Vec::new(), _folder: None }
     }
 
     fn place(&mut self, topic: &str) -> Place {
@@ -246,6 +247,21 @@ impl World {
         self.of(&event.entity_id).1.burials.push(intake::burial(&letter, &place));
     }
 
+    /// Puts this letter into the next flush.
+    pub(crate) fn letter(&mut self, letter: &DeadLetter) {
+        let place = self.place("dead-letters");
+        let burial = intake::burial(letter, &place);
+        match (&letter.tenant, &letter.entity_id) {
+            (Some(tenant), Some(entity_id)) => {
+                let owner = EntityRef { tenant: tenant.clone(), key: ids::entity_key(tenant, entity_id) };
+                let batch = self.batch.entry(owner).or_default();
+                batch.entity_id = entity_id.clone();
+                batch.burials.push(burial);
+            }
+            _ => self.unowned.push(burial.row),
+        }
+    }
+
     pub(crate) fn erased(&mut self, entity_id: &str, erasure_id: &str) {
         let control = EraseEntity {
             tenant: TENANT.into(),
@@ -282,8 +298,8 @@ impl World {
 
     /// Writes what was put together in one flush, and tells of it.
     pub(crate) async fn flush(&mut self) {
-        let entities = std::mem::take(&mut self.batch);
-        store::flush(&*self.store, &FlushInput { entities, ..FlushInput::default() }).await.unwrap();
+        let (entities, unowned) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.unowned));
+        store::flush(&*self.store, &FlushInput { entities, unowned, ..FlushInput::default() }).await.unwrap();
         self.commits.bump();
     }
 
@@ -297,6 +313,10 @@ impl World {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.call(request("GET", path, TENANT).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn get_as(&self, tenant: &str, path: &str) -> Answer {
+        self.call(request("GET", path, tenant).body(Body::empty()).unwrap()).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: impl Into<Value>) -> Answer {
