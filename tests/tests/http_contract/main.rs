@@ -2,6 +2,7 @@
 //! what is written down. Every answer is checked for the shape of errors and against the served OpenAPI document.
 #![allow(missing_docs, reason = "a test binary")]
 
+mod dead_letters;
 mod entities;
 mod errors;
 mod events;
