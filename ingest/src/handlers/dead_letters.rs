@@ -65,7 +65,9 @@ impl Request {
         let ids = fields.list("ids", 1..=usize::try_from(MAX_LETTERS).unwrap_or(1));
         let (filter, cursor) = (fields.take("filter"), fields.take("cursor"));
         match (&ids, &filter) {
-            (None, None) => fields.broken("ids", "is required, or `filter` (an empty one means all)"),
+            (None, None) if fields.errors().is_empty() => {
+                fields.broken("ids", "is required, or `filter` (an empty one means all)")
+            }
             (Some(_), Some(_)) => fields.broken("filter", "does not go with `ids`"),
             (Some(_), None) if cursor.is_some() => fields.broken("cursor", "does not go with `ids`"),
             _ => {}

@@ -328,7 +328,9 @@ async fn wanted(headers: &HeaderMap, body: Body) -> Answer<(Wanted, usize)> {
         let ids = fields.list("ids", 1..=1_000).map(|list| ids_of(&mut fields, list));
         let filter = fields.take("filter");
         match (&ids, &filter) {
-            (None, None) => fields.broken("ids", "is required, or `filter` (an empty one means all)"),
+            (None, None) if fields.errors().is_empty() => {
+                fields.broken("ids", "is required, or `filter` (an empty one means all)")
+            }
             (Some(_), Some(_)) => fields.broken("filter", "does not go with `ids`"),
             (Some(_), None) if after.is_some() => fields.broken("cursor", "does not go with `ids`"),
             _ => {}
