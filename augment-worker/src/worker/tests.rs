@@ -93,6 +93,7 @@ impl World {
                 longest: Duration::from_millis(2),
             },
             forgiven: Mutex::new(Forgiven::new(10)),
+            burst: crate::burst::Burst::new(crate::burst::BurstLimits::default()),
             in_flight,
             stop: CancellationToken::new(),
         };
