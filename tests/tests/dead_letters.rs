@@ -31,6 +31,9 @@ fn environment(provider: &Provider) -> Vec<(String, String)> {
         ("MEMORI__EXTRACTOR__MODEL", "double-1"),
         ("MEMORI__EXTRACTOR__TIMEOUT_MS", "5000"),
         ("MEMORI__WORKER__MAX_ATTEMPTS", "3"),
+        // Nobody waits for what is put back, so nothing else ends its window.
+        ("MEMORI__WORKER__WINDOW_IDLE_MS", "100"),
+        ("MEMORI__WORKER__BACKFILL_WINDOW_IDLE_MS", "100"),
         ("MEMORI__EMBEDDING__KIND", "none"),
     ]
     .into_iter()
