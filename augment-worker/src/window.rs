@@ -51,3 +51,40 @@ pub(crate) fn belong_together(turns: &[Turn<'_>]) -> bool {
         a.process_id == b.process_id && a.session_id == b.session_id && a.tenant == b.tenant && a.entity_id == b.entity_id
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use memori_event_log::driver::Windowing;
+    use memori_schemas::{ConversationEvent, DeadLetterClass, Role};
+
+    use super::windowing;
+    use crate::llm::prompt_tests::event;
+    use crate::policy::Incoming;
+
+    fn of(change: impl FnOnce(&mut ConversationEvent)) -> Windowing {
+        let mut event = (*event("e", &[(Role::User, "Hello."), (Role::Assistant, "Yes?")])).clone();
+        change(&mut event);
+        windowing(&Incoming::Event(Arc::new(event)))
+    }
+
+    #[test]
+    fn events_of_one_process_and_session_go_together() {
+        let first = of(|_| {});
+        let Windowing::With { messages: 2, .. } = first else { panic!("{first:?}") };
+        assert_eq!(of(|event| event.event_id = "another".into()), first);
+        assert_ne!(of(|event| event.session_id = Some("another".into())), first);
+        assert_ne!(of(|event| event.session_id = None), first);
+        assert_ne!(of(|event| event.process_id = Some("another".into())), first);
+        let unnamed = of(|event| (event.process_id, event.session_id) = (None, Some("secret-process".into())));
+        assert_ne!(unnamed, of(|event| (event.process_id, event.session_id) = (Some("secret-process".into()), None)));
+    }
+
+    #[test]
+    fn a_flush_closes_and_what_is_hopeless_stays_alone() {
+        assert_eq!(windowing(&Incoming::Flush), Windowing::Closes);
+        let hopeless = Incoming::Hopeless { class: DeadLetterClass::Poison, reason: "r".into(), event: None };
+        assert_eq!(windowing(&hopeless), Windowing::Alone);
+    }
+}

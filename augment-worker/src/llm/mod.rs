@@ -242,11 +242,15 @@ fn assess(reply: &Reply, events: &[Arc<ConversationEvent>], prompt: &Prompt, kno
             Finish::Stop | Finish::Filtered => "the answer is empty",
         });
     }
-    let value = match parse::json_in(&reply.text, answer::looks_like_one) {
-        Ok(value) => value,
+    let found = match parse::json_in(&reply.text, answer::looks_like_one) {
+        // What is missing may be all that there was to say of another event; alone, each has an answer to itself.
+        Ok(found) if found.is_cut && events.len() > 1 => {
+            return invalid("the answer was cut off before it was about all messages: answer more briefly");
+        }
+        Ok(found) => found,
         Err(error) => return invalid(&error.to_string()),
     };
-    let read = answer::read(value);
+    let read = answer::read(found.value);
     let converted = convert::facts(read.items, events, &prompt.shown).update(read.updates, known, events, &prompt.shown);
     let refused: Vec<_> = read.refused.into_iter().chain(converted.refused).collect();
     refused.iter().for_each(|(_, refusal)| metrics::refused(*refusal));

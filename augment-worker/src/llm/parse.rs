@@ -24,8 +24,16 @@ pub(crate) enum ParseError {
     CutOff,
 }
 
+/// What a text holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Found {
+    pub(crate) value: Value,
+    /// It was cut off between whole items; whether more would have come is not known.
+    pub(crate) is_cut: bool,
+}
+
 /// The object or list in `text` that `fits`.
-pub(crate) fn json_in(text: &str, fits: impl Fn(&Value) -> bool) -> Result<Value, ParseError> {
+pub(crate) fn json_in(text: &str, fits: impl Fn(&Value) -> bool) -> Result<Found, ParseError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(ParseError::TooLong);
     }
@@ -34,7 +42,7 @@ pub(crate) fn json_in(text: &str, fits: impl Fn(&Value) -> bool) -> Result<Value
         if let Ok(value) = serde_json::from_str::<Value>(text)
             && fits(&value)
         {
-            return Ok(value);
+            return Ok(Found { value, is_cut: false });
         }
     }
     let text = without_thoughts(text).trim();
@@ -43,7 +51,9 @@ pub(crate) fn json_in(text: &str, fits: impl Fn(&Value) -> bool) -> Result<Value
         let Some(start) = text[from..].find(['{', '[']).map(|at| from + at) else { break };
         let mut reader = Reader { text: &text[start..], at: 0, cut: None };
         match (reader.value(1), reader.cut) {
-            (Ok(value), None | Some(Cut::BetweenItems)) if fits(&value) => return Ok(value),
+            (Ok(value), cut @ (None | Some(Cut::BetweenItems))) if fits(&value) => {
+                return Ok(Found { value, is_cut: cut.is_some() });
+            }
             // What is cut reaches to the end, so there is nothing behind it; what lies in it is only a part.
             (Ok(_), Some(_)) | (Err(Fault::End), _) => return Err(ParseError::CutOff),
             (Ok(_), None) => from = start + reader.at,
@@ -274,10 +284,11 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::{ParseError, json_in};
+    use super::{Found, ParseError, json_in};
 
     fn read(text: &str) -> Result<Value, ParseError> {
-        json_in(text, |value| value.get(0).is_some_and(Value::is_object) || value.get("facts").is_some())
+        let found = json_in(text, |value| value.get(0).is_some_and(Value::is_object) || value.get("facts").is_some())?;
+        Ok(found.value)
     }
 
     #[test]
@@ -374,7 +385,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_an_answer_or_an_error(text in prop_oneof![any::<String>(), json_like()]) {
-            if let Ok(value) = json_in(&text, |_| true) {
+            if let Ok(Found { value, .. }) = json_in(&text, |_| true) {
                 prop_assert!(size(&value) <= 3 * text.len() + 1);
             }
         }
@@ -390,7 +401,8 @@ mod tests {
             let items: Vec<Value> = (0..n).map(|i| json!({"text": format!("item {i}"), "evidence": [i]})).collect();
             let whole = json!({"facts": items}).to_string();
             let cut = &whole[..at.index(whole.len())];
-            if let Ok(value) = json_in(cut, |value| value.get("facts").is_some()) {
+            if let Ok(Found { value, is_cut }) = json_in(cut, |value| value.get("facts").is_some()) {
+                prop_assert_eq!(is_cut, serde_json::from_str::<Value>(cut).is_err());
                 let found = value["facts"].as_array().cloned().unwrap_or_default();
                 prop_assert!(items.starts_with(&found), "{cut}: {value}");
                 prop_assert!(!cut.ends_with(['x', 'i']), "cut inside a word");

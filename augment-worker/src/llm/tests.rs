@@ -63,6 +63,17 @@ fn every_end_of_a_model_is_told_apart() {
 }
 
 #[test]
+fn an_answer_about_several_events_that_was_cut_off_is_none() {
+    let cut = reply(r#"{"facts": [{"text": "a", "evidence": [0]}], "instr"#);
+    let whole = reply(r#"{"facts": [{"text": "a", "evidence": [0]}]}"#);
+    for (events, reply, is_taken) in [(1, &cut, true), (2, &whole, true), (2, &cut, false)] {
+        let events: Vec<_> = (0..events).map(|n| event(&format!("e{n}"), &[(Role::User, "I ski.")])).collect();
+        let prompt = Prompt::of(&events).expect("a user speaks");
+        assert_eq!(assess(reply, &events, &prompt, &known()).is_ok(), is_taken, "{} events", events.len());
+    }
+}
+
+#[test]
 fn the_lineage_names_the_version_that_answered() {
     assert_eq!(model_name("gpt-4o", Some("gpt-4o-2024-08-06".into())), "gpt-4o-2024-08-06");
     for other in
