@@ -9,6 +9,7 @@ use std::time::Duration;
 use memori_event_log::driver::{Levels, Observer, Rebalance};
 use memori_event_log::{LogError, TopicPartition};
 use memori_schemas::{DeadLetterClass, FactKind, Lane};
+use memori_service::health::Health;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Events being worked on.
@@ -45,6 +46,14 @@ pub const REBALANCES: &str = "memori_worker_rebalances_total";
 pub const DROPPED: &str = "memori_worker_dropped_by_epoch_total";
 /// Events that came again and had been done before the restart or rebalance.
 pub const SKIPPED: &str = "memori_worker_skipped_as_finished_total";
+/// Events that are put off now: read past, because their tenant holds its share of a full budget.
+pub const DEFERRED: &str = "memori_worker_deferred_events";
+/// Events that were put off.
+pub const PUT_OFF: &str = "memori_worker_put_off_total";
+/// Events that were put off and have been read again.
+pub const REREAD: &str = "memori_worker_reread_total";
+/// Work that stood still for too long; the worker ends.
+pub const STALLS: &str = "memori_worker_stalls_total";
 /// Partitions that stand still until someone acts.
 pub const HALTED: &str = "memori_worker_halted_partitions";
 /// Failures to read or to commit.
@@ -115,6 +124,10 @@ pub fn describe() {
     describe_counter!(REBALANCES, "changes of the assignment");
     describe_counter!(DROPPED, "work dropped because its partition had gone");
     describe_counter!(SKIPPED, "events that came again and had been done before");
+    describe_gauge!(DEFERRED, "events read past because their tenant holds its share of a full budget");
+    describe_counter!(PUT_OFF, "events that were put off");
+    describe_counter!(REREAD, "events that were put off and have been read again");
+    describe_counter!(STALLS, "work that stood still for too long");
     describe_gauge!(HALTED, "partitions that stand still until someone acts");
     describe_counter!(VECTORS, "vectors made");
     describe_counter!(VECTORS_LEFT_OUT, "texts that stay without a vector");
@@ -147,6 +160,10 @@ pub fn describe() {
     counter!(LOG_FAILURES).increment(0);
     describe_gauge!(DEAD_LETTER_BURST, "1 while a burst of dead letters holds the worker back");
     gauge!(DEAD_LETTER_BURST).set(0.0);
+    for counted in [PUT_OFF, REREAD, STALLS] {
+        counter!(counted).increment(0);
+    }
+    gauge!(DEFERRED).set(0.0);
     gauge!(HALTED).set(0.0);
     gauge!(IN_FLIGHT).set(0.0);
     gauge!(PAUSED).set(0.0);
@@ -202,12 +219,13 @@ pub(crate) struct Metrics {
     lags: Mutex<BTreeMap<TopicPartition, (i64, f64)>>,
     halted: Mutex<std::collections::BTreeSet<TopicPartition>>,
     levels: Levels,
+    health: Option<Health>,
 }
 
 impl Metrics {
-    /// Tells these levels as well.
-    pub(crate) fn telling(levels: Levels) -> Self {
-        Self { levels, ..Self::default() }
+    /// Tells these as well.
+    pub(crate) fn telling(levels: Levels, health: Option<Health>) -> Self {
+        Self { levels, health, ..Self::default() }
     }
 
     fn show_lag(lags: &BTreeMap<TopicPartition, (i64, f64)>) {
@@ -266,6 +284,26 @@ impl Observer for Metrics {
 
     fn skipped_as_finished(&self, records: usize) {
         counter!(SKIPPED).increment(records as u64);
+    }
+
+    fn deferred(&self, records: usize) {
+        gauge!(DEFERRED).set(records as f64);
+    }
+
+    fn put_off(&self, records: usize) {
+        counter!(PUT_OFF).increment(records as u64);
+    }
+
+    fn reread(&self, records: usize) {
+        counter!(REREAD).increment(records as u64);
+    }
+
+    fn stalled(&self, partition: TopicPartition, still: Duration) {
+        counter!(STALLS).increment(1);
+        if let Some(health) = &self.health {
+            let seconds = still.as_secs();
+            health.part_failed("worker", format!("work on {partition} has stood still for {seconds} s; the process ends"));
+        }
     }
 
     fn halted(&self, partition: TopicPartition, _reason: &str) {

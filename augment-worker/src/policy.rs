@@ -32,17 +32,18 @@ pub(crate) fn reading(record: &LogRecord) -> Reading<Incoming> {
         Incoming::Flush => None,
         Incoming::Hopeless { event, .. } => event.as_deref(),
     };
-    let tenant = match event {
-        Some(event) => event.tenant.as_str(),
-        None => ids::parse_log_key(&record.key).map_or("", |(tenant, _)| tenant),
-    };
     Reading {
-        tenant: Arc::from(tenant),
+        tenant: tenant(&record.key),
         cost: event.map_or(1, cost),
         bytes: event.map_or(0, memory),
         window: windowing(&item),
         item,
     }
+}
+
+/// Whose key it is; empty where it is none of ours.
+pub(crate) fn tenant(key: &[u8]) -> Arc<str> {
+    Arc::from(ids::parse_log_key(key).map_or("", |(tenant, _)| tenant))
 }
 
 /// Estimated tokens of what was said; of parts, with the marks around them.

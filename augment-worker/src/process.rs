@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use memori_event_log::kafka::{KafkaConfig, KafkaLog};
+use memori_event_log::kafka::{GroupProtocol, KafkaConfig, KafkaLog};
 use memori_event_log::{Log, LogError};
 use memori_service::Scaffold;
 use memori_service::process::{ProcessError, reach};
@@ -39,6 +39,8 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let kafka = KafkaConfig {
         properties: settings.kafka.client_properties(),
         replication_factor: settings.kafka.replication_factor,
+        group_instance_id: settings.kafka.group_instance_id.clone(),
+        group_protocol: GroupProtocol::parse(&settings.kafka.group_protocol).unwrap_or_default(),
         ..KafkaConfig::new(&settings.kafka.brokers, &settings.kafka.topic_prefix)
     };
     let start_deadline = Duration::from_millis(settings.start.deadline_ms);
@@ -48,7 +50,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         Ok(log)
     };
     let Some(log) = scaffold.unless_stopped(starting).await? else { return Ok(()) };
-    let config = WorkerConfig::from_settings(&settings);
+    let config = WorkerConfig { health: Some(scaffold.health.clone()), ..WorkerConfig::from_settings(&settings) };
     let (paused, tried) = (config.burst.clone(), config.burst.clone());
     scaffold.health.fails_while("dead letters", move || paused.complaint());
     scaffold.health.degraded_while("dead letters", move || tried.caution());

@@ -6,18 +6,21 @@
 //! for, too.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use memori_embedding::Embedder;
 use memori_event_log::driver::{
-    Held, KeyedConfig, Levels, LiveBound, Reading, RecordHandler, Verdict, WindowBounds, Work, run_keyed,
+    Fairness, Held, KeyedConfig, LaneFloors, Levels, LiveBound, Reading, RecordHandler, Share, Verdict, WindowBounds, Work,
+    run_keyed,
 };
 use memori_event_log::{AppendError, Fence, Log, LogError, LogIdentity, LogRecord, NewRecord, Producer, Topic, TopicPartition};
 use memori_schemas::{ConversationEvent, DeadLetterClass, Micros};
-use memori_service::Settings;
-use memori_service::trace_context;
+use memori_service::health::Health;
+use memori_service::settings::TenantShare;
+use memori_service::{Settings, trace_context};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -56,8 +59,18 @@ pub struct WorkerConfig {
     pub retry: RetryPolicy,
     /// When dead letters are too many.
     pub burst: Burst,
+    /// How tenants take turns.
+    pub fairness: Fairness,
+    /// What each lane is left.
+    pub lanes: LaneFloors,
+    /// Records of a partition that are read ahead of one that is not done, at most.
+    pub read_ahead_records: usize,
+    /// How long an event may be worked on before the worker ends with an error.
+    pub stall_after: Duration,
     /// Told how full the worker is.
     pub levels: Levels,
+    /// Told where work stands still.
+    pub health: Option<Health>,
 }
 
 impl WorkerConfig {
@@ -80,7 +93,15 @@ impl WorkerConfig {
                 longest: Duration::from_secs(60),
             },
             burst: Burst::new(BurstLimits::from_settings(&settings.worker)),
+            fairness: fairness(settings),
+            lanes: LaneFloors {
+                live_percent: settings.worker.live_floor_percent,
+                backfill_percent: settings.worker.backfill_floor_percent,
+            },
+            read_ahead_records: settings.worker.read_ahead_records,
+            stall_after: Duration::from_millis(settings.worker.stall_after_ms),
             levels: Levels::default(),
+            health: None,
         }
     }
 
@@ -110,6 +131,15 @@ fn windows(settings: &Settings) -> BTreeMap<Topic, WindowBounds> {
     ])
 }
 
+fn fairness(settings: &Settings) -> Fairness {
+    let share = |share: &TenantShare| Share { weight: share.weight, max_in_flight: share.max_in_flight };
+    Fairness {
+        quantum: settings.worker.quantum_tokens,
+        tenants: settings.worker.tenants.iter().map(|(tenant, of)| (tenant.clone(), share(of))).collect(),
+        default: Share::default(),
+    }
+}
+
 /// Runs until `shutdown`, or until the log says something that no retry mends.
 ///
 /// # Errors
@@ -133,23 +163,29 @@ pub async fn run(
         forgiven: Mutex::new(Forgiven::new(config.budget_events)),
         in_flight,
         burst: config.burst.clone(),
+        unconfirmed: AtomicUsize::new(0),
         stop: shutdown.clone(),
     };
     // Whoever bounds what is in flight, the least of them counts.
     let bounds = [config.max_concurrency.clone(), config.burst.bound()];
     let max_concurrency = LiveBound::new(bounds.iter().map(LiveBound::get).min().unwrap_or_default());
     let following = max_concurrency.clone();
+    let topics = vec![Topic::ConversationsLive, Topic::ConversationsBackfill];
     let keyed = KeyedConfig {
-        group: config.group(),
-        topics: vec![Topic::ConversationsLive, Topic::ConversationsBackfill],
-        windows: config.windows,
+        windows: config.windows.clone(),
+        fairness: config.fairness.clone(),
+        lanes: config.lanes,
         max_concurrency,
         budget_events: config.budget_events,
         budget_bytes: config.budget_bytes,
+        read_ahead_records: config.read_ahead_records,
         commit_interval: config.commit_interval,
         drain_deadline: config.drain_deadline,
+        stall_after: config.stall_after,
+        ..KeyedConfig::new(config.group(), topics)
     };
-    let working = run_keyed(log, keyed, Arc::new(handler), Arc::new(Metrics::telling(config.levels)), shutdown);
+    let metrics = Metrics::telling(config.levels, config.health);
+    let working = run_keyed(log, keyed, Arc::new(handler), Arc::new(metrics), shutdown);
     tokio::select! {
         ended = working => ended,
         () = following.follow_least(&bounds) => unreachable!("there are bounds to follow"),
@@ -167,6 +203,8 @@ pub(crate) struct Handler {
     forgiven: Mutex<Forgiven>,
     in_flight: InFlight,
     pub(crate) burst: Burst,
+    /// Outcomes that the log has failed to confirm, and has not confirmed yet.
+    unconfirmed: AtomicUsize,
     stop: CancellationToken,
 }
 
@@ -192,6 +230,14 @@ impl RecordHandler for Handler {
 
     fn read(&self, record: &LogRecord) -> Reading<Incoming> {
         policy::reading(record)
+    }
+
+    fn tenant(&self, key: &[u8]) -> Option<Arc<str>> {
+        Some(policy::tenant(key))
+    }
+
+    fn is_waiting_for_log(&self) -> bool {
+        self.unconfirmed.load(Ordering::Relaxed) > 0
     }
 
     async fn handle(&self, work: Work<Incoming>) -> Verdict {
@@ -343,6 +389,7 @@ impl Handler {
     /// Appends until the log confirms: an outcome that was paid for is not thrown away because the log is away.
     pub(crate) async fn append(&self, record: NewRecord, fence: Option<&Fence>) -> Appended {
         let mut backoff = policy::append_backoff();
+        let mut waiting = None;
         loop {
             let answer = self.producer.append(vec![record.clone()], fence).await.pop();
             match answer {
@@ -362,6 +409,7 @@ impl Handler {
                 None => tracing::error!("the log gave no answer to an append; appending again"),
             }
             metrics::retried("append_unconfirmed");
+            waiting.get_or_insert_with(|| Waiting::begin(&self.unconfirmed));
             let wait = backoff.next(rand::random());
             tokio::select! {
                 // Not finished: it is read again after the restart.
@@ -374,6 +422,22 @@ impl Handler {
 
 fn now_ms() -> i64 {
     Micros::now().0 / 1_000
+}
+
+/// Counts for as long as it is there.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) enum Appended {

@@ -10,13 +10,13 @@ use async_trait::async_trait;
 use memori_augment_worker::{
     Builtin, Burst, BurstLimits, ExtractError, Extraction, Extractor, InFlight, RetryPolicy, WorkerConfig, run,
 };
-use memori_event_log::driver::Levels;
 use memori_event_log::sql::{SqlLog, SqlLogConfig};
 use memori_event_log::sqlite::SqliteDatabase;
 use memori_event_log::{Log, NewRecord, Topic, TopicPartition};
 use memori_schemas::{
     ContentFormat, ConversationEvent, DeadLetterClass, Lane, LogRecordBody, Message, Micros, Role, Supplied, framing, ids,
 };
+use memori_service::Settings;
 use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: i32 = 2;
@@ -124,7 +124,7 @@ fn config(burst: &Burst) -> WorkerConfig {
         },
         windows: BTreeMap::new(),
         burst: burst.clone(),
-        levels: Levels::default(),
+        ..WorkerConfig::from_settings(&Settings::default())
     }
 }
 

@@ -99,7 +99,7 @@ fn config() -> WorkerConfig {
         },
         windows: BTreeMap::new(),
         burst: Burst::new(BurstLimits::default()),
-        levels: memori_event_log::driver::Levels::default(),
+        ..WorkerConfig::from_settings(&memori_service::Settings::default())
     }
 }
 

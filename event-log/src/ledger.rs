@@ -135,6 +135,12 @@ impl Ledger {
         true
     }
 
+    /// Whether a record was delivered and is not finished.
+    #[must_use]
+    pub fn is_open(&self, offset: i64) -> bool {
+        self.stretches.range(..=offset).next_back().is_some_and(|(_, stretch)| !stretch.finished && offset <= stretch.last)
+    }
+
     /// Passes what is finished at the front.
     fn advance(&mut self) {
         let Some(mut reached) = self.reached else { return };

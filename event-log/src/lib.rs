@@ -1,5 +1,5 @@
 //! Produce and consume: one seam ([`seam`]) over Kafka and the SQL log, and above it, shared by worker and writer, the pure
-//! machines (frontier ledger, key queues, budget, epochs) with the drivers that run them.
+//! machines (frontier ledger, schedule, budget, epochs) with the drivers that run them.
 
 pub mod backoff;
 pub mod budget;
@@ -11,8 +11,8 @@ pub mod finished;
 pub mod gather;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+mod keyed;
 pub mod ledger;
-pub mod queues;
 pub mod schedule;
 pub mod seam;
 pub mod sql;

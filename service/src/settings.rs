@@ -156,6 +156,30 @@ section!(
         backfill_window_idle_ms: u64 = 1_000,
         /// How long a window waits from its first event on, in milliseconds.
         window_age_ms: u64 = 60_000,
+        /// Share of the places in flight that history leaves free for live events, in percent.
+        live_floor_percent: u32 = 10,
+        /// Share of the places in flight that history gets however many live events wait, in percent.
+        backfill_floor_percent: u32 = 10,
+        /// Estimated tokens that one turn of a tenant is good for.
+        quantum_tokens: u64 = 2_000,
+        /// Tenants that get more or less than one turn, or a cap: `[worker.tenants.NAME]`.
+        tenants: BTreeMap<String, TenantShare> = BTreeMap::new(),
+        /// Events of a partition read ahead of one that is not done, past those of tenants that hold their share of a full budget, at
+        /// most; 0: nobody is read past.
+        read_ahead_records: usize = 1_000_000,
+        /// How long an event may be worked on before the process ends, to be started again, in milliseconds. Waiting for the log or
+        /// for a provider that is away does not count.
+        stall_after_ms: u64 = 900_000,
+    }
+);
+
+section!(
+    /// What one tenant gets of the worker.
+    TenantShare {
+        /// Its turns for each turn of others.
+        weight: u32 = 1,
+        /// Calls in flight at most; absent: no cap.
+        max_in_flight: Option<usize> = None,
     }
 );
 
@@ -188,6 +212,12 @@ section!(
         partitions: i32 = 12,
         /// Replicas of every topic, when they are made; absent: the broker's default.
         replication_factor: Option<i32> = None,
+        /// Name of this process in its group, unlike any other's and the same after a restart (a stateful set's pod name): what it
+        /// reads waits for it for the session timeout when it stops, and nothing moves if it is back by then. Absent: what it read goes
+        /// to others at once.
+        group_instance_id: Option<String> = None,
+        /// Who assigns partitions: `classic` (the group's members) or `consumer` (the brokers, from 4.0 on).
+        group_protocol: String = "classic".to_owned(),
         /// librdkafka's own, with `_` for `.`.
         properties: BTreeMap<String, Secret> = BTreeMap::new(),
     }
@@ -400,7 +430,10 @@ impl Settings {
         if !["builtin", "minilm", "openai", "none"].contains(&self.embedding.kind.as_str()) {
             return bad("embedding.kind", &self.embedding.kind, "builtin, minilm, openai or none");
         }
-        let bounds: [(&str, u64); 21] = [
+        if !["classic", "consumer"].contains(&self.kafka.group_protocol.as_str()) {
+            return bad("kafka.group_protocol", &self.kafka.group_protocol, "classic or consumer");
+        }
+        let bounds: [(&str, u64); 25] = [
             ("worker.dead_letter_pause_ms", self.worker.dead_letter_pause_ms),
             ("ingest.redrive_per_second", u64::from(self.ingest.redrive_per_second)),
             ("embedding.dimensions", self.embedding.dimensions.unwrap_or(1) as u64),
@@ -422,6 +455,10 @@ impl Settings {
             ("worker.window_events", self.worker.window_events as u64),
             ("worker.window_messages", self.worker.window_messages as u64),
             ("worker.window_tokens", self.worker.window_tokens),
+            ("worker.quantum_tokens", self.worker.quantum_tokens),
+            ("worker.live_floor_percent", u64::from(self.worker.live_floor_percent)),
+            ("worker.backfill_floor_percent", u64::from(self.worker.backfill_floor_percent)),
+            ("worker.stall_after_ms", self.worker.stall_after_ms),
         ];
         if let Some((key, _)) = bounds.into_iter().find(|(_, value)| *value == 0) {
             return bad(key, "0", "at least 1");
@@ -433,6 +470,19 @@ impl Settings {
         }
         if !(1..=100).contains(&self.writer.sink_share_percent) {
             return bad("writer.sink_share_percent", &self.writer.sink_share_percent.to_string(), "between 1 and 100");
+        }
+        if self.worker.live_floor_percent.saturating_add(self.worker.backfill_floor_percent) > 100 {
+            let percent = self.worker.live_floor_percent.to_string();
+            return bad("worker.live_floor_percent", &percent, "at most 100 together with worker.backfill_floor_percent");
+        }
+        if let Some((tenant, _)) =
+            self.worker.tenants.iter().find(|(_, share)| share.weight == 0 || share.max_in_flight == Some(0))
+        {
+            return bad(&format!("worker.tenants.{tenant}"), "0", "of weight and max_in_flight at least 1");
+        }
+        if self.worker.stall_after_ms <= self.extractor.timeout_ms.saturating_mul(2) {
+            let least = format!("more than twice extractor.timeout_ms ({})", self.extractor.timeout_ms);
+            return bad("worker.stall_after_ms", &self.worker.stall_after_ms.to_string(), &least);
         }
         if self.worker.generation < 1 {
             return bad("worker.generation", &self.worker.generation.to_string(), "at least 1");

@@ -6,31 +6,36 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use memori_event_log::conformance::Provider;
-use memori_event_log::kafka::{KafkaConfig, KafkaLog};
+use memori_event_log::kafka::{GroupProtocol, KafkaConfig, KafkaLog};
 use memori_event_log::{Log, TopicPartition};
 use memori_tests::Servers;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-struct Kafka {
+/// Whose members agree among themselves, or by the broker.
+struct Kafka<const BY_BROKER: bool> {
     brokers: String,
     prefix: String,
 }
 
-impl Kafka {
+impl<const BY_BROKER: bool> Kafka<BY_BROKER> {
     async fn log(&self) -> KafkaLog {
         let mut config = KafkaConfig::new(&self.brokers, &self.prefix);
-        // a member that is silent is given up soon
-        config.properties = BTreeMap::from(
-            [("session_timeout_ms", "2000"), ("heartbeat_interval_ms", "300")].map(|(k, v)| (k.to_owned(), v.to_owned())),
-        );
+        if BY_BROKER {
+            config.group_protocol = GroupProtocol::Consumer;
+        } else {
+            // a member that is silent is given up soon
+            config.properties = BTreeMap::from(
+                [("session_timeout_ms", "2000"), ("heartbeat_interval_ms", "300")].map(|(k, v)| (k.to_owned(), v.to_owned())),
+            );
+        }
         KafkaLog::connect(config).await.expect("connects")
     }
 }
 
 #[async_trait]
-impl Provider for Kafka {
+impl<const BY_BROKER: bool> Provider for Kafka<BY_BROKER> {
     /// Its broker knows members of groups, not whose results a record is.
     const FENCES_APPENDS: bool = false;
 
@@ -67,4 +72,14 @@ impl Provider for Kafka {
     }
 }
 
-memori_event_log::conformance_suite!(Kafka);
+memori_event_log::conformance_suite!(Kafka<false>);
+
+/// What depends on how a group agrees.
+mod by_the_broker {
+    use super::Kafka;
+
+    memori_event_log::conformance_suite!(
+        Kafka<true>: assigning_again_moves, paused_partitions_rest, redelivery_after_a_crash, rebalance_while_work_is_in_flight,
+        late_completions_of_an_old_epoch_are_dropped, what_stands_beside_an_offset_goes_to_the_next_owner,
+    );
+}

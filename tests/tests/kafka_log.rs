@@ -405,14 +405,10 @@ async fn what_was_done_behind_a_parked_record_is_not_done_again_after_a_crash() 
     }
     let start = |parked, given: &Arc<Mutex<Vec<String>>>| {
         let config = KeyedConfig {
-            group: "workers".to_owned(),
-            topics: vec![Topic::ConversationsLive],
-            windows: BTreeMap::new(),
             max_concurrency: 16.into(),
-            budget_events: 1000,
-            budget_bytes: 16 * 1024 * 1024,
             commit_interval: Duration::from_millis(50),
             drain_deadline: Duration::from_secs(10),
+            ..KeyedConfig::new("workers", vec![Topic::ConversationsLive])
         };
         let handler = Arc::new(Parking { parked, given: Arc::clone(given) });
         let shutdown = CancellationToken::new();
@@ -460,6 +456,48 @@ async fn what_was_done_behind_a_parked_record_is_not_done_again_after_a_crash() 
     shutdown.cancel();
     running.await??;
     ensure!(*second.lock().expect("no panic") == ["0", "new"], "{second:?}");
+    Ok(())
+}
+
+/// What a named member reads waits for it; that it was away moves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_member_that_comes_back_finds_its_partitions_and_disturbs_nobody() -> Result<()> {
+    let (log, prefix) = fresh_log(&[]).await?;
+    let servers = shared().await?;
+    let member = async |name: &str| -> Result<Box<dyn Consumer>> {
+        let config = KafkaConfig { group_instance_id: Some(name.to_owned()), ..config(servers, &prefix, &[]) };
+        Ok(KafkaLog::connect(config).await?.subscribe("named", &[Topic::ConversationsLive]).await?)
+    };
+    let all: Vec<String> = keys();
+    let mut first = member("first").await?;
+    ensure!(assigned(&mut first, Start::Committed).await?.len() == all.len());
+    let mut second = member("second").await?;
+    let revoked = tokio::select! {
+        event = next(&mut first) => event?,
+        event = next(&mut second) => bail!("the second was told {event:?} before the first let go"),
+    };
+    let ConsumerEvent::Revoked(given) = revoked else { bail!("not revoked but {revoked:?}") };
+    first.unassign(&given).await?;
+    let taken = tokio::select! {
+        event = next(&mut first) => bail!("the first was told {:?}", event?),
+        taken = assigned(&mut second, Start::Committed) => taken?,
+    };
+    ensure!(taken.iter().collect::<BTreeSet<_>>() == given.iter().collect(), "{taken:?} of {given:?}");
+    let theirs = all.iter().find(|key| given.contains(&partition_with(key))).context("one of the second's")?;
+    let ours = all.iter().find(|key| !given.contains(&partition_with(key))).context("one of the first's")?;
+
+    first.close(DEADLINE).await;
+    let mut again = member("first").await?;
+    let kept = assigned(&mut again, Start::Committed).await?;
+    ensure!(kept.len() == all.len() - given.len() && kept.iter().all(|partition| !given.contains(partition)), "{kept:?}");
+    for key in [ours, theirs] {
+        log.producer().append(vec![record(key, "x")], None).await.remove(0)?;
+    }
+    ensure!(records(&mut again, 1).await?[0].source == partition_with(ours));
+    // The first thing that it hears is a record: it was asked for nothing meanwhile.
+    ensure!(records(&mut second, 1).await?[0].source == partition_with(theirs));
+    again.close(DEADLINE).await;
+    second.close(DEADLINE).await;
     Ok(())
 }
 

@@ -94,6 +94,7 @@ impl World {
             },
             forgiven: Mutex::new(Forgiven::new(10)),
             burst: crate::burst::Burst::new(crate::burst::BurstLimits::default()),
+            unconfirmed: std::sync::atomic::AtomicUsize::new(0),
             in_flight,
             stop: CancellationToken::new(),
         };

@@ -29,8 +29,8 @@ pub use seam::{
     records_of_one_byte_and_of_one_mebibyte,
 };
 pub use works::{
-    a_driver_halts_below_the_logs_start, budget_full_and_reopened, commit_never_past_an_unfinished_event,
-    poison_records_halt_their_partition_only,
+    a_driver_halts_below_the_logs_start, a_tenants_backlog_is_read_past, budget_full_and_reopened,
+    commit_never_past_an_unfinished_event, poison_records_halt_their_partition_only,
 };
 
 use std::sync::Arc;
@@ -71,18 +71,18 @@ pub trait Provider: Send + Sync + Sized + 'static {
     }
 }
 
-/// One test per case, for one provider.
+/// One test per case, for one provider: all of them, or those that are named.
 #[macro_export]
 macro_rules! conformance_suite {
     ($provider:ty) => {
         $crate::conformance_suite!(
-            @cases $provider: identity_and_watermarks, order_per_key, records_of_one_byte_and_of_one_mebibyte, assigning_again_moves,
+            $provider: identity_and_watermarks, order_per_key, records_of_one_byte_and_of_one_mebibyte, assigning_again_moves,
             paused_partitions_rest, an_offset_below_the_logs_start_halts, redelivery_after_a_crash, rebalance_while_work_is_in_flight,
             late_completions_of_an_old_epoch_are_dropped, budget_full_and_reopened, commit_never_past_an_unfinished_event,
             poison_records_halt_their_partition_only, a_driver_halts_below_the_logs_start, batches_are_written_once_over_crashes,
             fenced_batches_go_on_where_the_store_says, retried_batches_stay_the_same, held_partitions_wait,
             what_stands_beside_an_offset_comes_back, what_stands_beside_an_offset_goes_to_the_next_owner,
-            what_is_finished_above_the_frontier_is_not_worked_on_again
+            what_is_finished_above_the_frontier_is_not_worked_on_again, a_tenants_backlog_is_read_past
         );
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +90,7 @@ macro_rules! conformance_suite {
             $crate::conformance::woken_from_sigstop::<$provider>(concat!(module_path!(), "::woken_from_sigstop")).await;
         }
     };
-    (@cases $provider:ty: $($case:ident),+) => {
+    ($provider:ty: $($case:ident),+ $(,)?) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {

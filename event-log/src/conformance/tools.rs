@@ -41,6 +41,12 @@ pub(super) fn numbered(key: &str, n: u64) -> NewRecord {
     record(key, n.to_be_bytes().to_vec())
 }
 
+/// The same of another tenant than everybody else.
+pub(super) fn of_another(mut record: NewRecord) -> NewRecord {
+    record.headers = vec![Header { name: "tenant".to_owned(), value: Bytes::from_static(b"other") }];
+    record
+}
+
 pub(super) fn number(record: &LogRecord) -> u64 {
     u64::from_be_bytes(record.payload.as_ref().try_into().expect("a numbered record"))
 }
@@ -122,6 +128,8 @@ impl<T> Progress<T> {
 pub(super) struct Told {
     pub(super) dropped: usize,
     pub(super) skipped: usize,
+    pub(super) put_off: usize,
+    pub(super) reread: usize,
     pub(super) pauses: usize,
     pub(super) reopened: usize,
     pub(super) held_most: usize,
@@ -147,6 +155,14 @@ impl Observer for Listener {
 
     fn skipped_as_finished(&self, records: usize) {
         self.0.change(|told| told.skipped += records);
+    }
+
+    fn put_off(&self, records: usize) {
+        self.0.change(|told| told.put_off += records);
+    }
+
+    fn reread(&self, records: usize) {
+        self.0.change(|told| told.reread += records);
     }
 
     fn halted(&self, partition: TopicPartition, reason: &str) {
@@ -186,7 +202,8 @@ impl RecordHandler for Handler {
 
     fn read(&self, record: &LogRecord) -> Reading<()> {
         let cost = u64::try_from(record.bytes()).expect("small").max(1);
-        Reading { item: (), tenant: Arc::from("acme"), cost, bytes: 0, window: Windowing::Alone }
+        let tenant = record.header("tenant").map_or_else(String::new, |tenant| String::from_utf8_lossy(tenant).into_owned());
+        Reading { item: (), tenant: tenant.into(), cost, bytes: 0, window: Windowing::Alone }
     }
 
     async fn handle(&self, work: Work<()>) -> Verdict {
@@ -205,14 +222,12 @@ pub(super) struct Member {
 
 pub(super) fn keyed_config() -> KeyedConfig {
     KeyedConfig {
-        group: "workers".to_owned(),
-        topics: vec![TOPIC],
-        windows: BTreeMap::new(),
         max_concurrency: 16.into(),
         budget_events: 1000,
         budget_bytes: 16 * 1024 * 1024,
         commit_interval: Duration::from_millis(50),
         drain_deadline: Duration::from_secs(20),
+        ..KeyedConfig::new("workers", vec![TOPIC])
     }
 }
 

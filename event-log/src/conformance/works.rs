@@ -8,7 +8,9 @@ use futures::FutureExt;
 use tokio::sync::Semaphore;
 
 use super::Provider;
-use super::tools::{Member, Progress, append, at, goes_on_at, key_of, keyed_config, number, numbered, record, within};
+use super::tools::{
+    Member, Progress, append, at, goes_on_at, key_of, keyed_config, number, numbered, of_another, record, within,
+};
 use crate::driver::{KeyedConfig, Verdict};
 use crate::seam::LogError;
 
@@ -76,6 +78,42 @@ pub async fn commit_never_past_an_unfinished_event<P: Provider>() {
     tried.look(|tried| assert!(tried.is_sorted_by(|a, b| a + 1 == *b) && tried[0] == 0, "{tried:?}"));
     done.look(|done| assert!(!done.contains(&21), "a key's next record waits"));
     assert_eq!(goes_on_at(&*log, "workers", 1).await, BTreeMap::from([(0, 20)]));
+}
+
+/// One tenant's backlog fills the budget, and another's few records behind it are done all the same; the backlog then comes back, once
+/// and in order.
+pub async fn a_tenants_backlog_is_read_past<P: Provider>() {
+    let provider = P::fresh(1).await;
+    let log = provider.connect().await;
+    let (flood, few) = (key_of(0, 1, 0), key_of(0, 1, 1));
+    append(&*log, (0..300).map(|n| numbered(&flood, n)).collect()).await;
+    append(&*log, (300..305).map(|n| of_another(numbered(&few, n))).collect()).await;
+    let (done, permits) = (Progress::<Vec<u64>>::new(), Arc::new(Semaphore::new(0)));
+    let config = KeyedConfig { budget_events: 10, ..keyed_config() };
+    let member = {
+        let (done, permits) = (Arc::clone(&done), Arc::clone(&permits));
+        Member::start(&provider, config, move |work| {
+            let (done, permits) = (Arc::clone(&done), Arc::clone(&permits));
+            async move {
+                let number = number(work.record());
+                if number < 300 {
+                    permits.acquire().await.expect("open").forget();
+                }
+                done.change(|done| done.push(number));
+                Verdict::Done
+            }
+            .boxed()
+        })
+        .await
+    };
+    done.until("the few", |done| done.len() == 5).await;
+    permits.add_permits(1_000);
+    done.until("the backlog", |done| done.len() == 305).await;
+    done.look(|done| assert_eq!(done[..], (300..305).chain(0..300).collect::<Vec<_>>()));
+    member.told.until("the count", |told| told.reread == told.put_off).await;
+    member.told.look(|told| assert!(told.put_off > 200 && told.held_most <= 20, "{} {}", told.put_off, told.held_most));
+    member.stop().await.expect("ends well");
+    assert_eq!(goes_on_at(&*log, "workers", 1).await, BTreeMap::from([(0, 305)]));
 }
 
 /// A record that must not be passed stops its partition, with the reason told; the others go on.

@@ -196,7 +196,7 @@ impl Batches {
         match policy(error) {
             Policy::Again(e) => {
                 self.observer.log_failed(&e);
-                self.retry.failed(Instant::now());
+                self.retry.failed(Instant::now(), rand::random());
                 Ok(())
             }
             Policy::Drop(partition) => {
@@ -206,7 +206,7 @@ impl Batches {
                 self.drop_partitions(&[partition]);
                 if begins_anew && self.stop_by.is_none() {
                     self.to_begin.insert(partition);
-                    self.retry.failed(Instant::now());
+                    self.retry.failed(Instant::now(), rand::random());
                 }
                 Ok(())
             }
@@ -326,7 +326,7 @@ impl Batches {
             SinkError::Halt(reason) => Err(LogError::Fatal(reason)),
             error => {
                 tracing::warn!(%error, "the sink could not say where partitions begin; it is asked again");
-                self.retry.failed(Instant::now());
+                self.retry.failed(Instant::now(), rand::random());
                 Ok(())
             }
         }
@@ -452,7 +452,7 @@ impl Batches {
                 }
                 self.restore(batch, &fenced);
                 // Another owner that writes on would fence again at once.
-                self.retry.failed(Instant::now());
+                self.retry.failed(Instant::now(), rand::random());
                 Ok(())
             }
             Err(SinkError::Retry(_)) => {

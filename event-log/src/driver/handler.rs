@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::schedule::Windowing;
 use crate::seam::{Fence, LogRecord};
 
 /// Reads records and works on windows of them.
@@ -16,6 +17,17 @@ pub trait RecordHandler: Send + Sync + 'static {
     /// Reads a record, once, when it comes. Pure and quick: it runs in the driver's own task. What cannot be read is an item, too.
     fn read(&self, record: &LogRecord) -> Reading<Self::Item>;
 
+    /// Who takes turns, where the key alone tells: a record that is put off is then not read before its turn. Has the last word over
+    /// [`Reading::tenant`].
+    fn tenant(&self, _key: &[u8]) -> Option<Arc<str>> {
+        None
+    }
+
+    /// Whether work stands still because the log takes nothing. That is waited for, however long it takes.
+    fn is_waiting_for_log(&self) -> bool {
+        false
+    }
+
     /// Works on one window. Runs in a task of its own and is never dropped half way, but the process may end at any time: the
     /// records then come again.
     async fn handle(&self, work: Work<Self::Item>) -> Verdict;
@@ -26,7 +38,7 @@ pub trait RecordHandler: Send + Sync + 'static {
 pub struct Reading<T> {
     /// What it is.
     pub item: T,
-    /// Who takes turns; empty where unknown.
+    /// Who takes turns; empty where unknown. The same for all records of a key.
     pub tenant: Arc<str>,
     /// Estimated tokens, at least 1: what a turn costs.
     pub cost: u64,
@@ -34,44 +46,6 @@ pub struct Reading<T> {
     pub bytes: usize,
     /// How it goes with its neighbours.
     pub window: Windowing,
-}
-
-/// How a record goes with its neighbours in its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Windowing {
-    /// A window of its own.
-    Alone,
-    /// With its key's neighbours of the same `group` (a session), as long as the bounds allow.
-    With {
-        /// What a window's records have in common.
-        group: u64,
-        /// What it counts for in the bound of messages.
-        messages: u32,
-    },
-    /// It closes the window before it in its key and goes with it; it has no work of its own.
-    Closes,
-}
-
-/// When a window closes: at whichever is reached first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowBounds {
-    /// Records.
-    pub events: usize,
-    /// Their messages.
-    pub messages: usize,
-    /// Their cost.
-    pub cost: u64,
-    /// Since its last record came.
-    pub idle: Duration,
-    /// Since its first record came.
-    pub age: Duration,
-}
-
-impl Default for WindowBounds {
-    /// One record each: a window closes at once.
-    fn default() -> Self {
-        Self { events: 1, messages: usize::MAX, cost: u64::MAX, idle: Duration::ZERO, age: Duration::ZERO }
-    }
 }
 
 /// A record that is held, with what it was read as.

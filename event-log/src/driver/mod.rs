@@ -1,6 +1,6 @@
 //! The shells around the machines: one task that owns a consumer and everything it decides by, by value.
 //!
-//! [`keyed`] works on records one by one, in order per key (the worker); [`batch`] gathers them for a sink that keeps the offsets
+//! [`keyed`] works on windows of records, in order per key (the worker); [`batch`] gathers them for a sink that keeps the offsets
 //! itself (the writer). Both pause at a full budget, drain in order when partitions go, and never commit past open work.
 
 mod asking;
@@ -8,15 +8,15 @@ pub mod batch;
 mod handler;
 pub mod keyed;
 mod lag;
-mod lanes;
 mod live;
 mod observer;
 mod sink;
 #[cfg(test)]
 mod tests;
 
+pub use crate::schedule::{Fairness, LaneFloors, Share, WindowBounds, Windowing};
 pub use batch::{Advance, Batch, BatchConfig, BatchSink, FlushCause, SinkError, run_batches};
-pub use handler::{Held, Reading, RecordHandler, Verdict, WindowBounds, Windowing, Work};
+pub use handler::{Held, Reading, RecordHandler, Verdict, Work};
 pub use keyed::{KeyedConfig, run_keyed};
 pub use live::{Level, Levels, LiveBound};
 pub use observer::{Observer, Rebalance, Unobserved};
@@ -44,44 +44,45 @@ fn now_ms() -> i64 {
 
 /// Partitions that were revoked together, and by when they are given up, drained or not.
 #[derive(Debug)]
-struct Drain {
-    partitions: Vec<TopicPartition>,
-    deadline: Instant,
+pub(crate) struct Drain {
+    pub(crate) partitions: Vec<TopicPartition>,
+    pub(crate) deadline: Instant,
 }
 
 /// When the consumer is asked again after it failed.
 #[derive(Debug)]
-struct Retry {
+pub(crate) struct Retry {
     backoff: Backoff,
     not_before: Option<Instant>,
 }
 
 impl Retry {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { backoff: retry_backoff(), not_before: None }
     }
 
-    fn failed(&mut self, now: Instant) {
-        self.not_before = Some(now + self.backoff.next(rand::random()));
+    /// `chance` is uniform in 0..1.
+    pub(crate) fn failed(&mut self, now: Instant, chance: f64) {
+        self.not_before = Some(now + self.backoff.next(chance));
     }
 
-    fn worked(&mut self) {
+    pub(crate) fn worked(&mut self) {
         self.backoff.reset();
         self.not_before = None;
     }
 
     /// When to look again; none where the consumer is asked anyway.
-    fn wake_at(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn wake_at(&self, now: Instant) -> Option<Instant> {
         self.not_before.filter(|at| *at > now)
     }
 
-    fn is_due(&self, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.not_before.is_none_or(|at| at <= now)
     }
 }
 
 /// What an error of the log means for a driver.
-enum Policy {
+pub(crate) enum Policy {
     /// Ask again later.
     Again(LogError),
     /// Drop the partition's work and go on.
@@ -90,7 +91,7 @@ enum Policy {
     Halt(LogError),
 }
 
-fn policy(error: LogError) -> Policy {
+pub(crate) fn policy(error: LogError) -> Policy {
     match error {
         LogError::Transient(_) => Policy::Again(error),
         LogError::Fenced(partition) => Policy::Drop(partition),

@@ -19,7 +19,7 @@ pub enum Rebalance {
 
 /// Listens to a driver. Called from its task: answer at once.
 pub trait Observer: Send + Sync + 'static {
-    /// Records that are being worked on (keyed), or that a flush is writing (batches).
+    /// Windows that are being worked on (keyed), or records that a flush is writing (batches).
     fn in_flight(&self, _records: usize) {}
 
     /// Records and bytes held, in flight ones included.
@@ -40,6 +40,18 @@ pub trait Observer: Send + Sync + 'static {
 
     /// Records came again that an earlier assignment had finished above the frontier; they were not worked on.
     fn skipped_as_finished(&self, _records: usize) {}
+
+    /// Records that are put off: read past, because their tenant holds its share, and to be read again.
+    fn deferred(&self, _records: usize) {}
+
+    /// So many more were put off.
+    fn put_off(&self, _records: usize) {}
+
+    /// So many that were put off are held again.
+    fn reread(&self, _records: usize) {}
+
+    /// Work on a partition has stood still for too long; the driver ends.
+    fn stalled(&self, _partition: TopicPartition, _still: Duration) {}
 
     /// A partition stands still until someone acts on `reason`.
     fn halted(&self, _partition: TopicPartition, _reason: &str) {}

@@ -297,14 +297,13 @@ impl RecordHandler for Permitted {
 impl AsyncRun for KeyedRun {
     fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>> {
         let config = KeyedConfig {
-            group: "g".to_owned(),
-            topics: vec![Topic::ConversationsLive],
-            windows: BTreeMap::new(),
             max_concurrency: self.bound,
             budget_events: 100,
             budget_bytes: 10_000,
             commit_interval: Duration::from_millis(10),
             drain_deadline: self.drain_deadline,
+            read_ahead_records: 0,
+            ..KeyedConfig::new("g", vec![Topic::ConversationsLive])
         };
         let handler = Arc::new(Permitted { diary: diary.clone(), permits: self.permits });
         tokio::spawn(run_keyed(log, config, handler, Arc::new(diary), shutdown))
@@ -406,14 +405,13 @@ impl RecordHandler for Stuck {
 impl AsyncRun for StuckRun {
     fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>> {
         let config = KeyedConfig {
-            group: "g".to_owned(),
-            topics: vec![Topic::ConversationsLive],
-            windows: BTreeMap::new(),
             max_concurrency: 8.into(),
             budget_events: 100,
             budget_bytes: 10_000,
             commit_interval: Duration::from_millis(10),
             drain_deadline: PATIENCE,
+            read_ahead_records: 0,
+            ..KeyedConfig::new("g", vec![Topic::ConversationsLive])
         };
         let handler = Arc::new(Stuck(Permitted { diary: diary.clone(), permits: self.0 }));
         tokio::spawn(run_keyed(log, config, handler, Arc::new(diary), shutdown))
@@ -465,14 +463,13 @@ impl RecordHandler for Parking {
 impl AsyncRun for ParkingRun {
     fn run(self, log: Arc<ScriptedLog>, diary: Diary, shutdown: CancellationToken) -> JoinHandle<Result<(), LogError>> {
         let config = KeyedConfig {
-            group: "g".to_owned(),
-            topics: vec![Topic::ConversationsLive],
-            windows: BTreeMap::new(),
             max_concurrency: 64.into(),
             budget_events: 2000,
             budget_bytes: 10_000_000,
             commit_interval: Duration::from_millis(10),
             drain_deadline: PATIENCE,
+            read_ahead_records: 0,
+            ..KeyedConfig::new("g", vec![Topic::ConversationsLive])
         };
         let handler = Arc::new(Parking { diary: diary.clone(), parked: self.0 });
         tokio::spawn(run_keyed(log, config, handler, Arc::new(diary), shutdown))

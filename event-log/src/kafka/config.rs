@@ -14,6 +14,28 @@ use crate::seam::LogError;
 /// The largest record that a topic takes: key, payload and headers.
 pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 
+/// How members of a group agree on who reads what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// By one of the members, cooperatively, and sticky.
+    #[default]
+    Classic,
+    /// By the broker, from version 4.0 on (KIP-848). Session and heartbeat are then the broker's settings.
+    Consumer,
+}
+
+impl GroupProtocol {
+    /// The protocol of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "classic" => Some(Self::Classic),
+            "consumer" => Some(Self::Consumer),
+            _ => None,
+        }
+    }
+}
+
 /// How to reach and use a Kafka cluster.
 #[derive(Clone)]
 pub struct KafkaConfig {
@@ -27,6 +49,11 @@ pub struct KafkaConfig {
     pub replication_factor: Option<i32>,
     /// For how long the producer tries to deliver a record before it reports it as unconfirmed.
     pub delivery_timeout: Duration,
+    /// A name of this process' members that outlives it, unlike any other process'. A member that stops then keeps its partitions
+    /// for the session timeout, so that one that starts again within that moves nothing; until then nobody reads them.
+    pub group_instance_id: Option<String>,
+    /// How members of a group agree on who reads what.
+    pub group_protocol: GroupProtocol,
 }
 
 impl KafkaConfig {
@@ -39,6 +66,8 @@ impl KafkaConfig {
             properties: BTreeMap::new(),
             replication_factor: None,
             delivery_timeout: Duration::from_secs(30),
+            group_instance_id: None,
+            group_protocol: GroupProtocol::Classic,
         }
     }
 }
@@ -52,6 +81,8 @@ impl std::fmt::Debug for KafkaConfig {
             .field("properties", &self.properties.keys().collect::<Vec<_>>())
             .field("replication_factor", &self.replication_factor)
             .field("delivery_timeout", &self.delivery_timeout)
+            .field("group_instance_id", &self.group_instance_id)
+            .field("group_protocol", &self.group_protocol)
             .finish()
     }
 }
@@ -75,8 +106,9 @@ const FIXED: &[(&str, &str)] = &[
     ("partitioner", "the partition of a key is the same everywhere and forever"),
     ("queuing.strategy", "the order of a key's records depends on it"),
     ("group.id", "the process sets it"),
-    ("group.instance.id", "one process has several members"),
-    ("group.protocol", "the assignment is cooperative-sticky"),
+    ("group.instance.id", "set kafka.group_instance_id instead"),
+    ("group.protocol", "set kafka.group_protocol instead"),
+    ("group.remote.assignor", "the assignment is the broker's uniform one, which is sticky"),
     ("partition.assignment.strategy", "the assignment is cooperative-sticky"),
     ("enable.auto.commit", "an offset is committed only when its record is finished"),
     ("auto.commit.enable", "an offset is committed only when its record is finished"),
@@ -161,6 +193,8 @@ const CONSUMER: &[&str] = &[
 pub(super) struct Properties {
     brokers: String,
     delivery_timeout: Duration,
+    group_instance_id: Option<String>,
+    group_protocol: GroupProtocol,
     connection: BTreeMap<String, String>,
     producer: BTreeMap<String, String>,
     consumer: BTreeMap<String, String>,
@@ -183,6 +217,8 @@ impl Properties {
         let mut properties = Self {
             brokers: config.brokers.clone(),
             delivery_timeout: config.delivery_timeout,
+            group_instance_id: config.group_instance_id.clone(),
+            group_protocol: config.group_protocol,
             connection: BTreeMap::new(),
             producer: BTreeMap::new(),
             consumer: BTreeMap::new(),
@@ -204,6 +240,14 @@ impl Properties {
                 )));
             };
             group.insert(key, value.clone());
+        }
+        if config.group_protocol == GroupProtocol::Consumer
+            && let Some(key) =
+                ["session.timeout.ms", "heartbeat.interval.ms"].iter().find(|key| properties.consumer.contains_key(**key))
+        {
+            return Err(LogError::Fatal(format!(
+                "kafka.properties: {key} goes with kafka.group_protocol classic; set group.consumer.{key} of the brokers instead"
+            )));
         }
         // librdkafka's own check of names and values, before anything is connected
         for client in [properties.producer(), properties.consumer("check")] {
@@ -264,12 +308,17 @@ impl Properties {
 
     pub(super) fn consumer(&self, group_id: &str) -> ClientConfig {
         let mut client = self.fetching();
-        client
-            .set("group.id", group_id)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", "10000")
-            .set("heartbeat.interval.ms", "2000")
-            .set("max.poll.interval.ms", "300000");
+        client.set("group.id", group_id).set("max.poll.interval.ms", "300000");
+        match self.group_protocol {
+            GroupProtocol::Classic => client
+                .set("partition.assignment.strategy", "cooperative-sticky")
+                .set("session.timeout.ms", "10000")
+                .set("heartbeat.interval.ms", "2000"),
+            GroupProtocol::Consumer => client.set("group.protocol", "consumer").set("group.remote.assignor", "uniform"),
+        };
+        if let Some(name) = &self.group_instance_id {
+            client.set("group.instance.id", name);
+        }
         with(client, &[&self.connection, &self.consumer])
     }
 
@@ -367,6 +416,23 @@ mod tests {
              session.timeout.ms=10000\n\
              socket.keepalive.enable=true\n"
         );
+    }
+
+    #[test]
+    fn a_member_of_the_brokers_protocol_leaves_the_session_to_it() {
+        let mut config = config(&[]);
+        (config.group_protocol, config.group_instance_id) = (GroupProtocol::Consumer, Some("worker-1".to_owned()));
+        let client = Properties::validate(&config).unwrap().consumer("g");
+        for (key, value) in
+            [("group.protocol", "consumer"), ("group.remote.assignor", "uniform"), ("group.instance.id", "worker-1")]
+        {
+            assert_eq!(client.get(key), Some(value));
+        }
+        for key in ["partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms"] {
+            assert_eq!(client.get(key), None, "{key}");
+        }
+        config.properties.insert("session_timeout_ms".to_owned(), "6000".to_owned());
+        assert!(Properties::validate(&config).is_err_and(|e| e.to_string().contains("session.timeout.ms")));
     }
 
     #[test]

@@ -40,6 +40,7 @@ const COMMIT_PAUSE: Duration = Duration::from_millis(20);
 const PASSING: &[RDKafkaErrorCode] = &[
     RDKafkaErrorCode::RebalanceInProgress,
     RDKafkaErrorCode::IllegalGeneration,
+    RDKafkaErrorCode::StaleMemberEpoch,
     RDKafkaErrorCode::CoordinatorLoadInProgress,
     RDKafkaErrorCode::CoordinatorNotAvailable,
     RDKafkaErrorCode::NotCoordinator,
@@ -50,7 +51,6 @@ const FENCED: &[RDKafkaErrorCode] = &[
     RDKafkaErrorCode::UnknownMemberId,
     RDKafkaErrorCode::FencedInstanceId,
     RDKafkaErrorCode::FencedMemberEpoch,
-    RDKafkaErrorCode::StaleMemberEpoch,
     RDKafkaErrorCode::AssignmentLost,
 ];
 

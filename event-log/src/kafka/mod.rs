@@ -25,7 +25,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use self::blocking::{REQUEST_TIMEOUT, detached};
 use self::config::Properties;
-pub use self::config::{KafkaConfig, MAX_MESSAGE_BYTES};
+pub use self::config::{GroupProtocol, KafkaConfig, MAX_MESSAGE_BYTES};
 use self::consumer::KafkaConsumer;
 use self::names::{Names, log_error};
 use self::producer::KafkaProducer;
