@@ -129,6 +129,12 @@ async fn dead_letters_are_exactly_the_hopeless_events() -> anyhow::Result<()> {
     hopeless_events(1).await
 }
 
+/// Whatever is asked together, an event that is hopeless costs none of those that were asked about with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_exactly_the_hopeless_events_of_windows() -> anyhow::Result<()> {
+    hopeless_events(8).await
+}
+
 async fn hopeless_events(window_events: usize) -> anyhow::Result<()> {
     let provider = Provider::with(Abilities { key: Some(KEY.to_owned()), ..Abilities::default() }).await?;
     let shape = start(&provider, &[("MEMORI__WORKER__WINDOW_EVENTS", &window_events.to_string())])?;

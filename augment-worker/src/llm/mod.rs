@@ -85,7 +85,7 @@ impl Llm {
             known,
             wishes: wishes::of(&settings.extractor.tenants)?,
             prompt_hash: assets::prompt_hash(None),
-            accounts: Accounts::of(settings.extractor.tenants.keys()),
+            accounts: Accounts::of(settings.extractor.tenants.keys().chain(settings.worker.tenants.keys())),
         })
     }
 

@@ -12,6 +12,7 @@ use memori_schemas::{
     ConversationEvent, DeadLetter, DeadLetterClass, ExtractorInfo, FactsExtracted, Flush, Lane, LogRecordBody, Micros, Role,
     framing, ids,
 };
+use memori_service::Settings;
 use tokio_util::sync::CancellationToken;
 
 use super::Handler;
@@ -273,4 +274,18 @@ async fn of_a_split_outcome_only_what_fits_in_no_way_is_dead_lettered() {
     let letters = world.letters();
     let letter = &letters[0];
     assert_eq!((letters.len(), letter.class, letter.source_offset), (1, DeadLetterClass::TooLarge, 11));
+}
+
+#[test]
+fn only_an_extractor_with_calls_to_save_gathers() {
+    let mut settings = Settings::default();
+    assert!(super::windows(&settings).is_empty(), "the builtin one takes events one by one");
+    settings.extractor.kind = "llm".into();
+    let windows = super::windows(&settings);
+    let (live, backfill) = (windows[&Topic::ConversationsLive], windows[&Topic::ConversationsBackfill]);
+    assert_eq!((live.events, live.messages, live.cost), (8, 24, 3_000));
+    assert_eq!((live.idle, backfill.idle), (Duration::from_secs(10), Duration::from_secs(1)));
+    assert_eq!((live.age, backfill.age), (Duration::from_secs(60), Duration::from_secs(60)));
+    settings.worker.window_events = 1;
+    assert!(super::windows(&settings).is_empty());
 }
