@@ -2,9 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use memori_event_log::driver::LiveBound;
 use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact, Lane};
 
 use crate::builtin;
@@ -35,6 +36,8 @@ pub enum RetryReason {
     Misconfigured,
     /// The account's quota is used up.
     OutOfQuota,
+    /// No call was made: there was no room, or nobody to ask.
+    NotAsked,
 }
 
 impl RetryReason {
@@ -47,6 +50,7 @@ impl RetryReason {
             Self::Unavailable => "unavailable",
             Self::Misconfigured => "misconfigured",
             Self::OutOfQuota => "out_of_quota",
+            Self::NotAsked => "not_asked",
         }
     }
 
@@ -55,7 +59,7 @@ impl RetryReason {
     pub fn is_of_the_event(self) -> bool {
         match self {
             Self::Timeout | Self::RateLimited | Self::Unavailable => true,
-            Self::Misconfigured | Self::OutOfQuota => false,
+            Self::Misconfigured | Self::OutOfQuota | Self::NotAsked => false,
         }
     }
 }
@@ -96,6 +100,21 @@ pub trait Extractor: Send + Sync + 'static {
     /// Why not; then the event waits on.
     async fn works(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// How many calls there may be at a time now, below `most`: moved as long as the extractor lives, and 0 while nobody is to be asked.
+    fn pace(&self, most: LiveBound) -> LiveBound {
+        most
+    }
+
+    /// Whether nobody is asked just now, because whoever was asked failed. What failed meanwhile needs no wait of its own.
+    fn is_shut(&self) -> bool {
+        false
+    }
+
+    /// Since when somebody is asked again, where that was not so before. What an event waited until then is no time that it was tried.
+    fn open_since(&self) -> Option<Instant> {
+        None
     }
 
     /// What an operator must mend so that it works, if anything; it waits meanwhile.

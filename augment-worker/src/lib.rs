@@ -12,6 +12,7 @@ mod in_flight;
 pub mod llm;
 pub mod metrics;
 mod outcome;
+mod pace;
 mod policy;
 #[cfg(feature = "kafka")]
 pub mod process;

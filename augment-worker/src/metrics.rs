@@ -93,12 +93,13 @@ impl LeftOut {
 }
 
 /// The reasons of [`RETRIES`].
-const RETRY_REASONS: [&str; 9] = [
+const RETRY_REASONS: [&str; 10] = [
     "timeout",
     "rate_limited",
     "unavailable",
     "misconfigured",
     "out_of_quota",
+    "not_asked",
     "extractor_down",
     "append_unconfirmed",
     "fenced",

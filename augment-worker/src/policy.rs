@@ -154,6 +154,12 @@ impl Forgiven {
         self.events.insert(event, (attempts, now_ms));
     }
 
+    /// Its last attempt of `attempts` was none: nobody was asked. Nor was it tried until then.
+    pub(crate) fn not_tried(&mut self, event: (TopicPartition, i64), attempts: u32, now_ms: i64) {
+        let forgiven = self.events.get(&event).map_or(0, |(forgiven, _)| *forgiven);
+        self.forgive(event, forgiven.saturating_add(1).min(attempts), now_ms);
+    }
+
     /// It is finished.
     pub(crate) fn forget(&mut self, event: (TopicPartition, i64)) {
         self.events.remove(&event);
@@ -289,5 +295,8 @@ mod tests {
         assert_eq!(forgiven.charged(at(1), 17, 100), (17, 100), "bounded");
         forgiven.forget(at(3));
         assert_eq!(forgiven.charged(at(3), 9, 100), (9, 100));
+        forgiven.not_tried(at(3), 9, 700);
+        forgiven.not_tried(at(3), 10, 800);
+        assert_eq!(forgiven.charged(at(3), 11, 100), (9, 800), "attempts at which nobody was asked are none");
     }
 }

@@ -38,6 +38,9 @@ use crate::window::{self, Turn};
 /// How long a record whose lease has passed on waits for the driver to drop it.
 const FENCED_WAIT: Duration = Duration::from_secs(1);
 
+/// The longest wait of an event that failed while the extractor asks nobody, or that found no room.
+const SHUT_WAIT: Duration = Duration::from_millis(100);
+
 /// How the worker behaves.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -90,7 +93,8 @@ impl WorkerConfig {
                 max_attempts: settings.worker.max_attempts,
                 max_elapsed: Duration::from_millis(settings.worker.max_retry_ms),
                 first: Duration::from_millis(200),
-                longest: Duration::from_secs(60),
+                // Longer waits are for everybody, and the extractor's: a breaker, a limit, what a provider wishes.
+                longest: Duration::from_secs(5),
             },
             burst: Burst::new(BurstLimits::from_settings(&settings.worker)),
             fairness: fairness(settings),
@@ -153,6 +157,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), LogError> {
     metrics::describe();
+    let paced = extractor.pace(config.max_concurrency.clone());
     let handler = Handler {
         producer: log.producer(),
         identity: log.identity().await?,
@@ -167,7 +172,7 @@ pub async fn run(
         stop: shutdown.clone(),
     };
     // Whoever bounds what is in flight, the least of them counts.
-    let bounds = [config.max_concurrency.clone(), config.burst.bound()];
+    let bounds = [paced, config.burst.bound()];
     let max_concurrency = LiveBound::new(bounds.iter().map(LiveBound::get).min().unwrap_or_default());
     let following = max_concurrency.clone();
     let topics = vec![Topic::ConversationsLive, Topic::ConversationsBackfill];
@@ -308,6 +313,12 @@ impl Handler {
             ExtractError::Permanent { class, message } => (class, message),
             ExtractError::Transient { reason, message, retry_after } => {
                 let chance = rand::random();
+                if reason == RetryReason::NotAsked {
+                    let now_ms = now_ms();
+                    self.forgiven(|forgiven| forgiven.not_tried(job.place(), attempts, now_ms));
+                    metrics::retried(reason.as_str());
+                    return Verdict::RetryAfter(SHUT_WAIT.mul_f64(chance));
+                }
                 if let Some(wait) = self.wait(job, attempts, reason, retry_after, chance) {
                     metrics::retried(reason.as_str());
                     tracing::info!(attempts, wait_ms = wait.as_millis(), error = %message, "the extractor failed; trying again");
@@ -317,7 +328,7 @@ impl Handler {
                 if let Err(why) = self.extractor.works().await {
                     let now_ms = now_ms();
                     self.forgiven(|forgiven| forgiven.forgive(job.place(), attempts, now_ms));
-                    let wait = self.retry.pause(attempts, retry_after, chance);
+                    let wait = self.pause(attempts, retry_after, chance);
                     metrics::retried("extractor_down");
                     tracing::warn!(attempts, wait_ms = wait.as_millis(), error = %why, "the extractor works for nobody; waiting");
                     return Verdict::RetryAfter(wait);
@@ -344,7 +355,7 @@ impl Handler {
         chance: f64,
     ) -> Option<Duration> {
         if !reason.is_of_the_event() {
-            return Some(self.retry.pause(attempts, retry_after, chance));
+            return Some(self.pause(attempts, retry_after, chance));
         }
         let event = job.place();
         let (mut charged, since_ms) = self.forgiven(|forgiven| forgiven.charged(event, attempts, job.first_tried_at_ms));
@@ -353,9 +364,15 @@ impl Handler {
             charged = charged.min(self.retry.max_attempts.saturating_sub(1));
         }
         let elapsed = Duration::from_millis(u64::try_from(now_ms().saturating_sub(since_ms)).unwrap_or(0));
+        let elapsed = self.extractor.open_since().map_or(elapsed, |since| elapsed.min(since.elapsed()));
         self.retry.wait(charged, elapsed, retry_after, chance)?;
-        let wait = self.retry.pause(attempts, retry_after, chance);
+        let wait = self.pause(attempts, retry_after, chance);
         Some(wait.min(self.retry.max_elapsed.saturating_sub(elapsed)).max(Duration::from_millis(1)))
+    }
+
+    /// While nobody is asked, the bound is 0: whoever waits longer on top of that would only be late once somebody is.
+    fn pause(&self, attempts: u32, retry_after: Option<Duration>, chance: f64) -> Duration {
+        if self.extractor.is_shut() { SHUT_WAIT.mul_f64(chance) } else { self.retry.pause(attempts, retry_after, chance) }
     }
 
     fn forgiven<T>(&self, f: impl FnOnce(&mut Forgiven) -> T) -> T {

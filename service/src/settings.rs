@@ -288,6 +288,14 @@ section!(
         model: Option<String> = None,
         /// Calls in flight, at most.
         max_concurrency: usize = 50,
+        /// For `llm`: whether the calls in flight are so many, below that, as the endpoint answers without refusing or queueing.
+        adaptive: bool = true,
+        /// For `llm`: requests per minute, at most; absent: as many as there are.
+        requests_per_minute: Option<u64> = None,
+        /// For `llm`: tokens per minute, in and out, at most.
+        tokens_per_minute: Option<u64> = None,
+        /// For `llm`: processes that use the same keys; each takes its part of what is per minute.
+        replicas: u32 = 1,
         /// Of one call, in milliseconds.
         timeout_ms: u64 = 60_000,
         /// For `llm`: `auto` (found out), `json_schema`, `json_object` or `text`.
@@ -308,6 +316,9 @@ section!(
         known_facts_timeout_ms: u64 = 300,
         /// For `llm`, by tenant: what its operator wishes. Tenants that are named here or in `worker.tenants` are counted by name.
         tenants: BTreeMap<String, ExtractorTenant> = BTreeMap::new(),
+        /// For `llm`: several endpoints beside each other instead of the one above. In the environment
+        /// `MEMORI__EXTRACTOR__ENDPOINTS__0__BASE_URL` and so on, over what a file says of the same one.
+        endpoints: Vec<Endpoint> = Vec::new(),
     }
 );
 
@@ -328,6 +339,34 @@ section!(
         name: String = String::new(),
         /// What belongs to it, at most 300 bytes.
         description: Option<String> = None,
+    }
+);
+
+section!(
+    /// One of several endpoints. What is absent is as it stands in the section around it.
+    Endpoint {
+        /// In metrics and logs; absent: its place in the list, from 0.
+        name: Option<String> = None,
+        /// What stands before `/chat/completions`.
+        base_url: Option<String> = None,
+        /// Its key.
+        api_key: Option<Secret> = None,
+        /// The header that carries it.
+        api_key_header: Option<String> = None,
+        /// The model.
+        model: Option<String> = None,
+        /// Its share of the calls, beside the others' weights.
+        weight: u32 = 1,
+        /// Calls in flight, at most.
+        max_concurrency: Option<usize> = None,
+        /// Requests per minute, at most.
+        requests_per_minute: Option<u64> = None,
+        /// Tokens per minute, in and out, at most.
+        tokens_per_minute: Option<u64> = None,
+        /// Price of a million tokens that are read, in any currency.
+        price_in_per_million: Option<f64> = None,
+        /// Price of a million tokens that are written.
+        price_out_per_million: Option<f64> = None,
     }
 );
 
@@ -407,9 +446,14 @@ impl Settings {
             }
             builder = builder.add_source(config::File::from(path));
         }
-        let variables: config::Map<String, String> =
-            environment.iter().filter(|(name, _)| name.starts_with("MEMORI__")).cloned().collect();
+        let ours = environment.iter().filter(|(name, _)| name.starts_with("MEMORI__"));
+        let (of_lists, variables): (Vec<_>, Vec<_>) = ours.partition(|(name, _)| name.starts_with(ENDPOINTS));
+        let variables: config::Map<String, String> = variables.into_iter().cloned().collect();
         builder = builder.add_source(config::Environment::with_prefix("MEMORI").separator("__").source(Some(variables)));
+        for (name, value) in of_lists {
+            let key = endpoint_key(name)?;
+            builder = builder.set_override(key, value.as_str()).map_err(|e| SettingsError(format!("{name}: {e}")))?;
+        }
         let read = builder.build().map_err(|e| SettingsError(e.to_string()))?;
         let settings: Self = read.try_deserialize().map_err(|e| {
             SettingsError(format!("{e}; see `--print-config` for every key, and write MEMORI__SECTION__KEY in the environment"))
@@ -433,7 +477,7 @@ impl Settings {
         if !["classic", "consumer"].contains(&self.kafka.group_protocol.as_str()) {
             return bad("kafka.group_protocol", &self.kafka.group_protocol, "classic or consumer");
         }
-        let bounds: [(&str, u64); 25] = [
+        let bounds: [(&str, u64); 28] = [
             ("worker.dead_letter_pause_ms", self.worker.dead_letter_pause_ms),
             ("ingest.redrive_per_second", u64::from(self.ingest.redrive_per_second)),
             ("embedding.dimensions", self.embedding.dimensions.unwrap_or(1) as u64),
@@ -444,6 +488,9 @@ impl Settings {
             ("embedding.max_concurrency", self.embedding.max_concurrency as u64),
             ("embedding.threads", self.embedding.threads.unwrap_or(1) as u64),
             ("extractor.max_concurrency", self.extractor.max_concurrency as u64),
+            ("extractor.requests_per_minute", self.extractor.requests_per_minute.unwrap_or(1)),
+            ("extractor.tokens_per_minute", self.extractor.tokens_per_minute.unwrap_or(1)),
+            ("extractor.replicas", u64::from(self.extractor.replicas)),
             ("writer.batch_rows", self.writer.batch_rows as u64),
             ("writer.batch_bytes", self.writer.batch_bytes as u64),
             ("writer.look_again_ms", self.writer.look_again_ms),
@@ -484,6 +531,20 @@ impl Settings {
             let least = format!("more than twice extractor.timeout_ms ({})", self.extractor.timeout_ms);
             return bad("worker.stall_after_ms", &self.worker.stall_after_ms.to_string(), &least);
         }
+        if self.extractor.endpoints.len() > MAX_ENDPOINTS {
+            return bad("extractor.endpoints", &self.extractor.endpoints.len().to_string(), "at most 16");
+        }
+        for (place, endpoint) in self.extractor.endpoints.iter().enumerate() {
+            let bounds = [
+                ("weight", u64::from(endpoint.weight)),
+                ("max_concurrency", endpoint.max_concurrency.unwrap_or(1) as u64),
+                ("requests_per_minute", endpoint.requests_per_minute.unwrap_or(1)),
+                ("tokens_per_minute", endpoint.tokens_per_minute.unwrap_or(1)),
+            ];
+            if let Some((key, _)) = bounds.into_iter().find(|(_, value)| *value == 0) {
+                return bad(&format!("extractor.endpoints[{place}].{key}"), "0", "at least 1");
+            }
+        }
         if self.worker.generation < 1 {
             return bad("worker.generation", &self.worker.generation.to_string(), "at least 1");
         }
@@ -502,6 +563,21 @@ impl Settings {
         let mut shown = toml::Value::try_from(self).unwrap_or_else(|e| toml::Value::String(format!("not printable: {e}")));
         mask_credentials(&mut shown);
         shown
+    }
+}
+
+/// What the variables of the one list of sections begin with.
+const ENDPOINTS: &str = "MEMORI__EXTRACTOR__ENDPOINTS__";
+/// Endpoints at most.
+const MAX_ENDPOINTS: usize = 16;
+
+/// `MEMORI__EXTRACTOR__ENDPOINTS__0__BASE_URL` as the path of a setting.
+fn endpoint_key(name: &str) -> Result<String, SettingsError> {
+    let rest = name.strip_prefix(ENDPOINTS).and_then(|rest| rest.split_once("__"));
+    let place = rest.and_then(|(place, key)| Some((place.parse::<usize>().ok().filter(|place| *place < MAX_ENDPOINTS)?, key)));
+    match place {
+        Some((place, key)) => Ok(format!("extractor.endpoints[{place}].{}", key.to_lowercase())),
+        None => Err(SettingsError(format!("{name}: write {ENDPOINTS}N__KEY with N from 0 to {}", MAX_ENDPOINTS - 1))),
     }
 }
 
@@ -554,6 +630,46 @@ mod tests {
             ("MEMORI__WRITER__BATCH_ROWS", "many", "batch_rows"),
             ("MEMORI__WRITER__BATCH_ROWS", "0", "writer.batch_rows"),
             ("MEMORI__LOG__FORMAT", "xml", "log.format"),
+        ] {
+            let error = load(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn endpoints_come_from_a_file_and_from_the_environment_together() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            (
+                "a.toml",
+                "[[extractor.endpoints]]\nbase_url = \"http://a\"\nweight = 3\n[[extractor.endpoints]]\nbase_url = \"http://b\"\n",
+            ),
+            ("a.yaml", "extractor:\n  endpoints:\n    - base_url: http://a\n      weight: 3\n    - base_url: http://b\n"),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let environment: Vec<_> = [
+                ("MEMORI__EXTRACTOR__ENDPOINTS__0__API_KEY", "hunter2"),
+                ("MEMORI__EXTRACTOR__ENDPOINTS__1__REQUESTS_PER_MINUTE", "60"),
+                ("MEMORI__EXTRACTOR__ENDPOINTS__2__BASE_URL", "http://c"),
+                ("MEMORI__EXTRACTOR__ENDPOINTS__2__PRICE_IN_PER_MILLION", "0.15"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+            let settings = Settings::load_from(Some(&path), &environment).unwrap();
+            let [a, b, c] = &settings.extractor.endpoints[..] else { panic!("{:?}", settings.extractor.endpoints) };
+            assert_eq!((a.base_url.as_deref(), a.weight, b.base_url.as_deref()), (Some("http://a"), 3, Some("http://b")));
+            assert_eq!((b.requests_per_minute, b.weight), (Some(60), 1));
+            assert_eq!((c.base_url.as_deref(), c.price_in_per_million), (Some("http://c"), Some(0.15)));
+            assert_eq!(a.api_key.as_ref().unwrap().expose(), "hunter2");
+            assert!(!settings.to_toml().contains("hunter2") && settings.to_toml().contains("http://c"));
+        }
+        for (name, value, named) in [
+            ("MEMORI__EXTRACTOR__ENDPOINTS__0__BASE_URI", "http://a", "base_uri"),
+            ("MEMORI__EXTRACTOR__ENDPOINTS__0__WEIGHT", "0", "endpoints[0].weight"),
+            ("MEMORI__EXTRACTOR__ENDPOINTS__16__WEIGHT", "1", "0 to 15"),
+            ("MEMORI__EXTRACTOR__ENDPOINTS__A__WEIGHT", "1", "0 to 15"),
+            ("MEMORI__EXTRACTOR__ENDPOINTS", "http://a", "endpoints"),
         ] {
             let error = load(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::dialect::Parameter;
 use crate::extractor::RetryReason;
+use crate::pace::Wait;
 
 /// The longest code that is passed on.
 const MAX_CODE_BYTES: usize = 64;
@@ -18,6 +19,8 @@ const MAX_CODE_BYTES: usize = 64;
 pub(crate) enum CallError {
     /// It may work later, for this event or for any.
     Transient { reason: RetryReason, message: String, retry_after: Option<Duration> },
+    /// No endpoint was asked: this stands in the way.
+    NotAsked(Wait),
     /// The server does not know a part of the request.
     Unsupported { parameter: Option<Parameter>, message: String },
     /// The conversation is too long for the model, or for the account.
@@ -154,6 +157,7 @@ mod tests {
             CallError::Unsupported { parameter, .. } => format!("{parameter:?}"),
             CallError::TooLarge(_) => "too_large".to_owned(),
             CallError::Refused(_) => "refused".to_owned(),
+            CallError::NotAsked(_) => panic!("it was asked"),
         }
     }
 

@@ -1,14 +1,14 @@
-//! The way to the model: one HTTP call, bounded in time and bytes, in the form that the endpoint understands.
+//! The way to one endpoint: one HTTP call, bounded in time and bytes, in the form that it understands.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use memori_service::trace_context;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex as AsyncMutex;
 
+use super::allowed::allowed;
 use super::classify::{CallError, classify};
-use super::config::LlmConfig;
+use super::config::{EndpointConfig, LlmConfig};
 use super::dialect::Dialect;
 use super::metrics::{self, Purpose};
 use super::prompt::{self, ChatMessage};
@@ -17,6 +17,7 @@ use super::retry_after::retry_after;
 use super::standing::Standing;
 use super::tokens::{self, Tokens};
 use crate::extractor::RetryReason;
+use crate::pace::Allowed;
 
 /// The most of an answer that is read.
 const MAX_REPLY_BYTES: usize = 4 << 20;
@@ -26,8 +27,6 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 const MAX_FORMS: usize = 6;
 /// Tokens of a probe's answer.
 const PROBE_TOKENS: u32 = 64;
-/// A probe's result, or an answer to anybody, counts this long.
-const FRESH: Duration = Duration::from_secs(10);
 
 /// An answer and what it cost.
 #[derive(Clone, Debug)]
@@ -36,34 +35,36 @@ pub(crate) struct Answered {
     pub(crate) tokens: Tokens,
     /// What was sent, for a repair.
     pub(crate) sent: Vec<ChatMessage>,
+    /// Which endpoint answered, by its place in the configuration.
+    pub(crate) at: usize,
 }
 
 /// One endpoint.
 pub(crate) struct Client {
     http: reqwest::Client,
-    config: LlmConfig,
+    shared: Arc<LlmConfig>,
+    config: EndpointConfig,
     dialect: Mutex<Dialect>,
     standing: Standing,
-    probed: AsyncMutex<Option<(Instant, Result<(), String>)>>,
 }
 
 impl Client {
     /// # Errors
     /// No TLS on this machine.
-    pub(crate) fn new(config: LlmConfig) -> Result<Self, String> {
+    pub(crate) fn new(shared: Arc<LlmConfig>, config: EndpointConfig) -> Result<Self, String> {
         // A redirection would take the key and the conversation elsewhere.
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(config.timeout.min(Duration::from_secs(10)))
-            .timeout(config.timeout)
+            .connect_timeout(shared.timeout.min(Duration::from_secs(10)))
+            .timeout(shared.timeout)
             .tcp_nodelay(true)
             .build()
             .map_err(|e| format!("no HTTP client: {}", e.without_url()))?;
-        let dialect = Mutex::new(Dialect::new(config.structured_output));
-        Ok(Self { http, config, dialect, standing: Standing::default(), probed: AsyncMutex::new(None) })
+        let dialect = Mutex::new(Dialect::new(shared.structured_output));
+        Ok(Self { http, shared, config, dialect, standing: Standing::default() })
     }
 
-    pub(crate) fn config(&self) -> &LlmConfig {
+    pub(crate) fn config(&self) -> &EndpointConfig {
         &self.config
     }
 
@@ -77,44 +78,53 @@ impl Client {
         self.standing.complaint()
     }
 
-    /// Asks, and asks again in simpler forms where the server does not know one.
+    /// Whether key, model, address and quota are in order, as far as is known.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.standing.is_usable()
+    }
+
+    /// Asks, and asks again in simpler forms where the server does not know one; and what the last answer told of its limits.
     pub(crate) async fn complete(
         &self,
         purpose: Purpose,
         messages: impl Fn(Dialect) -> Vec<ChatMessage>,
-    ) -> Result<Answered, CallError> {
+    ) -> (Result<Answered, CallError>, Allowed) {
         let known = self.dialect();
         let mut dialect = known;
+        let mut allowed = Allowed::default();
         for _ in 0..MAX_FORMS {
             let sent = messages(dialect);
             let estimated = prompt::estimated_tokens(&sent);
-            if let Some(most) = self.config.max_prompt_tokens.filter(|most| estimated > *most) {
-                return Err(CallError::TooLarge(format!("the prompt has about {estimated} tokens; max_prompt_tokens is {most}")));
+            if let Some(most) = self.shared.max_prompt_tokens.filter(|most| estimated > *most) {
+                let message = format!("the prompt has about {estimated} tokens; max_prompt_tokens is {most}");
+                return (Err(CallError::TooLarge(message)), allowed);
             }
-            match self.call(purpose, &sent, dialect).await {
+            let (answer, told) = self.call(purpose, &sent, dialect).await;
+            allowed = told;
+            match answer {
                 Ok(reply) => {
                     self.remember(known, dialect);
-                    if self.standing.answered(Instant::now()) {
-                        tracing::info!("the endpoint of the extractor can be used again");
+                    if self.standing.answered() {
+                        tracing::info!(endpoint = self.config.name, "the extractor's endpoint can be used again");
                     }
-                    metrics::usable(true);
                     let tokens = reply.usage.unwrap_or(Tokens { read: estimated, written: tokens::estimate(&reply.text) });
                     metrics::spent(tokens, reply.usage.is_some(), self.config.prices.micros(tokens));
-                    return Ok(Answered { reply, tokens, sent });
+                    return (Ok(Answered { reply, tokens, sent, at: 0 }), allowed);
                 }
                 Err(CallError::Unsupported { parameter, message }) => {
                     let next = dialect.stepped_down(parameter).or_else(|| dialect.stepped_down(None));
-                    let Some(next) = next else { return Err(CallError::Unsupported { parameter, message }) };
+                    let Some(next) = next else { return (Err(CallError::Unsupported { parameter, message }), allowed) };
                     metrics::stepped_down();
                     dialect = next;
                 }
                 Err(error) => {
                     self.heed(&error);
-                    return Err(error);
+                    return (Err(error), allowed);
                 }
             }
         }
-        Err(CallError::Unsupported { parameter: None, message: "the provider takes no form of the request".to_owned() })
+        let message = "the provider takes no form of the request".to_owned();
+        (Err(CallError::Unsupported { parameter: None, message }), allowed)
     }
 
     fn remember(&self, known: Dialect, worked: Dialect) {
@@ -128,6 +138,7 @@ impl Client {
                 structured_output = worked.structured_output.as_str(),
                 completion_tokens = worked.completion_tokens,
                 temperature = worked.sends_temperature,
+                endpoint = self.config.name,
                 "the endpoint refused a part of the request; from now on it is asked in this form"
             );
         }
@@ -139,33 +150,43 @@ impl Client {
         let why = format!("{message}: {}", advice(*reason));
         match reason {
             // The endpoint answers.
-            RetryReason::RateLimited => {}
+            RetryReason::RateLimited | RetryReason::NotAsked => {}
             RetryReason::Timeout | RetryReason::Unavailable => self.standing.unanswered(Instant::now(), &why),
             RetryReason::Misconfigured | RetryReason::OutOfQuota => self.complain(&why),
         }
     }
 
-    fn complain(&self, what: &str) {
-        metrics::usable(false);
+    pub(crate) fn complain(&self, what: &str) {
         if self.standing.complain(Instant::now(), what) {
-            tracing::error!(what, "the extractor's endpoint cannot be used; events wait until it can");
+            tracing::error!(
+                endpoint = self.config.name,
+                what,
+                "the extractor's endpoint cannot be used; events wait until it can"
+            );
         }
     }
 
-    async fn call(&self, purpose: Purpose, messages: &[ChatMessage], dialect: Dialect) -> Result<Reply, CallError> {
+    async fn call(&self, purpose: Purpose, messages: &[ChatMessage], dialect: Dialect) -> (Result<Reply, CallError>, Allowed) {
         let began = Instant::now();
-        let answer = self.post(purpose, messages, dialect).await;
+        let mut told = Allowed::default();
+        let answer = self.post(purpose, messages, dialect, &mut told).await;
         metrics::called(purpose, answer.as_ref().map_or_else(CallError::name, |_| "answered"), began.elapsed());
-        answer
+        (answer, told)
     }
 
-    async fn post(&self, purpose: Purpose, messages: &[ChatMessage], dialect: Dialect) -> Result<Reply, CallError> {
+    async fn post(
+        &self,
+        purpose: Purpose,
+        messages: &[ChatMessage],
+        dialect: Dialect,
+        told: &mut Allowed,
+    ) -> Result<Reply, CallError> {
         let mut body = Map::new();
         body.insert("model".to_owned(), self.config.model.as_str().into());
         body.insert("messages".to_owned(), messages.iter().map(ChatMessage::to_json).collect());
-        let most = self.config.max_output_tokens;
+        let most = self.shared.max_output_tokens;
         let most = if purpose == Purpose::Probe { most.min(PROBE_TOKENS) } else { most };
-        dialect.apply(&mut body, most, self.config.temperature);
+        dialect.apply(&mut body, most, self.shared.temperature);
         let mut request = self.http.post(self.config.url.clone()).json(&Value::Object(body));
         if let Some((name, value)) = &self.config.credentials {
             request = request.header(name, value.clone());
@@ -175,6 +196,7 @@ impl Client {
         }
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status();
+        *told = allowed(response.headers(), jiff::Timestamp::now());
         let most = if status.is_success() { MAX_REPLY_BYTES } else { MAX_ERROR_BYTES };
         let mut bytes = Vec::new();
         loop {
@@ -200,34 +222,9 @@ impl Client {
         Err(classify(status, &bytes, wait))
     }
 
-    /// Whether the endpoint answers anybody: asked with one cheap call, unless that is known already.
-    pub(crate) async fn works(&self) -> Result<(), String> {
-        let mut probed = self.probed.lock().await;
-        if self.standing.answered_within(Instant::now(), FRESH) {
-            return Ok(());
-        }
-        if let Some((at, result)) = &*probed
-            && at.elapsed() < FRESH
-        {
-            return result.clone();
-        }
-        let result = match self.complete(Purpose::Probe, |_| prompt::probe()).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let why = error.to_string();
-                if let CallError::Unsupported { .. } = error {
-                    self.complain(&format!("{why}: {}", advice(RetryReason::Misconfigured)));
-                }
-                Err(why)
-            }
-        };
-        *probed = Some((Instant::now(), result.clone()));
-        result
-    }
-
     /// One call, whatever is known: for `memori doctor`.
     pub(crate) async fn probe(&self) -> Result<Answered, CallError> {
-        self.complete(Purpose::Probe, |_| prompt::probe()).await
+        self.complete(Purpose::Probe, |_| prompt::probe()).await.0
     }
 }
 
@@ -241,6 +238,7 @@ pub(crate) fn advice(reason: RetryReason) -> &'static str {
         RetryReason::RateLimited => "too many calls: lower extractor.max_concurrency, or raise the account's limits",
         RetryReason::Timeout => "no answer in time: is the server overloaded, or extractor.timeout_ms too short?",
         RetryReason::Unavailable => "is the server up, and extractor.base_url right?",
+        RetryReason::NotAsked => "it is waited for",
     }
 }
 
@@ -262,6 +260,7 @@ impl CallError {
     fn name(&self) -> &'static str {
         match self {
             Self::Transient { reason, .. } => reason.as_str(),
+            Self::NotAsked(_) => RetryReason::NotAsked.as_str(),
             Self::Unsupported { .. } => "unsupported",
             Self::TooLarge(_) => "too_large",
             Self::Refused(_) => "refused",
@@ -271,10 +270,16 @@ impl CallError {
 
 impl std::fmt::Display for CallError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Self::NotAsked(wait) = self {
+            return write!(f, "no endpoint has room: {}", wait.as_str());
+        }
         let (Self::Transient { message, .. }
         | Self::Unsupported { message, .. }
         | Self::TooLarge(message)
-        | Self::Refused(message)) = self;
+        | Self::Refused(message)) = self
+        else {
+            return Ok(());
+        };
         f.write_str(message)
     }
 }

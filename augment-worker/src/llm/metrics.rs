@@ -11,6 +11,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use super::convert::Ignored;
 use super::refused::Refusal;
 use super::tokens::Tokens;
+use crate::pace::{Position, Wait};
 
 /// Calls to the model, by purpose and result.
 pub const CALLS: &str = "memori_llm_calls_total";
@@ -36,6 +37,19 @@ pub const STEPPED_DOWN: &str = "memori_llm_stepped_down_total";
 pub const KNOWN: &str = "memori_llm_known_facts_total";
 /// Whether the endpoint can be used (1): key, model, address and quota are in order.
 pub const USABLE: &str = "memori_llm_endpoint_usable";
+
+/// Calls that may be in flight now, by endpoint.
+pub const LIMIT: &str = "memori_llm_limit";
+/// Calls in flight, by endpoint.
+pub const IN_USE: &str = "memori_llm_in_flight";
+/// 0: the breaker is closed, 1: it is probed, 2: it is open; by endpoint.
+pub const BREAKER: &str = "memori_llm_breaker";
+/// Calls that an endpoint refused because there are too many.
+pub const LIMITED: &str = "memori_llm_limited_total";
+/// Calls that were made again elsewhere because an endpoint was in trouble, by that endpoint.
+pub const FAILED_OVER: &str = "memori_llm_failed_over_total";
+/// Seconds that calls waited for their turn, by what they waited for.
+pub const WAIT_SECONDS: &str = "memori_llm_wait_seconds";
 
 /// Why a call is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +141,12 @@ pub(crate) fn describe() {
     for outcome in KnownOutcome::ALL {
         counter!(KNOWN, "outcome" => outcome.as_str()).increment(0);
     }
+    describe_gauge!(LIMIT, "calls that may be in flight now");
+    describe_gauge!(IN_USE, "calls in flight");
+    describe_gauge!(BREAKER, "0 while the endpoint is asked, 2 while it is not, 1 while a probe is under way");
+    describe_counter!(LIMITED, "calls that an endpoint refused because there are too many");
+    describe_counter!(FAILED_OVER, "calls that were made again at another endpoint");
+    describe_histogram!(WAIT_SECONDS, Unit::Seconds, "how long calls waited for their turn");
     counter!(COST).increment(0);
     counter!(STEPPED_DOWN).increment(0);
     gauge!(USABLE).set(1.0);
@@ -183,6 +203,26 @@ pub(crate) fn stepped_down() {
 
 pub(crate) fn known_facts(outcome: KnownOutcome) {
     counter!(KNOWN, "outcome" => outcome.as_str()).increment(1);
+}
+
+/// `endpoint` is a name of the configuration, here and below.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub(crate) fn paced(endpoint: &str, limit: usize, in_flight: usize, position: Position) {
+    gauge!(LIMIT, "endpoint" => endpoint.to_owned()).set(limit as f64);
+    gauge!(IN_USE, "endpoint" => endpoint.to_owned()).set(in_flight as f64);
+    gauge!(BREAKER, "endpoint" => endpoint.to_owned()).set(position.level());
+}
+
+pub(crate) fn limited(endpoint: &str) {
+    counter!(LIMITED, "endpoint" => endpoint.to_owned()).increment(1);
+}
+
+pub(crate) fn failed_over(endpoint: &str) {
+    counter!(FAILED_OVER, "endpoint" => endpoint.to_owned()).increment(1);
+}
+
+pub(crate) fn waited(wait: Wait, took: Duration) {
+    histogram!(WAIT_SECONDS, "for" => wait.as_str()).record(took.as_secs_f64());
 }
 
 pub(crate) fn usable(usable: bool) {

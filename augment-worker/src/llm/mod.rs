@@ -5,9 +5,11 @@
 //! anybody costs no event. Nothing that was said, and no key, is logged.
 //!
 //! Pure: [`prompt`], [`wishes`], [`parse`] (words to JSON), [`answer`] (JSON to items), [`convert`] and [`updates`] (items to facts),
-//! [`repair`], [`classify`], [`dialect`], [`tokens`], [`accounts`]. Shells: [`client`], [`known`].
+//! [`repair`], [`classify`], [`dialect`], [`tokens`], [`accounts`], [`allowed`]. Shells: [`client`], [`pacer`],
+//! [`known`].
 
 mod accounts;
+mod allowed;
 mod answer;
 mod assets;
 mod classify;
@@ -18,6 +20,7 @@ mod dialect;
 pub mod doctor;
 pub mod known;
 pub mod metrics;
+mod pacer;
 mod parse;
 mod prompt;
 mod refused;
@@ -31,8 +34,10 @@ mod wishes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
+use memori_event_log::driver::LiveBound;
 use memori_schemas::{ConversationEvent, DeadLetterClass, ExtractorInfo, Fact, Lane};
 use memori_service::settings::Settings;
 
@@ -40,9 +45,10 @@ pub use self::known::{HttpKnownFacts, KnownFact, KnownFacts, KnownFactsError};
 
 use self::accounts::Accounts;
 use self::classify::CallError;
-use self::client::{Answered, Client, advice};
+use self::client::{Answered, advice};
 use self::config::LlmConfig;
 use self::metrics::{Account, Purpose, Repaired};
+use self::pacer::Pacer;
 use self::prompt::Prompt;
 use self::reply::{Finish, Reply};
 use self::tokens::Tokens;
@@ -58,7 +64,7 @@ const MAX_MODEL_BYTES: usize = 128;
 
 /// The `llm` extractor behind the seam.
 pub struct Llm {
-    client: Client,
+    pacer: Arc<Pacer>,
     known: Option<Arc<dyn KnownFacts>>,
     wishes: BTreeMap<String, Wishes>,
     /// Of the prompt without wishes.
@@ -71,7 +77,26 @@ struct Asking<'a> {
     events: &'a [Arc<ConversationEvent>],
     prompt: Prompt,
     wishes: Option<&'a Wishes>,
-    account: Account,
+    lane: Lane,
+    /// A name of [`Accounts`].
+    tenant: Arc<str>,
+    /// Who tells by it how an endpoint is.
+    who: u64,
+}
+
+/// What calls took, where they were answered.
+struct Bill {
+    tokens: Tokens,
+    cost_micros: i64,
+    /// Of the last one.
+    model: String,
+}
+
+impl Bill {
+    fn and(self, later: Self) -> Self {
+        let cost_micros = self.cost_micros.saturating_add(later.cost_micros);
+        Self { tokens: self.tokens.plus(later.tokens), cost_micros, model: later.model }
+    }
 }
 
 impl Llm {
@@ -81,7 +106,7 @@ impl Llm {
     /// What to change, in words.
     pub fn new(settings: &Settings, known: Option<Arc<dyn KnownFacts>>) -> Result<Self, String> {
         Ok(Self {
-            client: Client::new(LlmConfig::of(settings)?)?,
+            pacer: Arc::new(Pacer::new(LlmConfig::of(settings)?)?),
             known,
             wishes: wishes::of(&settings.extractor.tenants)?,
             prompt_hash: assets::prompt_hash(None),
@@ -94,11 +119,11 @@ impl Llm {
         let wishes = events.first().and_then(|first| self.wishes.get(&first.tenant));
         let (Some(first), Some(prompt)) = (events.first(), Prompt::of(events)) else {
             // Where no user speaks there is nothing to learn about one.
-            return Ok(self.extraction(wishes, Vec::new(), Tokens::default(), None));
+            let none = Bill { tokens: Tokens::default(), cost_micros: 0, model: self.pacer.client(0).config().model.clone() };
+            return Ok(self.extraction(wishes, Vec::new(), none));
         };
-        let config = self.client.config();
-        let account = Account { lane, model: config.model.clone(), tenant: self.accounts.of_tenant(&first.tenant) };
-        let asking = Asking { events, prompt, wishes, account };
+        let config = self.pacer.config();
+        let asking = Asking { events, prompt, wishes, lane, tenant: self.accounts.of_tenant(&first.tenant), who: witness(first) };
         let known = known::ask(
             self.known.as_ref(),
             &first.tenant,
@@ -121,9 +146,8 @@ impl Llm {
             Ok(answered) => answered,
             Err(error) => return Err(self.given_up(error).await),
         };
-        let (tokens, model) = (answered.tokens, answered.reply.model.clone());
         match assess(&answered.reply, events, &asking.prompt, &known) {
-            Ok(facts) => Ok(self.extraction(wishes, facts, tokens, model)),
+            Ok(facts) => Ok(self.extraction(wishes, facts, self.bill(&answered))),
             Err(Unusable::Refused(message)) => Err(refused(message)),
             Err(Unusable::Invalid(errors)) => self.repair(answered, &errors, &asking, &known).await,
         }
@@ -132,11 +156,13 @@ impl Llm {
     async fn complete(&self, asking: &Asking<'_>, known: &[KnownFact]) -> Result<Answered, CallError> {
         let wishes = asking.wishes.map(|wishes| wishes.json.as_str());
         let render = |dialect| asking.prompt.render(known, wishes, dialect);
-        self.client.complete(Purpose::Extract, render).await.inspect(|answered| self.count(asking, answered))
+        self.pacer.complete(Purpose::Extract, Some(asking.who), render).await.inspect(|answered| self.count(asking, answered))
     }
 
     fn count(&self, asking: &Asking<'_>, answered: &Answered) {
-        metrics::used(&asking.account, answered.tokens, self.client.config().prices.micros(answered.tokens));
+        let config = self.pacer.client(answered.at).config();
+        let account = Account { lane: asking.lane, model: config.model.clone(), tenant: Arc::clone(&asking.tenant) };
+        metrics::used(&account, answered.tokens, config.prices.micros(answered.tokens));
     }
 
     async fn repair(
@@ -146,9 +172,10 @@ impl Llm {
         asking: &Asking<'_>,
         known: &[KnownFact],
     ) -> Result<Extraction, ExtractError> {
-        let Answered { reply, tokens, sent } = answered;
-        let repairing = self.client.complete(Purpose::Repair, |_| repair::messages(sent.clone(), &reply.text, errors));
-        let mended = match repairing.await {
+        let bill = self.bill(&answered);
+        let Answered { reply, sent, .. } = answered;
+        let messages = |_| repair::messages(sent.clone(), &reply.text, errors);
+        let mended = match self.pacer.complete(Purpose::Repair, Some(asking.who), messages).await {
             Ok(mended) => mended,
             // The repair's own prompt is longer by the bad answer; without it the event may still be good, but not with this model.
             Err(CallError::TooLarge(_) | CallError::Unsupported { .. }) => {
@@ -164,25 +191,35 @@ impl Llm {
         let outcome = assess(&mended.reply, asking.events, &asking.prompt, known);
         metrics::repaired(if outcome.is_ok() { Repaired::Mended } else { Repaired::Failed });
         match outcome {
-            Ok(facts) => Ok(self.extraction(asking.wishes, facts, tokens.plus(mended.tokens), mended.reply.model)),
+            Ok(facts) => Ok(self.extraction(asking.wishes, facts, bill.and(self.bill(&mended)))),
             Err(Unusable::Refused(message)) => Err(refused(message)),
             Err(Unusable::Invalid(errors)) => Err(invalid(&errors)),
         }
     }
 
-    fn extraction(&self, wishes: Option<&Wishes>, facts: Vec<Fact>, tokens: Tokens, answered_by: Option<String>) -> Extraction {
-        let config = self.client.config();
+    /// What a call cost where it was answered.
+    fn bill(&self, answered: &Answered) -> Bill {
+        let config = self.pacer.client(answered.at).config();
+        Bill {
+            tokens: answered.tokens,
+            cost_micros: config.prices.micros(answered.tokens),
+            model: model_name(&config.model, answered.reply.model.clone()),
+        }
+    }
+
+    fn extraction(&self, wishes: Option<&Wishes>, facts: Vec<Fact>, bill: Bill) -> Extraction {
+        let Bill { tokens, cost_micros, model } = bill;
         let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         Extraction {
             facts,
             extractor: ExtractorInfo {
                 name: NAME.into(),
                 version: assets::VERSION.into(),
-                model: Some(model_name(&config.model, answered_by)),
+                model: Some(model),
                 prompt_hash: Some(wishes.map_or_else(|| self.prompt_hash.clone(), |wishes| wishes.prompt_hash.clone())),
                 tokens_in: count(tokens.read),
                 tokens_out: count(tokens.written),
-                cost_micros: config.prices.micros(tokens),
+                cost_micros,
             },
         }
     }
@@ -191,10 +228,15 @@ impl Llm {
     async fn given_up(&self, error: CallError) -> ExtractError {
         match error {
             CallError::Transient { reason, message, retry_after } => ExtractError::Transient { reason, message, retry_after },
+            CallError::NotAsked(wait) => ExtractError::Transient {
+                reason: RetryReason::NotAsked,
+                message: format!("no endpoint has room: {}", wait.as_str()),
+                retry_after: None,
+            },
             CallError::TooLarge(message) => ExtractError::Permanent { class: DeadLetterClass::TooLarge, message },
             CallError::Refused(message) => refused(message),
             // Refused in every form: is it this conversation, or every request?
-            CallError::Unsupported { message, .. } => match self.client.works().await {
+            CallError::Unsupported { message, .. } => match self.pacer.works().await {
                 Ok(()) => refused(message),
                 Err(why) => ExtractError::Transient {
                     reason: RetryReason::Misconfigured,
@@ -213,11 +255,23 @@ impl Extractor for Llm {
     }
 
     async fn works(&self) -> Result<(), String> {
-        self.client.works().await
+        self.pacer.works().await
+    }
+
+    fn pace(&self, most: LiveBound) -> LiveBound {
+        self.pacer.look_after(most)
+    }
+
+    fn is_shut(&self) -> bool {
+        self.pacer.is_shut()
+    }
+
+    fn open_since(&self) -> Option<Instant> {
+        self.pacer.open_since()
     }
 
     fn complaint(&self) -> Option<String> {
-        self.client.complaint()
+        self.pacer.complaint()
     }
 }
 
@@ -259,6 +313,12 @@ fn assess(reply: &Reply, events: &[Arc<ConversationEvent>], prompt: &Prompt, kno
         return Err(Unusable::Invalid(repair::errors_of(&refused)));
     }
     Ok(converted.facts)
+}
+
+/// What names an event among those that tell how an endpoint is.
+fn witness(event: &ConversationEvent) -> u64 {
+    let hash = blake3::Hasher::new().update(event.tenant.as_bytes()).update(&[0]).update(event.event_id.as_bytes()).finalize();
+    hash.as_bytes().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 fn refused(message: String) -> ExtractError {

@@ -1,4 +1,4 @@
-//! How the endpoint stands: whether it answered lately, and what is wrong with it where an operator must act. Given the time.
+//! How an endpoint stands: what is wrong with it where an operator must act, or where it does not pass. Given the time.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +11,6 @@ const PASSES_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 struct State {
-    answered_at: Option<Instant>,
     complaint: Option<String>,
     said_at: Option<Instant>,
     unanswered: Option<Unanswered>,
@@ -35,9 +34,8 @@ impl Standing {
     }
 
     /// A call was answered. Whether something had been wrong until then.
-    pub(crate) fn answered(&self, now: Instant) -> bool {
+    pub(crate) fn answered(&self) -> bool {
         self.with(|state| {
-            state.answered_at = Some(now);
             state.said_at = None;
             state.unanswered = None;
             state.complaint.take().is_some()
@@ -72,9 +70,9 @@ impl Standing {
         })
     }
 
-    /// Whether a call was answered within the last `span`.
-    pub(crate) fn answered_within(&self, now: Instant, span: Duration) -> bool {
-        self.with(|state| state.answered_at.is_some_and(|at| now.duration_since(at) <= span))
+    /// Whether nothing is wrong that only an operator can mend.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.with(|state| state.complaint.is_none())
     }
 }
 
@@ -92,11 +90,10 @@ mod tests {
         assert!(!standing.complain(at(59), "key"));
         assert!(standing.complain(at(61), "quota"));
         assert_eq!(standing.complaint().as_deref(), Some("quota"));
-        assert!(standing.answered(at(62)));
-        assert!(!standing.answered(at(63)));
+        assert!(standing.answered());
+        assert!(!standing.answered());
         assert_eq!(standing.complaint(), None);
-        assert!(standing.answered_within(at(70), Duration::from_secs(10)));
-        assert!(!standing.answered_within(at(74), Duration::from_secs(10)));
+        assert!(standing.is_usable());
         assert!(standing.complain(at(75), "key"), "a new trouble is said at once");
     }
 
@@ -107,12 +104,12 @@ mod tests {
         standing.unanswered(at(0), "away");
         standing.unanswered(at(1), "away");
         assert_eq!(standing.complaint(), None);
-        standing.answered(at(2));
+        standing.answered();
         standing.unanswered(at(3), "away");
         assert_eq!(standing.complaint(), None, "there was an answer in between");
         standing.unanswered(at(5), "still away");
         assert_eq!(standing.complaint().as_deref(), Some("still away"));
-        standing.answered(at(6));
+        standing.answered();
         assert_eq!(standing.complaint(), None);
     }
 }

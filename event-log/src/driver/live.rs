@@ -42,7 +42,9 @@ impl LiveBound {
         }
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<usize> {
+    /// Tells when it moves.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<usize> {
         self.0.subscribe()
     }
 }

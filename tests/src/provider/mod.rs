@@ -6,10 +6,11 @@
 //! model, messages, `response_format`, against what this server is said to be able to ([`Abilities`]).
 //!
 //! What it answers is computed from the conversation by rules that a test can repeat ([`answers::facts_of`]). Every request is
-//! recorded. It can be taken down and brought back on the same address.
+//! recorded. It can be taken down and brought back on the same address, and it has a [`Capacity`] that nobody is told of.
 
 pub mod answers;
 pub mod behaviour;
+pub mod capacity;
 pub mod validate;
 
 use std::collections::{HashMap, VecDeque};
@@ -31,6 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use behaviour::Behaviour;
+pub use capacity::{Beyond, Capacity, PerMinute};
 pub use validate::Abilities;
 
 /// The most that a request may hold.
@@ -74,10 +76,13 @@ struct Shared {
     obeyed: HashMap<String, u32>,
     recorded: Vec<Recorded>,
     latency: Duration,
+    /// Of the latency, by how much each answer's may differ to either side.
+    scatter: f64,
 }
 
 struct Server {
     abilities: Abilities,
+    gate: capacity::Gate,
     shared: Mutex<Shared>,
 }
 
@@ -110,7 +115,7 @@ impl Provider {
     pub async fn with(abilities: Abilities) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let server = Arc::new(Server { abilities, shared: Mutex::default() });
+        let server = Arc::new(Server { abilities, gate: capacity::Gate::default(), shared: Mutex::default() });
         let serving = Some(tokio::spawn(serve(listener, Arc::clone(&server))));
         Ok(Self { server, address, serving })
     }
@@ -134,6 +139,17 @@ impl Provider {
     /// How long each answer takes to begin.
     pub fn take_time(&self, latency: Duration) {
         self.server.shared().latency = latency;
+    }
+
+    /// The same, each different by up to this part of it.
+    pub fn take_about(&self, latency: Duration, scatter: f64) {
+        let mut shared = self.server.shared();
+        (shared.latency, shared.scatter) = (latency, scatter);
+    }
+
+    /// From now on it takes no more than this.
+    pub fn has(&self, capacity: Capacity) {
+        self.server.gate.set(capacity);
     }
 
     /// Every request until now.
@@ -225,17 +241,36 @@ async fn answer(State(server): State<Arc<Server>>, axum::Extension(wire): axum::
     let (parts, body) = request.into_parts();
     let bytes = axum::body::to_bytes(body, MAX_REQUEST_BYTES).await.unwrap_or_default();
     let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let latency = server.shared().latency;
+    let _place = match server.gate.enter().await {
+        Ok(place) => place,
+        Err(refusal) => {
+            let (at, status) = (Instant::now(), refusal.status().as_u16());
+            server.shared().recorded.push(Recorded {
+                at,
+                headers: parts.headers,
+                body,
+                behaviour: Behaviour::RateLimited,
+                status,
+            });
+            return refusal;
+        }
+    };
+    let (latency, scatter) = {
+        let shared = server.shared();
+        (shared.latency, shared.scatter)
+    };
     if !latency.is_zero() {
-        tokio::time::sleep(latency).await;
+        let factor = 1.0 + scatter * (2.0 * rand::random::<f64>() - 1.0);
+        tokio::time::sleep(latency.mul_f64(factor)).await;
     }
-    let (behaviour, response) = match validate::refusal(&server.abilities, &parts, &body) {
+    let (behaviour, mut response) = match validate::refusal(&server.abilities, &parts, &body) {
         Some(refusal) => (Behaviour::Well, refusal),
         None => {
             let behaviour = server.choose(&body);
             (behaviour, behaviour.respond(&server.abilities, &body, &wire))
         }
     };
+    server.gate.tell(&mut response);
     let status = response.status().as_u16();
     server.shared().recorded.push(Recorded { at: Instant::now(), headers: parts.headers, body, behaviour, status });
     if behaviour == Behaviour::Hang && status == StatusCode::OK.as_u16() {

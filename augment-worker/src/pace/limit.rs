@@ -1,0 +1,248 @@
+//! How many calls may be in flight at one endpoint: found out by its refusals and by how long it takes.
+//!
+//! Promises: never more than the bound, never less than one. It begins small and doubles with every round trip until the first sign of
+//! a limit: a refusal, or answers that take longer the more are asked for. At a sign it falls below what the sign shows to be there,
+//! at most once per round trip; then it grows towards that, rests near it, and looks beyond it ever more boldly. It grows only
+//! while it is used. Several limiters at one provider come to equal shares: a fall takes a share of what one has, growth does not.
+
+use std::time::Duration;
+
+use super::bucket::whole;
+use super::latency::{Latency, Reading};
+
+/// Where it begins.
+const FIRST: f64 = 4.0;
+/// Of what a sign shows to be there, what is used next.
+const FALL: f64 = 0.8;
+/// The same where the sign was a queue: nothing was refused yet.
+const FALL_OF_QUEUE: f64 = 0.92;
+/// Round trips until it is back where the sign was.
+const REST: f64 = 8.0;
+/// What it grows per round trip at least.
+const STEADY: f64 = 0.5;
+/// A sign so far from the last one means that others share the capacity.
+const SHARED: f64 = 0.06;
+/// What it has grown beyond the sign after as many round trips again.
+const BOLD: f64 = 1.0;
+/// While it doubles: how far it may be ahead of what is known to be answered as quickly as less.
+const AHEAD: f64 = 4.0;
+/// Of the limit, what must be in flight for it to be used.
+const USED: f64 = 0.75;
+
+/// A call in flight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flight {
+    number: u64,
+    /// It and those before it that were in flight when it began.
+    beside: usize,
+}
+
+/// What a call that has ended says about the limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sign {
+    /// It was answered, after this long for its length.
+    Answered(Duration),
+    /// It was refused because there are too many.
+    Refused,
+    /// It had no answer in time.
+    Late,
+    /// Nothing.
+    None,
+}
+
+/// Since a sign.
+#[derive(Clone, Copy, Debug)]
+struct Fallen {
+    /// What the sign showed to be there.
+    ceiling: f64,
+    /// Where it fell to.
+    floor: f64,
+    /// Round trips since.
+    age: f64,
+    /// Others take from the same capacity.
+    is_shared: bool,
+    /// The sign was a queue, and nothing was refused.
+    is_queue: bool,
+}
+
+/// A limit.
+#[derive(Clone, Debug)]
+pub(crate) struct Limit {
+    most: f64,
+    limit: f64,
+    in_flight: usize,
+    /// Of the next call.
+    number: u64,
+    /// Calls from before this one know nothing of the present limit.
+    since: u64,
+    /// What was in flight at the first refusal since then.
+    refused_at: Option<usize>,
+    fallen: Option<Fallen>,
+    /// Half the limit is tried.
+    is_trial: bool,
+    /// So many at a time were answered as quickly as fewer.
+    seen: f64,
+    latency: Latency,
+    is_adaptive: bool,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
+fn float(n: usize) -> f64 {
+    n as f64
+}
+
+impl Limit {
+    /// One that adapts below `most`, or that is `most`.
+    pub(crate) fn new(most: usize, is_adaptive: bool) -> Self {
+        let most = float(most.max(1));
+        Self {
+            most,
+            limit: if is_adaptive { FIRST.min(most) } else { most },
+            in_flight: 0,
+            number: 0,
+            since: 0,
+            refused_at: None,
+            fallen: None,
+            is_trial: false,
+            seen: FIRST,
+            latency: Latency::default(),
+            is_adaptive,
+        }
+    }
+
+    /// Moves the bound.
+    pub(crate) fn set_most(&mut self, most: usize) {
+        self.most = float(most.max(1));
+        self.limit = if self.is_adaptive { self.limit.min(self.most) } else { self.most };
+    }
+
+    /// What is in force.
+    pub(crate) fn get(&self) -> usize {
+        let limit = if self.is_trial { self.limit / 2.0 } else { self.limit };
+        whole(limit + 1e-9).max(1)
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// How many may begin.
+    pub(crate) fn room(&self) -> usize {
+        self.get().saturating_sub(self.in_flight)
+    }
+
+    /// A call begins.
+    pub(crate) fn begin(&mut self) -> Flight {
+        self.in_flight += 1;
+        self.number += 1;
+        Flight { number: self.number, beside: self.in_flight }
+    }
+
+    /// A call has ended.
+    pub(crate) fn end(&mut self, flight: Flight, sign: Sign) {
+        let before = self.in_flight;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if !self.is_adaptive {
+            return;
+        }
+        match sign {
+            Sign::Answered(took) => self.answered(flight, took),
+            Sign::Refused => self.refused(flight, before),
+            Sign::Late if flight.number > self.since => self.fall(float(before), FALL),
+            Sign::Late | Sign::None => {}
+        }
+    }
+
+    /// Another process or another day: it begins as at first, from a part of what was there.
+    pub(crate) fn begin_anew(&mut self) {
+        if self.is_adaptive {
+            self.limit = (self.limit / 4.0).max(FIRST).min(self.most);
+            self.fallen = None;
+            self.is_trial = false;
+            self.since = self.number;
+            self.refused_at = None;
+            self.latency.rest();
+        }
+    }
+
+    fn answered(&mut self, flight: Flight, took: Duration) {
+        if flight.number <= self.since {
+            return;
+        }
+        self.refused_at = None;
+        let load = float(flight.beside);
+        if load < USED * float(self.get()) {
+            return;
+        }
+        if !self.is_trial && !self.latency.is_doubted() {
+            self.grow();
+        }
+        let learns = self.fallen.is_none_or(|fallen| load < 0.97 * fallen.ceiling);
+        let settled = self.fallen.is_some() || self.limit >= self.most;
+        let is_known = self.fallen.is_some_and(|fallen| fallen.is_queue && load >= 0.97 * fallen.ceiling);
+        match self.latency.answered(took.as_secs_f64(), load, self.get(), learns, settled, is_known) {
+            Reading::Early | Reading::Trying => {}
+            Reading::Usual => self.seen = self.seen.max(load),
+            Reading::Try => {
+                self.is_trial = true;
+                self.since = self.number;
+            }
+            Reading::Queued { there } => self.fall(there, FALL_OF_QUEUE),
+            Reading::Free => {
+                self.is_trial = false;
+                self.since = self.number;
+            }
+        }
+    }
+
+    fn refused(&mut self, flight: Flight, before: usize) {
+        if flight.number > self.since {
+            self.refused_at = Some(before);
+            self.fall(float(before.saturating_sub(1)), FALL);
+            return;
+        }
+        // Of those that were in flight at the first refusal, each further one shows that there is room for one less.
+        if let (Some(first), Some(fallen)) = (self.refused_at, &mut self.fallen) {
+            let there = float(self.in_flight).max(float(first) / 2.0);
+            if there < fallen.ceiling {
+                fallen.ceiling = there;
+                fallen.floor = (FALL * there).max(1.0);
+                self.limit = self.limit.min(fallen.floor);
+            }
+        }
+    }
+
+    fn fall(&mut self, there: f64, share: f64) {
+        let there = there.max(1.0);
+        // Alone one meets the limit where it was. Who meets it elsewhere shares it.
+        let is_shared = self.fallen.is_some_and(|last| (there - last.ceiling).abs() > (SHARED * last.ceiling).max(0.75));
+        self.limit = self.limit.min((share * there).max(1.0));
+        self.fallen = Some(Fallen { ceiling: there, floor: self.limit, age: 0.0, is_shared, is_queue: share > FALL });
+        self.since = self.number;
+        self.is_trial = false;
+        self.latency.begin_anew();
+    }
+
+    /// One answer's worth of growth.
+    fn grow(&mut self) {
+        let target = match &mut self.fallen {
+            None => (self.limit + 1.0).min(AHEAD * self.seen),
+            Some(fallen) => {
+                fallen.age += 1.0 / self.limit;
+                let from_rest = fallen.age / REST - 1.0;
+                let height = if from_rest < 0.0 { fallen.ceiling - fallen.floor } else { BOLD };
+                let cubic = fallen.ceiling + height * from_rest.powi(3);
+                let steady = fallen.floor + STEADY * fallen.age;
+                if fallen.is_shared {
+                    steady
+                } else if fallen.is_queue {
+                    cubic.max(fallen.ceiling + STEADY.max(0.02 * fallen.ceiling) * (fallen.age - REST))
+                } else {
+                    cubic
+                }
+                .min(self.limit + 1.0)
+            }
+        };
+        self.limit = self.limit.max(target).min(self.most);
+    }
+}
