@@ -150,6 +150,22 @@ fn a_tenants_flood_does_not_delay_another_behind_it() {
 }
 
 #[test]
+fn however_many_tenants_there_are_all_together_hold_twice_the_budget() {
+    let mut rig = Rig::new(|_| ());
+    let names: Vec<&'static str> = ('!'..='~').map(|name| &*name.to_string().leak()).collect();
+    for name in names.iter().chain(&names) {
+        rig.comes(1, name);
+    }
+    assert!(rig.core.held().0 <= 20 && !rig.is_paused, "{:?}", rig.core.held());
+    let mut done = Vec::new();
+    while !rig.tasks.is_empty() {
+        done.extend(rig.works());
+    }
+    done.sort_unstable();
+    assert_eq!(done, (0..188).collect::<Vec<_>>(), "everybody's turn comes");
+}
+
+#[test]
 fn a_tenant_that_is_alone_rests_its_partition_instead() {
     let mut rig = Rig::new(|config| config.read_ahead_records = 20);
     rig.comes(200, "a");

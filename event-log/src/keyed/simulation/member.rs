@@ -291,7 +291,10 @@ impl Member {
             return false;
         }
         let index = ready[world.chance.below(ready.len())];
+        // What was delivered comes again.
+        let back = if world.goes_wrong(3) { world.chance.below(4) } else { 0 };
         let position = self.positions.get_mut(&index).expect("ready");
+        position.next = position.next.saturating_sub(back);
         let mut count = 1 + world.chance.below(world.spec.batch);
         if position.is_paused {
             count = count.min(position.late);
