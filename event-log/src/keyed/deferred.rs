@@ -124,21 +124,21 @@ impl Deferred {
 
     /// What to read for the tenant that has room and was asked for longest ago.
     pub(super) fn next(&self, room: impl Fn(&str) -> Option<Room>) -> Option<Chunk> {
-        let mut best: Option<((u64, i64), &Arc<str>, &Backlog, Room)> = None;
+        let mut best: Option<(&Arc<str>, &Backlog, Room)> = None;
         for (tenant, backlog) in &self.tenants {
-            let standing = (backlog.turn, backlog.next());
-            if best.as_ref().is_none_or(|(other, ..)| standing < *other)
+            let is_before = |other: &Backlog| (backlog.turn, backlog.next()) < (other.turn, other.next());
+            if best.is_none_or(|(_, other, _)| is_before(other))
                 && let Some(room) = room(tenant)
             {
-                best = Some((standing, tenant, backlog, room));
+                best = Some((tenant, backlog, room));
             }
         }
-        let ((_, offset), tenant, backlog, room) = best?;
+        let (tenant, backlog, room) = best?;
         let span: i64 = backlog.runs.iter().map(|run| run.1 - run.0 + 1).sum();
         let sparseness = usize::try_from(span).unwrap_or(usize::MAX).div_ceil(backlog.records.max(1));
         let by_bytes = room.bytes / self.largest.max(1);
         let max_records = room.records.saturating_mul(sparseness).min(CHUNK).min(by_bytes).max(1);
-        Some(Chunk { tenant: Arc::clone(tenant), offset, max_records })
+        Some(Chunk { tenant: Arc::clone(tenant), offset: backlog.next(), max_records })
     }
 
     /// A read for `tenant` has begun.

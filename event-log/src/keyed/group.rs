@@ -149,7 +149,7 @@ impl<T> Core<T> {
             return true;
         }
         let moved: Vec<Commit> =
-            self.parts.iter_mut().filter_map(|(&partition, part)| part.to_commit(partition, finished::MAX_BYTES)).collect();
+            self.parts.iter_mut().filter_map(|(&partition, part)| part.take_commit(partition, finished::MAX_BYTES)).collect();
         self.committing = !moved.is_empty();
         if self.committing {
             self.effects.push_back(Effect::Commit(moved));

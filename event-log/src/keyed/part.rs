@@ -64,7 +64,7 @@ impl Part {
     }
 
     /// What has moved since the last commit.
-    pub(super) fn to_commit(&mut self, partition: TopicPartition, max_bytes: usize) -> Option<Commit> {
+    pub(super) fn take_commit(&mut self, partition: TopicPartition, max_bytes: usize) -> Option<Commit> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
