@@ -2,6 +2,7 @@
 //!
 //! A ratio says how near we are to what the machine gives at all: 1 is the floor itself. Only ratios travel between machines.
 
+mod allocations;
 mod embedding;
 mod end_to_end;
 mod extraction;
@@ -13,6 +14,7 @@ mod recall_peer;
 mod report;
 mod sdk;
 mod under_sink;
+mod worker;
 mod writer;
 
 use std::path::PathBuf;
@@ -22,12 +24,17 @@ use memori_tests::servers::Servers;
 
 use crate::report::Report;
 
+#[global_allocator]
+static ALLOCATOR: allocations::Counted = allocations::Counted;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Bench {
     /// Our producer over a raw one.
     Producer,
     /// Appends to the SQL log on Postgres over one INSERT and a commit.
     LogPostgres,
+    /// The worker: events per second over its bound, its own cost, tenants and lanes beside each other.
+    Worker,
     /// The sink's flush over raw COPY into the same tables.
     Writer,
     /// Recall, hot and cold, over a read of the entity's version row, and over pgvector in SQL.
@@ -94,6 +101,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(Bench::LogPostgres) {
         log_postgres::run(&servers, options, &mut report).await?;
+    }
+    if wanted(Bench::Worker) {
+        worker::run(&servers, options, &mut report).await?;
     }
     if wanted(Bench::Writer) {
         writer::run(&servers, options, &mut report).await?;
