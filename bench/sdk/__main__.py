@@ -16,6 +16,7 @@ from pathlib import Path
 
 import calls
 import facts
+import loop
 import processes
 import provider
 from memori import Memori
@@ -65,6 +66,14 @@ def _streams(mem: Memori, url: str, known: int, runs: int, count: int, report: R
                 report.add(f"{name}, {label}, p50", "ms", ours, floor)
 
 
+def _loops(mem: Memori, url: str, runs: int, quick: bool, report: Report) -> None:
+    for name, history_bytes, at_once, rounds in (("100 calls at once", 0, 100, 3), ("4 MB a call", 4 << 20, 1, 10)):
+        pairs = [asyncio.run(loop.pair(mem, url, history_bytes, at_once, 1 if quick else rounds)) for _ in range(runs)]
+        for label, share in (("p99", 0.99), ("longest", 1.0)):
+            ours, floor = ([quantile(side, share) for side in sides] for sides in zip(*pairs, strict=True))
+            report.add(f"event loop late, {name}, {label}", "ms", ours, floor)
+
+
 def _processes(folder: str, url: str, known: int, runs: int, report: Report) -> None:
     def fresh() -> str:
         return tempfile.mkdtemp(dir=folder)
@@ -103,6 +112,7 @@ def main() -> None:
             _calls(mem, url, sizes, runs, count, report)
             _streams(mem, url, streamed, runs, count, report)
             stats = mem.stats()
+            _loops(mem, url, runs, flags.quick, report)
         asked = stats["recall_ms"]["count"] - before["recall_ms"]["count"]
         stranger = stats["passed_through"]["nothing_recalled"] - before["passed_through"]["nothing_recalled"]
         injected = stats["injected"] - before["injected"]
