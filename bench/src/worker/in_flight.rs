@@ -18,10 +18,13 @@ fn rate(events: usize, seconds: f64) -> f64 {
     events as f64 / seconds
 }
 
-/// Through the `llm` extractor to a double of a provider over HTTP, which runs on the same cores: one partition, 1,000 keys.
+/// Through the `llm` extractor to a double of a provider over HTTP, which runs on the same cores: one partition, 1,000 keys. Once also
+/// with the limit that is found out, from its slow start on.
 pub(super) async fn calls(servers: &Servers, options: Options, report: &mut Report) -> anyhow::Result<()> {
     const KEYS: usize = 1_000;
-    for (in_flight, latency) in [(16_usize, 100_u64), (100, 250), (1_000, 1_000)] {
+    for (in_flight, latency, adaptive) in
+        [(16_usize, 100_u64, false), (100, 250, false), (100, 250, true), (1_000, 1_000, false)]
+    {
         let rounds = if options.quick { 2 } else { 20 };
         let events = (in_flight * rounds).max(KEYS);
         let provider = Provider::start().await?;
@@ -32,6 +35,7 @@ pub(super) async fn calls(servers: &Servers, options: Options, report: &mut Repo
         settings.extractor.model = Some("bench".to_owned());
         settings.extractor.known_facts_tokens = 0;
         settings.worker.window_events = 1;
+        settings.extractor.adaptive = adaptive;
         let (mut ours, mut bound) = (Vec::new(), Vec::new());
         for _ in 0..options.runs {
             let bed = Bed::new(servers, 1).await?;
@@ -45,7 +49,8 @@ pub(super) async fn calls(servers: &Servers, options: Options, report: &mut Repo
             ours.push(rate(events, span(&calls)));
             bound.push(rate(in_flight, f64::from(u32::try_from(latency)?) / 1e3));
         }
-        let case = format!("{in_flight} in flight, {latency} ms a call, one partition");
+        let found_out = if adaptive { ", limit found out" } else { "" };
+        let case = format!("{in_flight} in flight, {latency} ms a call{found_out}");
         report.add("worker", &case, "events/s", Better::Higher, &ours, &bound);
     }
     Ok(())
