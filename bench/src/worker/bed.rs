@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::input;
 
 /// How long anything may take before it counts as broken.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Topics of its own.
 pub(super) struct Bed {
@@ -36,6 +36,10 @@ impl Bed {
         let log = Arc::new(KafkaLog::connect(KafkaConfig::new(servers.kafka_brokers(), &prefix)).await?);
         log.create_topics(partitions).await?;
         Ok(Self { log, servers_kafka: servers.kafka_brokers().to_owned(), prefix, partitions })
+    }
+
+    pub(super) fn log(&self) -> Arc<dyn Log> {
+        Arc::clone(&self.log) as _
     }
 
     pub(super) fn brokers(&self) -> &str {
@@ -88,7 +92,7 @@ impl Bed {
         let mut running = JoinSet::new();
         for _ in 0..workers {
             let config = WorkerConfig::from_settings(settings);
-            let (log, extractor, stop) = (Arc::clone(&self.log) as Arc<dyn Log>, Arc::clone(extractor), stop.clone());
+            let (log, extractor, stop) = (self.log(), Arc::clone(extractor), stop.clone());
             running.spawn(memori_augment_worker::run(log, config, extractor, None, InFlight::new(), stop));
         }
         Workers { stop, running }

@@ -10,8 +10,7 @@ use memori_augment_worker::Extractor;
 use memori_event_log::topic::Topic;
 use memori_schemas::Lane;
 use memori_tests::servers::Servers;
-use rdkafka::ClientConfig;
-use rdkafka::Message as _;
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 
@@ -40,7 +39,9 @@ fn raw(bed: &Bed, events: usize) -> anyhow::Result<()> {
         .set("auto.offset.reset", "earliest")
         .set("enable.auto.commit", "false")
         .create()?;
-    consumer.subscribe(&[&bed.topic(Topic::ConversationsLive)])?;
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(&bed.topic(Topic::ConversationsLive), 0, Offset::Beginning)?;
+    consumer.assign(&from)?;
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", bed.brokers())
         .set("acks", "all")

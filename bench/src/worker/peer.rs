@@ -2,20 +2,25 @@
 //! most 100 at a time, in order of their keys (README of confluentinc/parallel-consumer, "Illustrative Performance Example"; their
 //! machine is not ours).
 //!
-//! The floor of each case is the same work without a log: a task for each key that does its work in order. Ours also appends, for each
-//! message, what came of it.
+//! Like theirs, the work sleeps and writes nothing. The floor of each case is the same work without a log: a task for each key that
+//! does its work in order.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use memori_augment_worker::Extractor;
-use memori_schemas::{ConversationEvent, Lane};
+use anyhow::{Context as _, ensure};
+use async_trait::async_trait;
+use memori_event_log::driver::{KeyedConfig, Reading, RecordHandler, Unobserved, Verdict, Windowing, Work, run_keyed};
+use memori_event_log::seam::{Log, LogRecord};
+use memori_event_log::topic::Topic;
+use memori_schemas::Lane;
 use memori_tests::servers::Servers;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::bed::{Bed, Taking, Watched, span};
-use super::settings;
+use super::bed::{Bed, PATIENCE};
 use crate::Options;
 use crate::report::{Better, Report, say};
 
@@ -30,8 +35,56 @@ fn work_of(n: usize) -> Duration {
     Duration::from_micros(u64::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])) * 5_000 / u64::from(u16::MAX))
 }
 
-fn number_of(event: &ConversationEvent) -> usize {
-    event.event_id.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+/// Sleeps, and counts.
+struct Sleeping {
+    messages: usize,
+    done: AtomicUsize,
+    /// When the first one began, and when the last one ended.
+    span: Mutex<Option<(Instant, Instant)>>,
+    all: Notify,
+}
+
+#[async_trait]
+impl RecordHandler for Sleeping {
+    type Item = ();
+
+    fn read(&self, _: &LogRecord) -> Reading<()> {
+        Reading { item: (), tenant: Arc::from("tenant"), cost: 1, bytes: 0, window: Windowing::Alone }
+    }
+
+    async fn handle(&self, work: Work<()>) -> Verdict {
+        let began = Instant::now();
+        let n = work.window.first().and_then(|held| usize::try_from(held.record.offset).ok()).unwrap_or(0);
+        tokio::time::sleep(work_of(n)).await;
+        {
+            let mut span = self.span.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = span.map_or(began, |(first, _)| first.min(began));
+            *span = Some((first, Instant::now()));
+        }
+        if self.done.fetch_add(1, Ordering::SeqCst) + 1 >= self.messages {
+            self.all.notify_one();
+        }
+        Verdict::Done
+    }
+}
+
+async fn ours(servers: &Servers, messages: usize, keys: usize) -> anyhow::Result<f64> {
+    let bed = Bed::new(servers, 1).await?;
+    let owners: Vec<(&str, String)> = (0..messages).map(|n| ("tenant", format!("user-{}", n % keys))).collect();
+    bed.publish(Lane::Live, &owners, 0).await?;
+    let handler = Arc::new(Sleeping { messages, done: AtomicUsize::new(0), span: Mutex::default(), all: Notify::new() });
+    let config =
+        KeyedConfig { max_concurrency: IN_FLIGHT.into(), ..KeyedConfig::new("peer", vec![Topic::ConversationsLive]) };
+    let stop = CancellationToken::new();
+    let log: Arc<dyn Log> = bed.log();
+    let driver = tokio::spawn(run_keyed(log, config, Arc::clone(&handler), Arc::new(Unobserved), stop.clone()));
+    tokio::time::timeout(PATIENCE, handler.all.notified()).await.context("the messages are not worked on")?;
+    stop.cancel();
+    driver.await??;
+    ensure!(handler.done.load(Ordering::SeqCst) == messages, "messages were worked on twice");
+    let span = *handler.span.lock().unwrap_or_else(PoisonError::into_inner);
+    let (began, ended) = span.context("nothing was worked on")?;
+    Ok(ended.duration_since(began).as_secs_f64())
 }
 
 async fn floor(messages: usize, keys: usize) -> anyhow::Result<f64> {
@@ -56,22 +109,14 @@ async fn floor(messages: usize, keys: usize) -> anyhow::Result<f64> {
 pub(super) async fn run(servers: &Servers, options: Options, report: &mut Report) -> anyhow::Result<()> {
     let messages = if options.quick { 500 } else { 10_000 };
     for (keys, published) in PUBLISHED {
-        let (mut ours, mut floors) = (Vec::new(), Vec::new());
+        let (mut took, mut floors) = (Vec::new(), Vec::new());
         for _ in 0..if keys <= 2 { 1 } else { options.runs } {
-            let bed = Bed::new(servers, 1).await?;
-            let owners: Vec<(&str, String)> = (0..messages).map(|n| ("tenant", format!("user-{}", n % keys))).collect();
-            bed.publish(Lane::Live, &owners, 0).await?;
-            let watched = Watched::new(Taking(|event: &ConversationEvent| work_of(number_of(event))));
-            let extractor: Arc<dyn Extractor> = Arc::clone(&watched) as _;
-            let workers = bed.work(1, &settings(IN_FLIGHT), &extractor);
-            let calls = watched.take(None, messages).await?;
-            workers.end().await?;
-            ours.push(span(&calls));
+            took.push(ours(servers, messages, keys).await?);
             floors.push(floor(messages, keys).await?);
         }
-        report.add("worker", &format!("10,000 messages of 0-5 ms, {keys} keys"), "s", Better::Lower, &ours, &floors);
+        report.add("worker", &format!("{messages} messages of 0-5 ms, {keys} keys"), "s", Better::Lower, &took, &floors);
         if !options.quick {
-            say(&format!("{:<12} {:<42} {published:>14} s, as published for the parallel consumer", "", ""));
+            say(&format!("{:<12} {:<42} {published:>14.3} s, as published for the parallel consumer", "", ""));
         }
     }
     Ok(())
