@@ -10,14 +10,14 @@ use memori_augment_worker::Extractor;
 use memori_event_log::topic::Topic;
 use memori_schemas::Lane;
 use memori_tests::servers::Servers;
-use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use super::bed::{Bed, Taking, Watched};
 use super::settings;
-use crate::allocations;
 use crate::Options;
+use crate::allocations;
 use crate::report::{Better, Report};
 
 /// Bytes of an outcome without facts, about.

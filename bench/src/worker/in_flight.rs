@@ -22,8 +22,7 @@ fn rate(events: usize, seconds: f64) -> f64 {
 /// with the limit that is found out, from its slow start on.
 pub(super) async fn calls(servers: &Servers, options: Options, report: &mut Report) -> anyhow::Result<()> {
     const KEYS: usize = 1_000;
-    for (in_flight, latency, adaptive) in
-        [(16_usize, 100_u64, false), (100, 250, false), (100, 250, true), (1_000, 1_000, false)]
+    for (in_flight, latency, adaptive) in [(16_usize, 100_u64, false), (100, 250, false), (100, 250, true), (1_000, 1_000, false)]
     {
         let rounds = if options.quick { 2 } else { 20 };
         let events = (in_flight * rounds).max(KEYS);

@@ -73,8 +73,7 @@ async fn ours(servers: &Servers, messages: usize, keys: usize) -> anyhow::Result
     let owners: Vec<(&str, String)> = (0..messages).map(|n| ("tenant", format!("user-{}", n % keys))).collect();
     bed.publish(Lane::Live, &owners, 0).await?;
     let handler = Arc::new(Sleeping { messages, done: AtomicUsize::new(0), span: Mutex::default(), all: Notify::new() });
-    let config =
-        KeyedConfig { max_concurrency: IN_FLIGHT.into(), ..KeyedConfig::new("peer", vec![Topic::ConversationsLive]) };
+    let config = KeyedConfig { max_concurrency: IN_FLIGHT.into(), ..KeyedConfig::new("peer", vec![Topic::ConversationsLive]) };
     let stop = CancellationToken::new();
     let log: Arc<dyn Log> = bed.log();
     let driver = tokio::spawn(run_keyed(log, config, Arc::clone(&handler), Arc::new(Unobserved), stop.clone()));
