@@ -24,7 +24,7 @@ pub(super) struct Model {
     parked: Vec<(Key, u64)>,
     ready: BTreeSet<Key>,
     pushes: u64,
-    agains: u64,
+    times_again: u64,
     closed_before: u64,
     full: bool,
     now_ms: u64,
@@ -41,7 +41,7 @@ impl Model {
             parked: Vec::new(),
             ready: BTreeSet::new(),
             pushes: 0,
-            agains: 0,
+            times_again: 0,
             closed_before: 0,
             full: false,
             now_ms: 0,
@@ -142,13 +142,13 @@ impl Model {
     fn again(&mut self, key: &Key, windows: Vec<Vec<Item>>) {
         let mut entries = Vec::new();
         for window in windows {
-            self.agains += 1;
+            self.times_again += 1;
             entries.extend(window.into_iter().map(|item| Entry {
                 key: key.clone(),
                 item,
                 at_ms: self.now_ms,
                 push: 0,
-                again: Some(self.agains),
+                again: Some(self.times_again),
             }));
         }
         self.items.splice(0..0, entries);
