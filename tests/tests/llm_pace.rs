@@ -238,9 +238,9 @@ async fn the_limit_settles_at_a_hidden_capacity_and_follows_it() -> anyhow::Resu
     // How near it comes is what the simulations hold it to, in their own time. A machine that does everything at once may never have
     // enough calls under way to meet the capacity; then it has nothing to be found out by.
     let within = if std::env::var_os("MEMORI_SOAK").is_some() { 0.15 } else { 0.35 };
-    let refusals = || provider.recorded().iter().filter(|request| request.status == 429).count();
     let provider = Provider::start().await?;
     provider.take_about(Duration::from_millis(600), 0.3);
+    let refusals = || provider.recorded().iter().filter(|request| request.status == 429).count();
     let takes = |slots| Capacity { slots: Some(slots), beyond: Beyond::Refused { retry_after: None }, per_minute: None };
     provider.has(takes(30));
     let shape = start(&provider, &[("MEMORI__EXTRACTOR__MAX_CONCURRENCY", "100")])?;
