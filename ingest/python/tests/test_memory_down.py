@@ -145,7 +145,8 @@ def test_the_answer_is_what_it_would_be(down: Callable[[], Memori], double: Doub
             body, took = _raw(registered, stream)
             assert body == expected
             assert took < DEADLINE_MS / 1000 + SLACK_S
-        sent = [request.body for request in double.requests]
+        # It may be what the platform is played by, too.
+        sent = [request.body for request in double.requests if request.path.endswith("/chat/completions")]
         assert len(set(sent[-4:])) == 1, "nothing was put into the request"
 
     async def asynchronous() -> None:
