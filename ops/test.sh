@@ -7,6 +7,9 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.."
 
+# An error is a line, not a stack; a panic keeps its own.
+export RUST_LIB_BACKTRACE="${RUST_LIB_BACKTRACE:-0}"
+
 # not below target/: another run may clean that
 work=$(mktemp -d "${TMPDIR:-/tmp}/memori-test-XXXXXX")
 finish() {

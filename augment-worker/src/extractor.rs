@@ -94,11 +94,11 @@ pub trait Extractor: Send + Sync + 'static {
     /// lane, in log order.
     async fn extract(&self, lane: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError>;
 
-    /// Whether it works for anybody: asked before an event is given up that was tried for as long as is allowed.
+    /// Whether it has worked for others since then: asked before an event is given up that was tried for as long as is allowed.
     ///
     /// # Errors
     /// Why not; then the event waits on.
-    async fn works(&self) -> Result<(), String> {
+    async fn works(&self, _since: Instant) -> Result<(), String> {
         Ok(())
     }
 

@@ -129,7 +129,17 @@ impl RetryPolicy {
 #[derive(Debug)]
 pub(crate) struct Forgiven {
     most: usize,
-    events: BTreeMap<(TopicPartition, i64), (u32, i64)>,
+    events: BTreeMap<(TopicPartition, i64), Pardon>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Pardon {
+    /// Attempts that do not count.
+    attempts: u32,
+    /// What was before does not count.
+    at_ms: i64,
+    /// The extractor was seen to work since, and before the attempt that comes next.
+    worked: bool,
 }
 
 impl Forgiven {
@@ -141,22 +151,32 @@ impl Forgiven {
     /// Of `attempts` since `first_tried_at_ms` those that count, and since when.
     pub(crate) fn charged(&self, event: (TopicPartition, i64), attempts: u32, first_tried_at_ms: i64) -> (u32, i64) {
         match self.events.get(&event) {
-            Some((forgiven, at_ms)) => (attempts.saturating_sub(*forgiven), first_tried_at_ms.max(*at_ms)),
+            Some(pardon) => (attempts.saturating_sub(pardon.attempts), first_tried_at_ms.max(pardon.at_ms)),
             None => (attempts, first_tried_at_ms),
         }
     }
 
     /// All that it failed until now does not count.
     pub(crate) fn forgive(&mut self, event: (TopicPartition, i64), attempts: u32, now_ms: i64) {
+        *self.of(event) = Pardon { attempts, at_ms: now_ms, worked: false };
+    }
+
+    /// The extractor works, now that it failed this event: what this event fails from here on is its own. Whether that was known
+    /// before the attempt that has just failed; if not, it may have failed as the last of those that all failed.
+    pub(crate) fn works(&mut self, event: (TopicPartition, i64)) -> bool {
+        std::mem::replace(&mut self.of(event).worked, true)
+    }
+
+    fn of(&mut self, event: (TopicPartition, i64)) -> &mut Pardon {
         if self.events.len() >= self.most && !self.events.contains_key(&event) {
             self.events.pop_first();
         }
-        self.events.insert(event, (attempts, now_ms));
+        self.events.entry(event).or_default()
     }
 
     /// Its last attempt of `attempts` was none: nobody was asked. Nor was it tried until then.
     pub(crate) fn not_tried(&mut self, event: (TopicPartition, i64), attempts: u32, now_ms: i64) {
-        let forgiven = self.events.get(&event).map_or(0, |(forgiven, _)| *forgiven);
+        let forgiven = self.events.get(&event).map_or(0, |pardon| pardon.attempts);
         self.forgive(event, forgiven.saturating_add(1).min(attempts), now_ms);
     }
 
@@ -298,5 +318,10 @@ mod tests {
         forgiven.not_tried(at(3), 9, 700);
         forgiven.not_tried(at(3), 10, 800);
         assert_eq!(forgiven.charged(at(3), 11, 100), (9, 800), "attempts at which nobody was asked are none");
+        assert!(!forgiven.works(at(3)), "the attempt before may have been the last that failed for everybody");
+        assert!(forgiven.works(at(3)));
+        forgiven.forgive(at(3), 12, 900);
+        assert!(!forgiven.works(at(3)));
+        assert_eq!(forgiven.charged(at(3), 13, 100), (1, 900));
     }
 }

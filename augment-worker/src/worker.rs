@@ -267,6 +267,16 @@ impl RecordHandler for Handler {
     }
 }
 
+/// What comes after a call that failed.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Attempt(Duration),
+    /// After it the bound is reached.
+    LastAttempt(Duration),
+    /// The bound is reached.
+    None,
+}
+
 impl Handler {
     async fn work_on(&self, job: &Job<'_>, window: &[Arc<Held<Incoming>>], traceparent: Option<&str>) -> Verdict {
         let source = Source { record: job.record, generation: self.generation, traceparent };
@@ -303,11 +313,18 @@ impl Handler {
                 let vectors = embed::embed(self.embedder.as_deref(), &events, &mut extraction.facts).await;
                 self.publish(source, job, turns, Yield { extraction, vectors }).await
             }
-            Err(error) => self.failed(source, job, turns, error).await,
+            Err(error) => self.failed(source, job, turns, begin.into_std(), error).await,
         }
     }
 
-    async fn failed(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], error: ExtractError) -> Verdict {
+    async fn failed(
+        &self,
+        source: Source<'_>,
+        job: &Job<'_>,
+        turns: &[Turn<'_>],
+        begin: std::time::Instant,
+        error: ExtractError,
+    ) -> Verdict {
         let attempts = job.attempt.saturating_add(1);
         let (class, reason) = match error {
             ExtractError::Permanent { class, message } => (class, message),
@@ -319,13 +336,17 @@ impl Handler {
                     metrics::retried(reason.as_str());
                     return Verdict::RetryAfter(SHUT_WAIT.mul_f64(chance));
                 }
-                if let Some(wait) = self.wait(job, attempts, reason, retry_after, chance) {
+                let again = |wait: Duration| {
                     metrics::retried(reason.as_str());
                     tracing::info!(attempts, wait_ms = wait.as_millis(), error = %message, "the extractor failed; trying again");
-                    return Verdict::RetryAfter(wait);
+                    Verdict::RetryAfter(wait)
+                };
+                let next = self.next(job, attempts, reason, retry_after, chance);
+                if let Next::Attempt(wait) = next {
+                    return again(wait);
                 }
                 // Is it this event, or everybody? No event is given up because the extractor is away.
-                if let Err(why) = self.extractor.works().await {
+                if let Err(why) = self.extractor.works(begin).await {
                     let now_ms = now_ms();
                     self.forgiven(|forgiven| forgiven.forgive(job.place(), attempts, now_ms));
                     let wait = self.pause(attempts, retry_after, chance);
@@ -333,7 +354,12 @@ impl Handler {
                     tracing::warn!(attempts, wait_ms = wait.as_millis(), error = %why, "the extractor works for nobody; waiting");
                     return Verdict::RetryAfter(wait);
                 }
-                (DeadLetterClass::Expired, format!("given up after {attempts} attempts: {message}"))
+                let worked = self.forgiven(|forgiven| forgiven.works(job.place()));
+                match next {
+                    Next::Attempt(wait) | Next::LastAttempt(wait) => return again(wait),
+                    Next::None if !worked => return again(self.pause(1, retry_after, chance)),
+                    Next::None => (DeadLetterClass::Expired, format!("given up after {attempts} attempts: {message}")),
+                }
             }
         };
         let [turn] = turns else {
@@ -346,28 +372,25 @@ impl Handler {
     }
 
     /// The wait before the next attempt; none where the bounds are reached.
-    fn wait(
-        &self,
-        job: &Job<'_>,
-        attempts: u32,
-        reason: RetryReason,
-        retry_after: Option<Duration>,
-        chance: f64,
-    ) -> Option<Duration> {
+    fn next(&self, job: &Job<'_>, attempts: u32, reason: RetryReason, retry_after: Option<Duration>, chance: f64) -> Next {
         if !reason.is_of_the_event() {
-            return Some(self.pause(attempts, retry_after, chance));
+            return Next::Attempt(self.pause(attempts, retry_after, chance));
         }
         let event = job.place();
         let (mut charged, since_ms) = self.forgiven(|forgiven| forgiven.charged(event, attempts, job.first_tried_at_ms));
+        let last = self.retry.max_attempts.saturating_sub(1);
         if reason == RetryReason::RateLimited {
             // Whom a limit hits is chance, so only time counts.
-            charged = charged.min(self.retry.max_attempts.saturating_sub(1));
+            charged = charged.min(last);
         }
         let elapsed = Duration::from_millis(u64::try_from(now_ms().saturating_sub(since_ms)).unwrap_or(0));
         let elapsed = self.extractor.open_since().map_or(elapsed, |since| elapsed.min(since.elapsed()));
-        self.retry.wait(charged, elapsed, retry_after, chance)?;
+        if self.retry.wait(charged, elapsed, retry_after, chance).is_none() {
+            return Next::None;
+        }
         let wait = self.pause(attempts, retry_after, chance);
-        Some(wait.min(self.retry.max_elapsed.saturating_sub(elapsed)).max(Duration::from_millis(1)))
+        let wait = wait.min(self.retry.max_elapsed.saturating_sub(elapsed)).max(Duration::from_millis(1));
+        if charged == last && reason != RetryReason::RateLimited { Next::LastAttempt(wait) } else { Next::Attempt(wait) }
     }
 
     /// While nobody is asked, the bound is 0: whoever waits longer on top of that would only be late once somebody is.

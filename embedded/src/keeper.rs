@@ -35,11 +35,19 @@ const SETTLED: Duration = Duration::from_secs(30);
 const DATABASE: &str = "database";
 
 /// What the owner wants of it. Where the owner is gone, it is to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Wanted {
+    #[default]
     Run,
     Suspended,
     Stopped,
+}
+
+/// What is wanted, as the owner's so many-th order.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Order {
+    pub(crate) number: u64,
+    pub(crate) wanted: Wanted,
 }
 
 pub(crate) struct Keeper {
@@ -57,7 +65,9 @@ pub(crate) struct Keeper {
     /// Ends what the front door and the adopter do in the background.
     pub(crate) replay_stop: CancellationToken,
     pub(crate) told: watch::Sender<State>,
-    pub(crate) orders: watch::Receiver<Wanted>,
+    pub(crate) orders: watch::Receiver<Order>,
+    /// The number of the latest order to suspend, once all is closed.
+    pub(crate) suspended: watch::Sender<u64>,
     /// Ours until everything has ended.
     pub(crate) slot: Slot,
     pub(crate) folders: Vec<DataFolder>,
@@ -75,9 +85,9 @@ fn look<T: ?Sized>(shown: &Mutex<Option<Arc<T>>>) -> Option<Arc<T>> {
 }
 
 /// Waits until something else is wanted than what is under way; says what.
-async fn other_than(orders: &mut watch::Receiver<Wanted>, now: Wanted) -> Wanted {
-    match orders.wait_for(|wanted| *wanted != now).await {
-        Ok(wanted) => *wanted,
+async fn other_than(orders: &mut watch::Receiver<Order>, now: Wanted) -> Wanted {
+    match orders.wait_for(|order| order.wanted != now).await {
+        Ok(order) => order.wanted,
         Err(_) => Wanted::Stopped,
     }
 }
@@ -96,7 +106,8 @@ impl Keeper {
         while wanted != Wanted::Stopped {
             if wanted == Wanted::Suspended {
                 self.told.send_replace(State::Suspended);
-                wanted = other_than(&mut self.orders, Wanted::Suspended).await;
+                wanted = self.stay_suspended().await;
+                self.told.send_replace(State::Opening(None));
                 continue;
             }
             let why = match self.open(&commits).await {
@@ -146,6 +157,20 @@ impl Keeper {
         self.replay_stop.cancel();
         drop((self.slot, self.folders));
         self.told.send_replace(State::Stopped);
+    }
+
+    /// Says of every order to suspend that all is closed, until something else is wanted.
+    async fn stay_suspended(&mut self) -> Wanted {
+        loop {
+            let order = *self.orders.borrow_and_update();
+            if order.wanted != Wanted::Suspended {
+                return order.wanted;
+            }
+            self.suspended.send_replace(order.number);
+            if self.orders.changed().await.is_err() {
+                return Wanted::Stopped;
+            }
+        }
     }
 
     /// What was begun may end, within its share.

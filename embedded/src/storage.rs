@@ -79,6 +79,7 @@ impl Storage {
             if let Err(e) = made
                 && storage.log.identity().await.is_err()
             {
+                storage.close().await;
                 return Err(ProcessError::Failed(format!("cannot make the topics: {e}; `memori doctor` looks closer")));
             }
         }
@@ -102,9 +103,20 @@ async fn sqlite(file: &Path, sharing: &Sharing, commits: &Commits) -> Result<Sto
         std::fs::create_dir_all(folder).map_err(|e| failed("cannot make the folder of the database", &e))?;
     }
     let database = SqliteDatabase::open(file).await.map_err(|e| failed("cannot open the database", &e))?;
-    let log = SqlLog::open(database.clone(), sharing.log_config()).await.map_err(|e| failed("cannot open the log", &e))?;
     let store = SqliteStore::new(database.clone());
-    store.migrate().await.map_err(|e| failed("cannot migrate the store", &e))?;
+    let opened = async {
+        let log = SqlLog::open(database.clone(), sharing.log_config()).await.map_err(|e| failed("cannot open the log", &e))?;
+        store.migrate().await.map_err(|e| failed("cannot migrate the store", &e))?;
+        Ok(log)
+    };
+    let log = match opened.await {
+        Ok(log) => log,
+        Err(error) => {
+            // Not some time after this, as if it were dropped: the process may be about to fork.
+            database.close().await;
+            return Err(error);
+        }
+    };
     let reads = Arc::new(SqliteReads::new(database.reads().clone()));
     let listening = CancellationToken::new();
     if let Sharing::Shared { .. } = sharing {

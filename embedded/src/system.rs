@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Database, LibraryConfig};
 use crate::folder::{self, DataFolder};
-use crate::keeper::{Keeper, Wanted};
+use crate::keeper::{Keeper, Order, Wanted};
 use crate::late::Late;
 use crate::rooms::Live;
 use crate::server::{describe_metrics, door_config};
@@ -91,7 +91,9 @@ pub struct System {
     health: Health,
     spooled: Box<dyn Fn() -> usize + Send + Sync>,
     state: watch::Receiver<State>,
-    wanted: watch::Sender<Wanted>,
+    orders: watch::Sender<Order>,
+    /// The number of the latest order to suspend that was carried out.
+    suspended: watch::Receiver<u64>,
 }
 
 impl std::fmt::Debug for System {
@@ -155,7 +157,8 @@ impl System {
         }
         let health = Health::new();
         let (told, state) = watch::channel(State::Opening(None));
-        let (wanted, orders) = watch::channel(Wanted::Run);
+        let (order, orders) = watch::channel(Order::default());
+        let (suspended, seen_suspended) = watch::channel(0);
         let keeper = Keeper {
             settings,
             database,
@@ -170,6 +173,7 @@ impl System {
             replay_stop,
             told,
             orders,
+            suspended,
             slot,
             folders,
         };
@@ -184,7 +188,7 @@ impl System {
         health.degraded_while("log", door.degraded());
         let spooled = Box::new(door.spooled());
         let router = guarded(memori_ingest::app(door), draining, requests);
-        Ok(Start::System(Self { router, live, health, spooled, state, wanted }))
+        Ok(Start::System(Self { router, live, health, spooled, state, orders: order, suspended: seen_suspended }))
     }
 
     /// The front door of the tenant `default`, without keys, for calls inside the process (`tower::ServiceExt::oneshot`). A request's
@@ -249,21 +253,36 @@ impl System {
     /// Drains and closes the database, so that this process may be forked: a child that inherits an open SQLite file believes that it
     /// holds its parent's locks. The front door goes on, into the spool. Whether it was closed within `patience`.
     pub async fn suspend(&self, patience: Duration) -> bool {
-        self.wanted.send_replace(Wanted::Suspended);
-        let mut state = self.state.clone();
-        let closed = state.wait_for(|state| matches!(state, State::Suspended | State::Stopped));
-        matches!(tokio::time::timeout(patience, closed).await, Ok(Ok(_)))
+        let number = self.order(Wanted::Suspended);
+        let (mut suspended, mut state) = (self.suspended.clone(), self.state.clone());
+        // The state alone may still tell of the time before the last resume.
+        let closed = async {
+            tokio::select! {
+                closed = suspended.wait_for(|last| *last >= number) => closed.is_ok(),
+                stopped = state.wait_for(|state| *state == State::Stopped) => stopped.is_ok(),
+            }
+        };
+        matches!(tokio::time::timeout(patience, closed).await, Ok(true))
     }
 
     /// Opens the database again.
     pub fn resume(&self) {
-        self.wanted.send_replace(Wanted::Run);
+        self.order(Wanted::Run);
+    }
+
+    fn order(&self, wanted: Wanted) -> u64 {
+        let mut number = 0;
+        self.orders.send_modify(|order| {
+            number = order.number + 1;
+            *order = Order { number, wanted };
+        });
+        number
     }
 
     /// Stops in the data's order: no more requests, then the worker, then the sink, then the files. What is not done by then is in the
     /// log or in the spool, for whoever comes next. Whether it ended within `deadline`; where not, it goes on ending by itself.
     pub async fn stop(self, deadline: Duration) -> bool {
-        self.wanted.send_replace(Wanted::Stopped);
+        self.order(Wanted::Stopped);
         let mut state = self.state.clone();
         matches!(tokio::time::timeout(deadline, state.wait_for(|state| *state == State::Stopped)).await, Ok(Ok(_)))
     }

@@ -145,6 +145,16 @@ async fn suspended_it_has_no_file_open_and_takes_events_all_the_same() {
     system.resume();
     system.up(PATIENCE).await.unwrap();
     applied(&router, &["before", "during"]).await;
+    for wait_ms in [0, 0, 0, 1, 2, 5, 10, 20, 50] {
+        // As a server's first process does, which forks one worker after the other.
+        system.resume();
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        assert!(system.suspend(PATIENCE).await);
+        assert_eq!(open_files(dir.path()), Vec::<PathBuf>::new());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(open_files(dir.path()), Vec::<PathBuf>::new());
+    }
+    system.resume();
     assert!(system.stop(PATIENCE).await);
     assert_eq!(open_files(dir.path()), Vec::<PathBuf>::new());
 }

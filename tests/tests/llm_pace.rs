@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use memori_tests::client::{Api, metric};
 use memori_tests::embedded::Embedded;
 use memori_tests::provider::{Behaviour, Beyond, Capacity, PerMinute, Provider, Recorded, answers};
@@ -55,12 +55,17 @@ fn planned(n: usize, entities: usize) -> Planned {
     }
 }
 
+/// Some at a time, which are of different entities, so that each entity's are accepted in their order.
 async fn post_all(api: &Api, events: &[Planned]) -> anyhow::Result<()> {
-    for event in events {
-        let body = json!({"event_id": event.id, "entity_id": event.entity, "process_id": "bot", "session_id": "s",
-            "messages": [{"role": "user", "name": "Ann", "content": event.text}]});
-        let answer = api.post("/v1/events", &body).await?;
-        ensure!(answer.status == 202, "{}: {}", answer.status, answer.body);
+    for some in events.chunks(16) {
+        let posts = some.iter().map(|event| async {
+            let body = json!({"event_id": event.id, "entity_id": event.entity, "process_id": "bot", "session_id": "s",
+                "messages": [{"role": "user", "name": "Ann", "content": event.text}]});
+            let answer = api.post("/v1/events", &body).await?;
+            ensure!(answer.status == 202, "{}: {}", answer.status, answer.body);
+            Ok(())
+        });
+        futures::future::try_join_all(posts).await?;
     }
     Ok(())
 }
@@ -158,7 +163,10 @@ async fn whatever_a_provider_does_for_a_while_costs_no_event_and_no_more_time_th
         Behaviour::Reset,
         Behaviour::Unauthorized,
     ];
-    let count = if std::env::var("MEMORI_SOAK").is_ok_and(|soak| soak == "1") { 10_000 } else { 1_000 };
+    // Nine tenths within ten seconds is what the simulations hold it to, in their own time; of a machine that does everything at once
+    // it is asked whether it comes back at all.
+    let is_soak = std::env::var("MEMORI_SOAK").is_ok_and(|soak| soak == "1");
+    let (count, share, within) = if is_soak { (10_000, 9, Duration::from_secs(10)) } else { (1_000, 5, Duration::from_secs(30)) };
     let seed = std::env::var("MEMORI_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
     eprintln!("MEMORI_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -167,33 +175,42 @@ async fn whatever_a_provider_does_for_a_while_costs_no_event_and_no_more_time_th
     provider.take_about(Duration::from_millis(500), 0.3);
     let shape = start(&provider, &[])?;
     let (api, admin) = (shape.api("acme"), Api::new(&shape.process.admin(), None));
-    let events: Vec<Planned> = (0..count).map(|n| planned(n, 97)).collect();
+    let events: Vec<Planned> = (0..count).map(|n| planned(n, count / 4 - 1)).collect();
     post_all(&api, &events).await?;
-    let (usual, _) = rate(&provider, Duration::from_secs(5), usize::MAX).await;
-    ensure!(usual >= 40, "{usual} answers in two seconds before anything happens");
+    // Until the limit has settled.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let begin = Instant::now();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let usual = answered_since(&provider, begin) / 2;
+    ensure!(usual >= 20, "{usual} answers in two seconds before anything happens");
 
     let mut at = random.random_range(0..PHASES.len());
     let mut slowest = Duration::ZERO;
     let mut measured = 0;
     // While there is enough left to measure by.
-    while done(&provider) + 3 * usual < count {
+    while done(&provider) + 5 * usual < count {
         let phase = PHASES[at % PHASES.len()];
         at += 1;
         let lasts = Duration::from_millis(random.random_range(500..4_000));
         provider.always(Some(phase));
         tokio::time::sleep(lasts).await;
         provider.always(None);
-        let enough = usual * 9 / 10;
-        let (again, took) = rate(&provider, Duration::from_secs(10), enough).await;
-        ensure!(
-            again >= enough,
-            "seed {seed}: {lasts:?} of {phase:?}, and 10 s later {again} answers in two seconds for {usual} before"
-        );
+        let enough = usual * share / 10;
+        let (again, took) = rate(&provider, within, enough).await;
+        if again < enough {
+            let text = admin.metrics().await?;
+            let now = ["memori_llm_limit", "memori_llm_in_flight", "memori_llm_breaker", "memori_worker_events_in_flight"]
+                .map(|name| format!("{name} {:?}", metric(&text, name, &[])));
+            bail!(
+                "seed {seed}: {lasts:?} of {phase:?}, and {within:?} later {again} answers in two seconds for {usual} before; {}",
+                now.join(", ")
+            );
+        }
         slowest = slowest.max(took);
         measured += 1;
     }
     ensure!(measured >= 2, "{measured} phases");
-    eprintln!("{measured} phases; {usual} answers in two seconds; back to nine tenths within {slowest:?}");
+    eprintln!("{measured} phases; {usual} answers in two seconds; back to {share} tenths within {slowest:?}");
     let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
     api.wait_final(&ids, FINAL_WITHIN).await?;
     audit(&api, &admin, &provider, &events).await.with_context(|| format!("seed {seed}"))
@@ -245,7 +262,7 @@ async fn the_limit_settles_at_a_hidden_capacity_and_follows_it() -> anyhow::Resu
     provider.has(takes(30));
     let shape = start(&provider, &[("MEMORI__EXTRACTOR__MAX_CONCURRENCY", "100")])?;
     let (api, admin) = (shape.api("acme"), Api::new(&shape.process.admin(), None));
-    let events: Vec<Planned> = (0..2_400).filter(|n| n % 40 != 39).map(|n| planned(n, 400)).collect();
+    let events: Vec<Planned> = (0..3_000).filter(|n| n % 40 != 39).map(|n| planned(n, 400)).collect();
     post_all(&api, &events).await?;
     for slots in [30, 20, 30] {
         provider.has(takes(slots));
@@ -320,10 +337,11 @@ async fn several_endpoints_share_calls_by_weight_and_take_over_from_one_that_is_
     let events: Vec<Planned> = (0..280).filter(|n| n % 40 != 39).map(|n| planned(n, 10_000)).collect();
     let (before, after) = events.split_at(140);
     let ids = |events: &[Planned]| events.iter().map(|event| event.id.clone()).collect::<Vec<String>>();
-    for event in before {
-        post_all(&api, std::slice::from_ref(event)).await?;
+    // Few at a time, which either would have room for: what one has no room for goes to the other, whatever the weights.
+    for some in before.chunks(4) {
+        post_all(&api, some).await?;
+        api.wait_final(&ids(some), FINAL_WITHIN).await?;
     }
-    api.wait_final(&ids(before), FINAL_WITHIN).await?;
     let shares = [&first, &second].map(|provider| provider.recorded().iter().filter(|request| is_good(request)).count());
     ensure!(shares[1] >= 20 && shares[0] >= 2 * shares[1], "{shares:?} for weights 3 and 1");
 
@@ -345,7 +363,7 @@ async fn several_endpoints_share_calls_by_weight_and_take_over_from_one_that_is_
     first.come_back().await?;
     let since = Instant::now();
     while metric(&admin.metrics().await?, "memori_llm_breaker", &["endpoint=\"main\""]) != Some(0.0) {
-        ensure!(since.elapsed() < Duration::from_secs(10), "it is still not asked");
+        ensure!(since.elapsed() < FINAL_WITHIN, "it is still not asked");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
@@ -367,7 +385,7 @@ async fn a_provider_that_is_down_for_long_is_probed_and_nobody_is_given_up() -> 
             if (position > 0.0) == wanted {
                 return Ok(());
             }
-            ensure!(since.elapsed() < Duration::from_secs(20), "the breaker is at {position}\n{text}");
+            ensure!(since.elapsed() < FINAL_WITHIN, "the breaker is at {position}\n{text}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -236,7 +236,7 @@ impl Llm {
             CallError::TooLarge(message) => ExtractError::Permanent { class: DeadLetterClass::TooLarge, message },
             CallError::Refused(message) => refused(message),
             // Refused in every form: is it this conversation, or every request?
-            CallError::Unsupported { message, .. } => match self.pacer.works().await {
+            CallError::Unsupported { message, .. } => match self.pacer.works_lately().await {
                 Ok(()) => refused(message),
                 Err(why) => ExtractError::Transient {
                     reason: RetryReason::Misconfigured,
@@ -254,8 +254,8 @@ impl Extractor for Llm {
         self.extract_all(lane, events).await
     }
 
-    async fn works(&self) -> Result<(), String> {
-        self.pacer.works().await
+    async fn works(&self, since: Instant) -> Result<(), String> {
+        self.pacer.works(since).await
     }
 
     fn pace(&self, most: LiveBound) -> LiveBound {

@@ -28,6 +28,8 @@ const PATIENCE_OF_REPAIRS: Duration = Duration::from_secs(20);
 const PATIENCE_OF_PROBES: Duration = Duration::from_secs(3);
 /// So many answers in a row, of different events or probes, mean that the endpoints work.
 const WITNESSES: usize = 16;
+/// Of them, so many probes are made at a time.
+const TOGETHER: usize = 4;
 /// What they said counts this long.
 const FRESH: Duration = Duration::from_secs(10);
 /// The same of witnesses that came by themselves.
@@ -332,10 +334,10 @@ impl Pacer {
         }
     }
 
-    /// Whether enough of those who asked lately were answered, whoever asks now aside.
-    fn is_known_to_work(&self) -> bool {
+    /// Whether enough of those who asked lately and were told since then were answered, whoever asks now aside.
+    fn is_known_to_work(&self, since: Instant) -> bool {
         let all = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
-        let recent: Vec<_> = all.iter().filter(|witness| witness.at.elapsed() < RECENT).collect();
+        let recent: Vec<_> = all.iter().filter(|witness| witness.at >= since && witness.at.elapsed() < RECENT).collect();
         recent.len() > WITNESSES && recent.iter().filter(|witness| witness.failed).count() <= 1
     }
 
@@ -351,14 +353,21 @@ impl Pacer {
         }
     }
 
-    /// Whether the endpoints work for anybody: known from others, or asked with a few cheap calls that must all be answered, since a
-    /// provider that fails half of its calls must not be believed by the other half.
-    pub(crate) async fn works(&self) -> Result<(), String> {
+    /// [`Pacer::works`], for whoever may take what was seen a little ago for what is.
+    pub(crate) async fn works_lately(&self) -> Result<(), String> {
+        let now = Instant::now();
+        self.works(now.checked_sub(FRESH).unwrap_or(now)).await
+    }
+
+    /// Whether the endpoints have worked for anybody since then: known from others, or asked with a few cheap calls that must all be
+    /// answered, since a provider that fails half of its calls must not be believed by the other half.
+    pub(crate) async fn works(&self, since: Instant) -> Result<(), String> {
         let mut asked = self.asked.lock().await;
-        if !self.is_shut() && self.is_known_to_work() {
+        if !self.is_shut() && self.is_known_to_work(since) {
             return Ok(());
         }
         if let Some((at, result)) = &*asked
+            && (*at >= since || result.is_err())
             && at.elapsed() < FRESH
         {
             return result.clone();
@@ -370,19 +379,19 @@ impl Pacer {
             return result;
         }
         let mut result = Ok(());
-        for _ in 0..WITNESSES {
-            match self.complete(Purpose::Probe, None, |_| prompt::probe()).await {
-                Ok(_) => {}
-                Err(error) => {
-                    if let CallError::Unsupported { .. } = error {
-                        self.clients[0].complain(&format!("{error}: {}", advice(RetryReason::Misconfigured)));
-                    }
-                    result = Err(error.to_string());
-                    break;
+        let begin = Instant::now();
+        for _ in 0..WITNESSES / TOGETHER {
+            let probes = (0..TOGETHER).map(|_| self.complete(Purpose::Probe, None, |_| prompt::probe()));
+            let failed = futures::future::join_all(probes).await.into_iter().find_map(Result::err);
+            if let Some(error) = failed {
+                if let CallError::Unsupported { .. } = error {
+                    self.clients[0].complain(&format!("{error}: {}", advice(RetryReason::Misconfigured)));
                 }
+                result = Err(error.to_string());
+                break;
             }
         }
-        *asked = Some((Instant::now(), result.clone()));
+        *asked = Some((begin, result.clone()));
         result
     }
 }

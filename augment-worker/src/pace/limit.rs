@@ -26,6 +26,10 @@ const SHARED: f64 = 0.06;
 const BOLD: f64 = 1.0;
 /// While it doubles: how far it may be ahead of what is known to be answered as quickly as less.
 const AHEAD: f64 = 4.0;
+/// Of what was proven, where doubling back to it ends.
+const REGAINED: f64 = 0.95;
+/// How much of what was proven is forgotten with every answer.
+const FORGET: f64 = 0.002;
 /// Of the limit, what must be in flight for it to be used.
 const USED: f64 = 0.75;
 
@@ -82,6 +86,17 @@ pub(crate) struct Limit {
     is_trial: bool,
     /// So many at a time were answered as quickly as fewer.
     seen: f64,
+    /// So many at a time were answered lately.
+    proven: f64,
+    /// Whether any call that was in flight at the last refusal was answered after it.
+    answered_beside: bool,
+    /// Calls after this one and up to `since` were begun between the last two falls; whether any of them was answered.
+    round_from: u64,
+    round_answered: bool,
+    /// The latest call that was answered.
+    answered_last: u64,
+    /// Where it doubles to again after a time in which everything was refused: that says nothing about how many there may be.
+    regains: Option<f64>,
     latency: Latency,
     is_adaptive: bool,
 }
@@ -105,6 +120,12 @@ impl Limit {
             fallen: None,
             is_trial: false,
             seen: FIRST,
+            proven: 0.0,
+            answered_beside: true,
+            round_from: 0,
+            round_answered: true,
+            answered_last: 0,
+            regains: None,
             latency: Latency::default(),
             is_adaptive,
         }
@@ -166,6 +187,17 @@ impl Limit {
     }
 
     fn answered(&mut self, flight: Flight, took: Duration) {
+        self.answered_beside |= flight.number <= self.since;
+        self.round_answered |= flight.number > self.round_from && flight.number <= self.since;
+        let is_first = flight.number > self.since && self.answered_last <= self.since;
+        if is_first && !(self.answered_beside && self.round_answered) {
+            // All that was in flight was refused, or all that was begun since the time before: then there was no service, which says
+            // nothing about how many calls there may be.
+            self.regains = Some(self.proven);
+            self.latency.rest();
+        }
+        self.answered_last = self.answered_last.max(flight.number);
+        self.proven = float(flight.beside).max(self.proven * (1.0 - FORGET));
         if flight.number <= self.since {
             return;
         }
@@ -198,7 +230,9 @@ impl Limit {
     fn refused(&mut self, flight: Flight, before: usize) {
         if flight.number > self.since {
             self.refused_at = Some(before);
+            self.regains = None;
             self.fall(float(before.saturating_sub(1)), FALL);
+            self.answered_beside = false;
             return;
         }
         // Of those that were in flight at the first refusal, each further one shows that there is room for one less.
@@ -218,13 +252,24 @@ impl Limit {
         let is_shared = self.fallen.is_some_and(|last| (there - last.ceiling).abs() > (SHARED * last.ceiling).max(0.75));
         self.limit = self.limit.min((share * there).max(1.0));
         self.fallen = Some(Fallen { ceiling: there, floor: self.limit, age: 0.0, is_shared, is_queue: share > FALL });
+        self.round_from = self.since;
         self.since = self.number;
+        self.round_answered = self.answered_last > self.round_from;
+        self.answered_beside = true;
         self.is_trial = false;
         self.latency.begin_anew();
     }
 
     /// One answer's worth of growth.
     fn grow(&mut self) {
+        if let Some(there) = self.regains {
+            self.limit = (self.limit + 1.0).min(self.most);
+            if self.limit >= REGAINED * there {
+                self.regains = None;
+                self.fallen = Some(Fallen { ceiling: there, floor: self.limit, age: 0.0, is_shared: false, is_queue: false });
+            }
+            return;
+        }
         let target = match &mut self.fallen {
             None => (self.limit + 1.0).min(AHEAD * self.seen),
             Some(fallen) => {

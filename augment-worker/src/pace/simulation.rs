@@ -351,7 +351,7 @@ fn it_settles_where_a_provider_refuses() {
 #[test]
 fn it_settles_where_a_provider_queues() {
     for seed in 0..SEEDS {
-        for (slots, scatter) in [(40, 0.3), (40, 0.5)] {
+        for (slots, scatter) in [(40, 0.3), (60, 0.3)] {
             settles(seed, slots, Beyond::Queue, scatter);
         }
     }
@@ -435,6 +435,24 @@ fn throughput_is_back_within_ten_seconds_of_a_providers_return() {
             simulation.provider.up = true;
             let after = simulation.run(10).run(10).per_second();
             assert!(after >= 0.9 * before, "seed {seed}, down for {down_seconds} s: {after} after {before}");
+        }
+    }
+}
+
+/// A time in which everything is refused says nothing about how many calls there may be.
+#[test]
+fn throughput_is_back_within_ten_seconds_after_everything_was_refused() {
+    let second = Beyond::Refuse(Some(Duration::from_secs(1)));
+    for seed in 0..SEEDS {
+        for (lasts_seconds, slots) in [(2, 50), (4, 50), (60, 50), (4, 30), (60, 30)] {
+            let provider = Provider { slots, beyond: second, scatter: 0.3, ..Provider::default() };
+            let mut simulation = Simulation::new(seed, 1, 50, provider);
+            let before = simulation.run(120).run(20).per_second();
+            simulation.provider.slots = 0;
+            simulation.run(lasts_seconds);
+            simulation.provider.slots = slots;
+            let after = simulation.run(10).run(10).per_second();
+            assert!(after >= 0.9 * before, "seed {seed}, {lasts_seconds} s, {slots} slots: {after} after {before}");
         }
     }
 }

@@ -68,7 +68,9 @@ def until(found: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> 
 
 
 _KNOWN = """
-import json, sys, time
+import faulthandler, json, sys, time
+# Where it stands, should it not end.
+faulthandler.dump_traceback_later(50)
 from urllib.parse import quote
 from memori import Memori
 conn = None

@@ -4,9 +4,8 @@
 //! does not start; after [`Engine::close`] whatever is asked next starts it anew, until the process ends; nothing that a caller
 //! waits for is waited for beyond its deadline, also where the runtime does not get to run.
 
-use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,7 +25,7 @@ use crate::stats::Stats;
 use crate::system::{System, problem};
 use crate::turn::Call;
 use crate::unanswered::{Calls, Lately};
-use crate::{feeder, settle, systems};
+use crate::{feeder, fork, settle, systems};
 
 /// Threads of the runtime.
 const RUNTIME_THREADS: usize = 2;
@@ -38,14 +37,6 @@ const WAITS_AT_ONCE: usize = 64;
 const FIRST_START_PAUSE: Duration = Duration::from_millis(200);
 /// The longest such pause.
 const LAST_START_PAUSE: Duration = Duration::from_secs(10);
-
-/// How long a fork waits for files to be closed.
-const FORK_PATIENCE: Duration = Duration::from_secs(2);
-
-thread_local! {
-    /// Between the two sides of a fork, both of which run on the thread that forks.
-    static FORK_LEFT_OPEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Every engine of this process, by its configuration.
 static ENGINES: PerProcess<Mutex<HashMap<String, Arc<Engine>>>> = PerProcess::new();
@@ -89,6 +80,7 @@ pub struct Engine {
     pub(crate) notices: Mutex<Notices>,
     pub(crate) knobs: Mutex<Knobs>,
     pub(crate) running: Mutex<Option<Arc<Running>>>,
+    has_run: AtomicBool,
     /// Turns without an answer, by what their retry would be known by.
     pub(crate) unanswered: Mutex<Calls<[u8; 32], Arc<Call>>>,
     /// Blocks of turns that may go on, by scope and turn. None: that turn got none.
@@ -144,6 +136,7 @@ impl Engine {
             notices: Mutex::default(),
             knobs: Mutex::new(Knobs { workers: config.workers, batch_rows: config.batch_rows }),
             running: Mutex::default(),
+            has_run: AtomicBool::new(false),
             unanswered: Mutex::default(),
             blocks: Mutex::default(),
             grown: Notify::new(),
@@ -202,6 +195,7 @@ impl Engine {
         handle.spawn(settle::now_and_then(Arc::clone(self), phase.clone(), stop.clone()));
         let started = Arc::new(Running { runtime: Mutex::new(Some(runtime)), handle, phase, stop });
         *running = Some(Arc::clone(&started));
+        self.has_run.store(true, Ordering::Release);
         Some(started)
     }
 
@@ -380,8 +374,13 @@ impl Engine {
     }
 
     /// Every engine of this process.
-    fn all() -> Vec<Arc<Self>> {
+    pub(crate) fn all() -> Vec<Arc<Self>> {
         lock(ENGINES.get_or_make(Mutex::default)).values().cloned().collect()
+    }
+
+    /// Does something with every engine that runs or did, at the same time.
+    pub(crate) fn each_that_ran<T: Send>(work: impl Fn(&Arc<Self>) -> T + Sync) -> Vec<T> {
+        Self::each(|engine| engine.has_run.load(Ordering::Acquire), work)
     }
 
     /// Does something with every engine that runs, at the same time.
@@ -417,35 +416,19 @@ impl Engine {
         Self::each_that_runs(|engine| engine.flush(engine.config.exit_deadline)).into_iter().all(|flushed| flushed)
     }
 
-    /// Closes what a child must not inherit open: SQLite counts its locks per process, and a child would take its parent's for its own.
+    /// Before a fork: closes what a child must not inherit open.
     pub fn before_fork() {
-        let closed = Self::each_that_runs(|engine| {
-            let system = engine.system_now();
-            let suspended = match system {
-                None => true,
-                Some(system) => {
-                    engine.block_on(FORK_PATIENCE, async move { system.suspend(FORK_PATIENCE).await }).unwrap_or(false)
-                }
-            };
-            (!suspended).then(|| engine.config.place())
-        });
-        FORK_LEFT_OPEN.with_borrow_mut(|left_open| *left_open = closed.into_iter().flatten().collect());
+        fork::before();
     }
 
-    /// Opens them again.
+    /// After it: opens them again.
     pub fn after_fork_in_parent() {
-        for engine in Self::all() {
-            if let Some(system) = engine.system_now() {
-                system.resume();
-            }
-        }
+        fork::after_in_parent();
     }
 
     /// Notes what could not be closed: this process never opens it.
     pub fn after_fork_in_child() {
-        for place in FORK_LEFT_OPEN.take() {
-            systems::inherited_open(place);
-        }
+        fork::after_in_child();
     }
 
     /// How many extractions may run at once, from now on.
@@ -469,6 +452,8 @@ impl Engine {
 async fn start(engine: Arc<Engine>, phase: watch::Sender<Phase>, stop: CancellationToken) {
     let mut pause = FIRST_START_PAUSE;
     loop {
+        // Until it is there to be suspended.
+        let opening = fork::opening().await;
         let started = tokio::select! {
             () = stop.cancelled() => return,
             started = systems::start(&engine.config) => started,
@@ -493,6 +478,7 @@ async fn start(engine: Arc<Engine>, phase: watch::Sender<Phase>, stop: Cancellat
                 phase.send_replace(Phase::Failed(failure.0));
             }
         }
+        drop(opening);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}

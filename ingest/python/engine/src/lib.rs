@@ -10,6 +10,7 @@ mod capture;
 pub mod config;
 pub mod engine;
 mod feeder;
+mod fork;
 pub mod ledger;
 pub mod member;
 pub mod notices;
