@@ -216,6 +216,19 @@ async fn whatever_a_provider_does_for_a_while_costs_no_event_and_no_more_time_th
     audit(&api, &admin, &provider, &events).await.with_context(|| format!("seed {seed}"))
 }
 
+/// Each request about an event, and how many of the sixteen before and after it were answered well.
+fn story(provider: &Provider, event: &Planned) -> String {
+    let (recorded, n) = (provider.recorded(), event.id.trim_start_matches('e').parse().ok());
+    let well = |range: &[Recorded]| range.iter().filter(|request| request.status == 200).count();
+    let about = recorded.iter().enumerate().filter(|(_, request)| event_of(request) == n);
+    let lines = about.map(|(place, request)| {
+        let (before, after) = (&recorded[place.saturating_sub(16)..place], &recorded[place + 1..(place + 17).min(recorded.len())]);
+        let (behaviour, status) = (request.behaviour, request.status);
+        format!("request {place} of {}: {behaviour:?}, {status}; {} before, {} after", recorded.len(), well(before), well(after))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// Events that were answered well.
 fn done(provider: &Provider) -> usize {
     provider.recorded().iter().filter(|request| is_good(request)).filter_map(event_of).collect::<BTreeSet<_>>().len()
@@ -240,7 +253,12 @@ async fn calls_that_fail_at_random_dead_letter_no_good_event() -> anyhow::Result
         let status = api.event(&event.id).await?.context("a status")?;
         let is_right = event.dead_as.map_or(status["status"] == "applied", |class| status["class"] == class);
         // A hopeless event may meet a good answer from the script, and then it is one.
-        ensure!(is_right || (event.dead_as.is_some() && status["status"] == "applied"), "{}: {status}", event.id);
+        ensure!(
+            is_right || (event.dead_as.is_some() && status["status"] == "applied"),
+            "{}: {status}\n{}",
+            event.id,
+            story(&provider, event)
+        );
     }
     let text = admin.metrics().await?;
     ensure!(
