@@ -5,6 +5,8 @@
 
 mod asking;
 pub mod batch;
+#[cfg(test)]
+mod bounded;
 mod handler;
 pub mod keyed;
 mod lag;
