@@ -222,7 +222,8 @@ fn story(provider: &Provider, event: &Planned) -> String {
     let well = |range: &[Recorded]| range.iter().filter(|request| request.status == 200).count();
     let about = recorded.iter().enumerate().filter(|(_, request)| event_of(request) == n);
     let lines = about.map(|(place, request)| {
-        let (before, after) = (&recorded[place.saturating_sub(16)..place], &recorded[place + 1..(place + 17).min(recorded.len())]);
+        let (before, after) =
+            (&recorded[place.saturating_sub(16)..place], &recorded[place + 1..(place + 17).min(recorded.len())]);
         let (behaviour, status) = (request.behaviour, request.status);
         format!("request {place} of {}: {behaviour:?}, {status}; {} before, {} after", recorded.len(), well(before), well(after))
     });

@@ -311,7 +311,7 @@ async fn an_hour_of_nobody(input: Input, budget_events: usize, budget_bytes: usi
     assert!(most <= 2 * budget_bytes + beside * input.payload_bytes, "{most} bytes when it went on");
     assert_eq!(alive.bytes.load(Ordering::Relaxed), 0, "nothing is kept");
     let tries = provider.tries.load(Ordering::Relaxed);
-    println!(
+    eprintln!(
         "{} records and {} KiB at most, {tries} tries, {} done",
         alive.most_records.load(Ordering::Relaxed),
         most >> 10,

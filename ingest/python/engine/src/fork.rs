@@ -52,7 +52,7 @@ pub(crate) fn before() {
     while forks.closed.is_none() && Instant::now() < deadline {
         forks.closed = Arc::clone(openings).try_write_owned().ok();
         if forks.closed.is_none() {
-            std::thread::sleep(LOOK);
+            pause();
         }
     }
     let none_opens = forks.closed.is_some();
@@ -100,9 +100,14 @@ fn closes(path: &Path, deadline: Instant) -> bool {
         if Instant::now() >= deadline {
             return false;
         }
-        std::thread::sleep(LOOK);
+        pause();
     }
     true
+}
+
+#[expect(clippy::disallowed_methods, reason = "a thread that forks is nobody's runtime")]
+fn pause() {
+    std::thread::sleep(LOOK);
 }
 
 /// Whether this process has the file open, where the system tells.
@@ -113,6 +118,7 @@ fn is_open(path: &Path) -> bool {
 }
 
 #[cfg(all(test, target_os = "linux"))]
+#[expect(clippy::disallowed_methods, reason = "beside the runtime that is waited for")]
 mod tests {
     use super::*;
 
