@@ -158,6 +158,7 @@ pub async fn run(
 ) -> Result<(), LogError> {
     metrics::describe();
     let paced = extractor.pace(config.max_concurrency.clone());
+    let publishing = Publishing::default();
     let handler = Handler {
         producer: log.producer(),
         identity: log.identity().await?,
@@ -168,13 +169,15 @@ pub async fn run(
         forgiven: Mutex::new(Forgiven::new(config.budget_events)),
         in_flight,
         burst: config.burst.clone(),
+        publishing: publishing.clone(),
         unconfirmed: AtomicUsize::new(0),
         stop: shutdown.clone(),
     };
     // Whoever bounds what is in flight, the least of them counts.
     let bounds = [paced, config.burst.bound()];
-    let max_concurrency = LiveBound::new(bounds.iter().map(LiveBound::get).min().unwrap_or_default());
-    let following = max_concurrency.clone();
+    let least = LiveBound::new(bounds.iter().map(LiveBound::get).min().unwrap_or_default());
+    let max_concurrency = LiveBound::new(least.get());
+    let eased = max_concurrency.clone();
     let topics = vec![Topic::ConversationsLive, Topic::ConversationsBackfill];
     let keyed = KeyedConfig {
         windows: config.windows.clone(),
@@ -193,8 +196,51 @@ pub async fn run(
     let working = run_keyed(log, keyed, Arc::new(handler), Arc::new(metrics), shutdown);
     tokio::select! {
         ended = working => ended,
-        () = following.follow_least(&bounds) => unreachable!("there are bounds to follow"),
+        () = least.follow_least(&bounds) => unreachable!("there are bounds to follow"),
+        () = publishing.ease(&least, &eased) => unreachable!("it is eased for ever"),
         () = config.burst.tend() => unreachable!("it is tended for ever"),
+    }
+}
+
+/// Windows whose extraction has ended and whose outcome the log has not confirmed yet: nobody is asked for them any more, so as many
+/// others may be begun meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) struct Publishing(LiveBound);
+
+impl Default for Publishing {
+    fn default() -> Self {
+        Self(LiveBound::new(0))
+    }
+}
+
+impl Publishing {
+    /// Counts one more, until it is dropped.
+    fn enter(&self) -> impl Drop + use<> {
+        self.0.add(1);
+        Published(self.0.clone())
+    }
+
+    /// Keeps `eased` that much above `bound`, as long as this is polled. At most twice `bound`: what a log that is away has not
+    /// confirmed was paid for, and would be again after a crash.
+    async fn ease(&self, bound: &LiveBound, eased: &LiveBound) {
+        let (mut bound, mut publishing) = (bound.watch(), self.0.watch());
+        loop {
+            let (most, meanwhile) = (*bound.borrow_and_update(), *publishing.borrow_and_update());
+            eased.set(most.saturating_add(meanwhile.min(most)));
+            // Never an error: the other ends are held by whoever called.
+            tokio::select! {
+                _ = bound.changed() => {}
+                _ = publishing.changed() => {}
+            }
+        }
+    }
+}
+
+struct Published(LiveBound);
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        self.0.subtract(1);
     }
 }
 
@@ -208,6 +254,7 @@ pub(crate) struct Handler {
     forgiven: Mutex<Forgiven>,
     in_flight: InFlight,
     pub(crate) burst: Burst,
+    publishing: Publishing,
     /// Outcomes that the log has failed to confirm, and has not confirmed yet.
     unconfirmed: AtomicUsize,
     stop: CancellationToken,
@@ -311,6 +358,7 @@ impl Handler {
         match extracted {
             Ok(mut extraction) => {
                 let vectors = embed::embed(self.embedder.as_deref(), &events, &mut extraction.facts).await;
+                let _publishing = self.publishing.enter();
                 self.publish(source, job, turns, Yield { extraction, vectors }).await
             }
             Err(error) => self.failed(source, job, turns, begin.into_std(), error).await,

@@ -15,7 +15,7 @@ use memori_schemas::{
 use memori_service::Settings;
 use tokio_util::sync::CancellationToken;
 
-use super::Handler;
+use super::{Handler, Publishing};
 use crate::extractor::{Builtin, ExtractError, Extraction, Extractor, RetryReason};
 use crate::in_flight::InFlight;
 use crate::llm::prompt_tests::event as talk;
@@ -95,6 +95,7 @@ impl World {
             },
             forgiven: Mutex::new(Forgiven::new(10)),
             burst: crate::burst::Burst::new(crate::burst::BurstLimits::default()),
+            publishing: Publishing::default(),
             unconfirmed: std::sync::atomic::AtomicUsize::new(0),
             in_flight,
             stop: CancellationToken::new(),

@@ -1,10 +1,13 @@
 //! Events per second over the bound: calls in flight divided by the time that a call takes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use memori_augment_worker::{Extractor, Llm};
-use memori_schemas::Lane;
+use anyhow::ensure;
+use async_trait::async_trait;
+use memori_augment_worker::{ExtractError, Extraction, Extractor, Llm};
+use memori_schemas::{ConversationEvent, Lane};
 use memori_tests::provider::Provider;
 use memori_tests::servers::Servers;
 
@@ -55,6 +58,26 @@ pub(super) async fn calls(servers: &Servers, options: Options, report: &mut Repo
     Ok(())
 }
 
+/// What one of several workers asks, counted.
+struct Member {
+    all: Arc<Watched>,
+    events: AtomicUsize,
+}
+
+impl Member {
+    fn new(all: &Arc<Watched>) -> Self {
+        Self { all: Arc::clone(all), events: AtomicUsize::new(0) }
+    }
+}
+
+#[async_trait]
+impl Extractor for Member {
+    async fn extract(&self, lane: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
+        self.events.fetch_add(events.len(), Ordering::Relaxed);
+        self.all.extract(lane, events).await
+    }
+}
+
 /// Eight workers beside one, with calls of a second: the floor is eight times what one does.
 pub(super) async fn workers(servers: &Servers, options: Options, report: &mut Report) -> anyhow::Result<()> {
     const WORKERS: usize = 8;
@@ -67,19 +90,31 @@ pub(super) async fn workers(servers: &Servers, options: Options, report: &mut Re
             // As much for each worker in both cases.
             let bed = Bed::new(servers, i32::try_from(2 * workers)?).await?;
             let watched = Watched::new(Taking(|_: &_| Duration::from_secs(1)));
-            let extractor: Arc<dyn Extractor> = Arc::clone(&watched) as _;
-            let running = bed.work(workers, &settings, &extractor);
-            // Once an event of every partition has come through, the group has settled.
+            let members: Vec<Arc<Member>> = (0..workers).map(|_| Arc::new(Member::new(&watched))).collect();
+            let running: Vec<_> =
+                members.iter().map(|member| bed.work(1, &settings, &(Arc::clone(member) as Arc<dyn Extractor>))).collect();
             let entities = bed.entities(per_partition);
             let owners = |entities: &[String]| entities.iter().map(|entity| ("tenant", entity.clone())).collect::<Vec<_>>();
-            for round in 0..3 {
-                bed.publish(Lane::Live, &owners(&bed.entities(1)), round).await?;
+            // Once an event of every partition has come through three times in the same way, the group has settled.
+            let (mut rounds, mut shares, mut alike) = (0, Vec::new(), 0);
+            loop {
+                bed.publish(Lane::Live, &owners(&bed.entities(1)), rounds).await?;
                 watched.take(None, 2 * workers).await?;
+                let now: Vec<usize> = members.iter().map(|member| member.events.swap(0, Ordering::Relaxed)).collect();
+                alike = if now == shares { alike + 1 } else { 0 };
+                shares = now;
+                if alike == 2 {
+                    break;
+                }
+                rounds += 1;
+                ensure!(rounds < 120, "the group does not settle: {shares:?}");
             }
             let all: Vec<_> = (0..5).flat_map(|_| owners(&entities)).collect();
-            bed.publish(Lane::Live, &all, 10).await?;
+            bed.publish(Lane::Live, &all, 1_000).await?;
             let calls = watched.take(None, all.len()).await?;
-            running.end().await?;
+            for one in running {
+                one.end().await?;
+            }
             rates.push(rate(all.len(), span(&calls)));
         }
         #[allow(clippy::cast_precision_loss, reason = "a rate")]
