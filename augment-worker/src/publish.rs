@@ -5,10 +5,12 @@
 //! are the same.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use memori_event_log::driver::Verdict;
+use memori_event_log::driver::{LiveBound, Verdict};
 use memori_schemas::framing::FramingError;
 use memori_schemas::{DeadLetterClass, ExtractorInfo, FactKind, MessageVector, Micros};
+use tokio::sync::watch;
 
 use crate::embed;
 use crate::extractor::Extraction;
@@ -30,9 +32,46 @@ enum Put {
     Not(Verdict),
 }
 
+/// Windows whose extraction has ended and whose outcome the log has not confirmed yet: nobody is asked for them any more, so as many
+/// others may be begun meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Publishing(Arc<watch::Sender<usize>>);
+
+impl Publishing {
+    /// Counts one more, until it is dropped.
+    fn enter(&self) -> impl Drop + use<> {
+        self.0.send_modify(|windows| *windows += 1);
+        Published(Arc::clone(&self.0))
+    }
+
+    /// Keeps `eased` that much above `bound`, as long as this is polled. At most twice `bound`: what a log that is away has not
+    /// confirmed was paid for, and would be again after a crash.
+    pub(crate) async fn ease(&self, bound: &LiveBound, eased: &LiveBound) {
+        let (mut bound, mut publishing) = (bound.watch(), self.0.subscribe());
+        loop {
+            let (most, meanwhile) = (*bound.borrow_and_update(), *publishing.borrow_and_update());
+            eased.set(most.saturating_add(meanwhile.min(most)));
+            // Never an error: the other ends are held by whoever called.
+            tokio::select! {
+                _ = bound.changed() => {}
+                _ = publishing.changed() => {}
+            }
+        }
+    }
+}
+
+struct Published(Arc<watch::Sender<usize>>);
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        self.0.send_modify(|windows| *windows -= 1);
+    }
+}
+
 impl Handler {
     /// Puts what `turns` yielded on the log.
     pub(crate) async fn publish(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], yielded: Yield) -> Verdict {
+        let _publishing = self.publishing.enter();
         let why = match self.put(source, job, turns, &yielded).await {
             Put::Done => return Verdict::Done,
             Put::Not(verdict) => return verdict,

@@ -32,7 +32,7 @@ use crate::in_flight::InFlight;
 use crate::metrics::{self, Metrics};
 use crate::outcome::{self, GivenUp, Source};
 use crate::policy::{self, Forgiven, Incoming, RetryPolicy};
-use crate::publish::Yield;
+use crate::publish::{Publishing, Yield};
 use crate::window::{self, Turn};
 
 /// How long a record whose lease has passed on waits for the driver to drop it.
@@ -202,48 +202,6 @@ pub async fn run(
     }
 }
 
-/// Windows whose extraction has ended and whose outcome the log has not confirmed yet: nobody is asked for them any more, so as many
-/// others may be begun meanwhile.
-#[derive(Clone, Debug)]
-pub(crate) struct Publishing(LiveBound);
-
-impl Default for Publishing {
-    fn default() -> Self {
-        Self(LiveBound::new(0))
-    }
-}
-
-impl Publishing {
-    /// Counts one more, until it is dropped.
-    fn enter(&self) -> impl Drop + use<> {
-        self.0.add(1);
-        Published(self.0.clone())
-    }
-
-    /// Keeps `eased` that much above `bound`, as long as this is polled. At most twice `bound`: what a log that is away has not
-    /// confirmed was paid for, and would be again after a crash.
-    async fn ease(&self, bound: &LiveBound, eased: &LiveBound) {
-        let (mut bound, mut publishing) = (bound.watch(), self.0.watch());
-        loop {
-            let (most, meanwhile) = (*bound.borrow_and_update(), *publishing.borrow_and_update());
-            eased.set(most.saturating_add(meanwhile.min(most)));
-            // Never an error: the other ends are held by whoever called.
-            tokio::select! {
-                _ = bound.changed() => {}
-                _ = publishing.changed() => {}
-            }
-        }
-    }
-}
-
-struct Published(LiveBound);
-
-impl Drop for Published {
-    fn drop(&mut self) {
-        self.0.subtract(1);
-    }
-}
-
 pub(crate) struct Handler {
     producer: Arc<dyn Producer>,
     identity: LogIdentity,
@@ -254,7 +212,7 @@ pub(crate) struct Handler {
     forgiven: Mutex<Forgiven>,
     in_flight: InFlight,
     pub(crate) burst: Burst,
-    publishing: Publishing,
+    pub(crate) publishing: Publishing,
     /// Outcomes that the log has failed to confirm, and has not confirmed yet.
     unconfirmed: AtomicUsize,
     stop: CancellationToken,
@@ -358,7 +316,6 @@ impl Handler {
         match extracted {
             Ok(mut extraction) => {
                 let vectors = embed::embed(self.embedder.as_deref(), &events, &mut extraction.facts).await;
-                let _publishing = self.publishing.enter();
                 self.publish(source, job, turns, Yield { extraction, vectors }).await
             }
             Err(error) => self.failed(source, job, turns, begin.into_std(), error).await,
@@ -419,7 +376,7 @@ impl Handler {
         self.give_up(source, job, GivenUp { class, reason, attempts, event: Some(turn.event) }).await
     }
 
-    /// The wait before the next attempt; none where the bounds are reached.
+    /// What comes after this failure, by the bounds of attempts and of time.
     fn next(&self, job: &Job<'_>, attempts: u32, reason: RetryReason, retry_after: Option<Duration>, chance: f64) -> Next {
         if !reason.is_of_the_event() {
             return Next::Attempt(self.pause(attempts, retry_after, chance));

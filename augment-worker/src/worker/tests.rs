@@ -15,11 +15,12 @@ use memori_schemas::{
 use memori_service::Settings;
 use tokio_util::sync::CancellationToken;
 
-use super::{Handler, Publishing};
+use super::Handler;
 use crate::extractor::{Builtin, ExtractError, Extraction, Extractor, RetryReason};
 use crate::in_flight::InFlight;
 use crate::llm::prompt_tests::event as talk;
 use crate::policy::{Forgiven, Incoming, RetryPolicy};
+use crate::publish::Publishing;
 
 const SOURCE: TopicPartition = TopicPartition { topic: Topic::ConversationsLive, partition: 2 };
 

@@ -28,16 +28,6 @@ impl LiveBound {
         self.0.send_if_modified(|current| std::mem::replace(current, bound) != bound);
     }
 
-    /// Moves it up.
-    pub fn add(&self, more: usize) {
-        self.0.send_modify(|current| *current = current.saturating_add(more));
-    }
-
-    /// Moves it down, to 0 at the least.
-    pub fn subtract(&self, less: usize) {
-        self.0.send_modify(|current| *current = current.saturating_sub(less));
-    }
-
     /// Keeps it at the least of these, for as long as this is polled: several who bound one thing know nothing of each other.
     pub async fn follow_least(&self, of: &[Self]) {
         let mut watched: Vec<watch::Receiver<usize>> = of.iter().map(Self::watch).collect();
