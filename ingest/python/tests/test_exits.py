@@ -111,7 +111,11 @@ signal.pause()
 
 
 def test_a_fork_has_a_memory_of_its_own(work: Path, env: dict[str, str]) -> None:
+    """The client is registered before the fork and goes on in both. It keeps no connection: one that is open
+    as the process forks is one socket that two processes write their requests to, which no HTTP client endures."""
     program = f"""{_BEGIN}
+client = OpenAI(default_headers={{"Connection": "close"}})
+mem.llm.register(client)
 say('ann', 'Before.')
 child = os.fork()
 who = 'child' if child == 0 else 'parent'
