@@ -64,6 +64,9 @@ struct Flags {
     /// The most facts of one entity that recall is measured with.
     #[arg(long, default_value_t = 100_000)]
     most_facts: usize,
+    /// The parts of `worker`; none: all.
+    #[arg(long, value_delimiter = ',')]
+    parts: Vec<worker::Part>,
     /// Where the figures go.
     #[arg(long, default_value = "target/bench/results.json")]
     out: PathBuf,
@@ -103,7 +106,7 @@ async fn main() -> anyhow::Result<()> {
         log_postgres::run(&servers, options, &mut report).await?;
     }
     if wanted(Bench::Worker) {
-        worker::run(&servers, options, &mut report).await?;
+        worker::run(&servers, &flags.parts, options, &mut report).await?;
     }
     if wanted(Bench::Writer) {
         writer::run(&servers, options, &mut report).await?;

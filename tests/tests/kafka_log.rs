@@ -420,7 +420,7 @@ async fn what_was_done_behind_a_parked_record_is_not_done_again_after_a_crash() 
     // What the group has committed, as anybody may ask who knows its name.
     let onlooker: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", servers.kafka_brokers())
-        .set("group.id", format!("{prefix}.workers"))
+        .set("group.id", format!("{prefix}.workers.{}", Topic::ConversationsLive))
         .create()?;
     let onlooker = Arc::new(onlooker);
     let topic = format!("{prefix}.{}", Topic::ConversationsLive);

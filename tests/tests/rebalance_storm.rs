@@ -2,13 +2,15 @@
 //! while events come in. In the end every event has its outcome, the same one however often it was worked on, and the outcomes of an
 //! entity begin in the order of its events.
 //!
-//! `MEMORI_SOAK=1` runs the large size, `MEMORI_SEED=n` another seed.
+//! The same storm strikes the members of the driver's model (`keyed/simulation/storm.rs`). `MEMORI_SOAK=1` runs the large size,
+//! `MEMORI_SEED=n` another seed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use memori_event_log::conformance::storm::{Blow, Storm, Strike};
 use memori_event_log::kafka::{KafkaConfig, KafkaLog};
 use memori_event_log::seam::{Log, NewRecord};
 use memori_event_log::topic::{Topic, TopicPartition};
@@ -18,28 +20,11 @@ use memori_schemas::{
 use memori_tests::process::{Process, Program};
 use memori_tests::servers::Servers;
 use memori_tests::storm::tell;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 const TENANT: &str = "tenant-a";
-const PARTITIONS: i32 = 32;
-const WORKERS: usize = 8;
 /// How long nothing may happen before the storm counts as stuck: far above a session's time-out.
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// What happens to one worker.
-#[derive(Clone, Copy, Debug)]
-enum Blow {
-    /// SIGTERM, and another start.
-    Stop,
-    /// SIGKILL, and another start.
-    Kill,
-    /// SIGSTOP until the group has gone on without it, then SIGCONT.
-    Freeze,
-    /// Another worker joins, or the one that did leaves.
-    Join,
-}
 
 fn event(entity: usize, n: usize) -> ConversationEvent {
     let entity_id = format!("user-{entity}");
@@ -74,6 +59,7 @@ fn event(entity: usize, n: usize) -> ConversationEvent {
 /// What the workers have said so far.
 #[derive(Default)]
 struct Outcomes {
+    partitions: i32,
     read_to: BTreeMap<i32, i64>,
     /// By event; the first one.
     facts: HashMap<String, Vec<Fact>>,
@@ -86,7 +72,7 @@ impl Outcomes {
     /// Reads what is new; whether there was anything.
     async fn read(&mut self, log: &KafkaLog) -> anyhow::Result<bool> {
         let mut any = false;
-        for partition in 0..PARTITIONS {
+        for partition in 0..self.partitions {
             let place = TopicPartition { topic: Topic::FactsLive, partition };
             let from = self.read_to.entry(partition).or_default();
             let (_, end) = log.watermarks(place).await?;
@@ -139,16 +125,20 @@ fn start(name: &str, env: &[(String, String)], folder: &std::path::Path) -> anyh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_has_one_outcome_whatever_happens_to_the_workers() -> anyhow::Result<()> {
-    let soak = std::env::var_os("MEMORI_SOAK").is_some();
-    let seed = std::env::var("MEMORI_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_717);
-    let (entities, each, blows) = if soak { (2_000, 50, 40) } else { (200, 15, 6) };
-    tell(&format!("rebalance storm: seed {seed}, {WORKERS} workers, {PARTITIONS} partitions, {} events", entities * each));
-    let mut rng = StdRng::seed_from_u64(seed);
+    let storm = Storm::asked_for();
+    let (entities, each) = (storm.entities, storm.each);
+    tell(&format!(
+        "rebalance storm: seed {}, {} workers, {} partitions, {} events",
+        storm.seed,
+        storm.workers,
+        storm.partitions,
+        storm.events()
+    ));
 
     let servers = Servers::shared()?;
     let prefix = servers.fresh_prefix();
     let log = Arc::new(KafkaLog::connect(KafkaConfig::new(servers.kafka_brokers(), &prefix)).await?);
-    log.create_topics(PARTITIONS).await?;
+    log.create_topics(storm.partitions).await?;
     let folder = tempfile::Builder::new().prefix("memori-storm-").tempdir()?;
     let env: Vec<(String, String)> = [
         ("MEMORI__KAFKA__BROKERS", servers.kafka_brokers()),
@@ -162,19 +152,17 @@ async fn every_event_has_one_outcome_whatever_happens_to_the_workers() -> anyhow
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
     let mut workers = Vec::new();
-    for n in 0..WORKERS {
+    for n in 0..storm.workers {
         workers.push(start(&format!("worker-{n}"), &env, folder.path())?);
     }
     let mut guest: Option<Process> = None;
     let mut guests = 0;
 
-    let mut outcomes = Outcomes::default();
+    let mut outcomes = Outcomes { partitions: storm.partitions, ..Outcomes::default() };
     let producer = log.producer();
     let mut published = 0;
-    for blow in 0..blows {
-        let to = each * (blow + 1) / blows;
-        let from = each * blow / blows;
-        for n in from..to {
+    for (blow, &Strike { published_each, at_outcomes, victim, blow: what }) in storm.strikes.iter().enumerate() {
+        for n in published / entities..published_each {
             let mut records = Vec::with_capacity(entities);
             for entity in 0..entities {
                 let event = event(entity, n);
@@ -187,12 +175,13 @@ async fn every_event_has_one_outcome_whatever_happens_to_the_workers() -> anyhow
             }
             published += entities;
         }
-        let chunk = entities * (to - from);
-        let before = published - chunk;
-        outcomes.reach(&log, before + rng.random_range(0..=chunk / 2)).await?;
-        let victim = rng.random_range(0..WORKERS);
-        let what = [Blow::Stop, Blow::Kill, Blow::Freeze, Blow::Join][if blow < 4 { blow } else { rng.random_range(0..4) }];
-        tell(&format!("blow {}/{blows}: {what:?} worker {victim} at {} outcomes", blow + 1, outcomes.facts.len()));
+        outcomes.reach(&log, at_outcomes).await?;
+        tell(&format!(
+            "blow {}/{}: {what:?} worker {victim} at {} outcomes",
+            blow + 1,
+            storm.strikes.len(),
+            outcomes.facts.len()
+        ));
         match what {
             Blow::Stop => {
                 let status = tokio::task::block_in_place(|| workers[victim].stop())?;
@@ -225,7 +214,7 @@ async fn every_event_has_one_outcome_whatever_happens_to_the_workers() -> anyhow
     }
     let learned = outcomes.facts.values().filter(|facts| !facts.is_empty()).count();
     ensure!(learned == entities * each, "{learned} events taught anything");
-    for partition in 0..PARTITIONS {
+    for partition in 0..storm.partitions {
         let (from, to) = log.watermarks(TopicPartition { topic: Topic::DeadLetters, partition }).await?;
         ensure!(from == to, "partition {partition} holds {} dead letters", to - from);
     }

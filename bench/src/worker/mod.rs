@@ -20,10 +20,38 @@ fn settings(max_concurrency: usize) -> Settings {
     settings
 }
 
-pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report) -> anyhow::Result<()> {
-    in_flight::calls(servers, options, report).await?;
-    in_flight::workers(servers, options, report).await?;
-    peer::run(servers, options, report).await?;
-    cost::run(servers, options, report).await?;
-    fairness::run(servers, options, report).await
+/// What is measured of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// Events per second over the bound, by calls in flight.
+    InFlight,
+    /// Eight workers over eight times one.
+    Workers,
+    /// A published benchmark's scenario.
+    Peer,
+    /// Its own processor time and allocations.
+    Cost,
+    /// Tenants and lanes beside each other.
+    Fairness,
+}
+
+/// Runs `parts`, or all where none is named.
+pub(crate) async fn run(servers: &Servers, parts: &[Part], options: Options, report: &mut Report) -> anyhow::Result<()> {
+    let wanted = |part: Part| parts.is_empty() || parts.contains(&part);
+    if wanted(Part::InFlight) {
+        in_flight::calls(servers, options, report).await?;
+    }
+    if wanted(Part::Workers) {
+        in_flight::workers(servers, options, report).await?;
+    }
+    if wanted(Part::Peer) {
+        peer::run(servers, options, report).await?;
+    }
+    if wanted(Part::Cost) {
+        cost::run(servers, options, report).await?;
+    }
+    if wanted(Part::Fairness) {
+        fairness::run(servers, options, report).await?;
+    }
+    Ok(())
 }

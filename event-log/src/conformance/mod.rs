@@ -11,6 +11,7 @@ mod commits;
 mod frozen;
 mod groups;
 mod seam;
+pub mod storm;
 mod tools;
 mod works;
 

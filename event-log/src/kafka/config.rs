@@ -13,6 +13,8 @@ use crate::seam::LogError;
 
 /// The largest record that a topic takes: key, payload and headers.
 pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+/// What one process's members of groups fetch ahead together, at most, but for each one's last answer.
+const FETCHED_AHEAD_KBYTES: usize = 16 * 1024;
 
 /// How members of a group agree on who reads what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -250,7 +252,7 @@ impl Properties {
             )));
         }
         // librdkafka's own check of names and values, before anything is connected
-        for client in [properties.producer(), properties.consumer("check")] {
+        for client in [properties.producer(), properties.consumer("check", 1)] {
             client.create_native_config().map_err(|error| LogError::Fatal(format!("kafka.properties: {error}")))?;
         }
         Ok(properties)
@@ -299,16 +301,20 @@ impl Properties {
             .set("max.partition.fetch.bytes", MAX_MESSAGE_BYTES.to_string())
             .set("fetch.max.bytes", (2 * MAX_MESSAGE_BYTES).to_string())
             // what is fetched ahead is in no budget of ours, so it is kept small …
-            .set("queued.max.messages.kbytes", "16384")
+            .set("queued.max.messages.kbytes", FETCHED_AHEAD_KBYTES.to_string())
             .set("queued.min.messages", "2000")
             // … and once it is used up, fetching goes on at once and not after a second
             .set("fetch.queue.backoff.ms", "10");
         client
     }
 
-    pub(super) fn consumer(&self, group_id: &str) -> ClientConfig {
+    /// For one of `beside` members of groups that share what may be fetched ahead.
+    pub(super) fn consumer(&self, group_id: &str, beside: usize) -> ClientConfig {
         let mut client = self.fetching();
-        client.set("group.id", group_id).set("max.poll.interval.ms", "300000");
+        client
+            .set("group.id", group_id)
+            .set("max.poll.interval.ms", "300000")
+            .set("queued.max.messages.kbytes", (FETCHED_AHEAD_KBYTES / beside.max(1)).to_string());
         match self.group_protocol {
             GroupProtocol::Classic => client
                 .set("partition.assignment.strategy", "cooperative-sticky")
@@ -395,7 +401,7 @@ mod tests {
     fn a_consumers_properties() {
         let properties = Properties::validate(&config(&[])).unwrap();
         assert_eq!(
-            listing(&properties.consumer("memori.writer")),
+            listing(&properties.consumer("memori.writer", 1)),
             "auto.offset.reset=error\n\
              bootstrap.servers=broker:9092\n\
              check.crcs=true\n\
@@ -422,7 +428,7 @@ mod tests {
     fn a_member_of_the_brokers_protocol_leaves_the_session_to_it() {
         let mut config = config(&[]);
         (config.group_protocol, config.group_instance_id) = (GroupProtocol::Consumer, Some("worker-1".to_owned()));
-        let client = Properties::validate(&config).unwrap().consumer("g");
+        let client = Properties::validate(&config).unwrap().consumer("g", 1);
         for (key, value) in
             [("group.protocol", "consumer"), ("group.remote.assignor", "uniform"), ("group.instance.id", "worker-1")]
         {
@@ -447,7 +453,7 @@ mod tests {
             ("session_timeout_ms", "6000"),
         ]))
         .unwrap();
-        for client in [properties.plain(), properties.producer(), properties.consumer("g"), properties.reader("r")] {
+        for client in [properties.plain(), properties.producer(), properties.consumer("g", 1), properties.reader("r")] {
             assert_eq!(client.get("security.protocol"), Some("sasl_ssl"));
             assert_eq!(client.get("sasl.mechanism"), Some("SCRAM-SHA-512"));
             assert_eq!(client.get("sasl.username"), Some("memori"));
@@ -456,8 +462,8 @@ mod tests {
         }
         assert_eq!(properties.producer().get("compression.type"), Some("lz4"));
         assert_eq!(properties.producer().get("session.timeout.ms"), None);
-        assert_eq!(properties.consumer("g").get("session.timeout.ms"), Some("6000"));
-        assert_eq!(properties.consumer("g").get("compression.type"), None);
+        assert_eq!(properties.consumer("g", 1).get("session.timeout.ms"), Some("6000"));
+        assert_eq!(properties.consumer("g", 1).get("compression.type"), None);
         assert_eq!(properties.reader("r").get("session.timeout.ms"), None);
     }
 

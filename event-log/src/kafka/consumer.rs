@@ -150,13 +150,14 @@ pub(super) struct KafkaConsumer {
 }
 
 impl KafkaConsumer {
-    pub(super) fn join(shared: Arc<Shared>, group: &str, topics: &[Topic]) -> Result<Self, LogError> {
+    /// Joins the group of one topic. `beside`: how many members of this process share what may be fetched ahead.
+    pub(super) fn join(shared: Arc<Shared>, group: &str, topic: Topic, beside: usize) -> Result<Self, LogError> {
         let (sender, changes) = mpsc::unbounded_channel();
         let context =
             Group { shared: Arc::clone(&shared), changes: sender, unanswered: Mutex::new(None), closing: AtomicBool::new(false) };
         let native: Native = shared
             .properties
-            .consumer(&shared.names.group(group))
+            .consumer(&shared.names.group_of(group, topic), beside)
             .create_with_context(context)
             .map_err(|error| log_error("open a consumer", &error))?;
         let consumer = Self {
@@ -169,8 +170,7 @@ impl KafkaConsumer {
             epochs: 0,
             shared: Arc::clone(&shared),
         };
-        let names: Vec<&str> = topics.iter().map(|topic| shared.names.of(*topic)).collect();
-        consumer.native()?.subscribe(&names).map_err(|error| log_error("subscribe", &error))?;
+        consumer.native()?.subscribe(&[shared.names.of(topic)]).map_err(|error| log_error("subscribe", &error))?;
         Ok(consumer)
     }
 

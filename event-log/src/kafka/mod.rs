@@ -1,7 +1,7 @@
 //! The log on Apache Kafka, through librdkafka.
 //!
-//! What this provider adds to the seam's promises: the producer is idempotent and waits for all in-sync replicas; members share a
-//! group by cooperative-sticky assignment and learn of every change through [`Consumer::next`](crate::seam::Consumer::next), which
+//! What this provider adds to the seam's promises: the producer is idempotent and waits for all in-sync replicas; members share
+//! a group per topic by cooperative-sticky assignment and learn of every change through [`Consumer::next`](crate::seam::Consumer::next), which
 //! never skips over records that are gone; nothing blocks the runtime.
 
 mod blocking;
@@ -9,6 +9,7 @@ mod config;
 mod consumer;
 mod describe;
 mod names;
+mod per_topic;
 mod producer;
 mod reader;
 
@@ -26,8 +27,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use self::blocking::{REQUEST_TIMEOUT, detached};
 use self::config::Properties;
 pub use self::config::{GroupProtocol, KafkaConfig, MAX_MESSAGE_BYTES};
-use self::consumer::KafkaConsumer;
 use self::names::{Names, log_error};
+use self::per_topic::PerTopic;
 use self::producer::KafkaProducer;
 use self::reader::Readers;
 use crate::seam::{Consumer, Log, LogError, LogIdentity, LogRecord, Producer};
@@ -179,7 +180,7 @@ impl Log for KafkaLog {
         for topic in topics {
             self.shared.partition_count(*topic).await?;
         }
-        Ok(Box::new(KafkaConsumer::join(Arc::clone(&self.shared), group, topics)?))
+        Ok(Box::new(PerTopic::join(&self.shared, group, topics)?))
     }
 
     async fn create_topics(&self, partitions: i32) -> Result<(), LogError> {

@@ -33,6 +33,11 @@ impl Names {
         format!("{}.{group}", self.prefix)
     }
 
+    /// The group in which the members of `group` share a topic's partitions.
+    pub(super) fn group_of(&self, group: &str, topic: Topic) -> String {
+        format!("{}.{topic}", self.group(group))
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = (Topic, &str)> {
         self.topics.iter().map(|(topic, name)| (*topic, name.as_str()))
     }

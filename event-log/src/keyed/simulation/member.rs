@@ -347,6 +347,11 @@ impl Member {
             let partition = &mut world.partitions[task.partition];
             task.offsets.iter().for_each(|&offset| {
                 let index = partition.index(offset);
+                if partition.paid[index] == 0 {
+                    let before = partition.before(index).map(|before| partition.paid[before]);
+                    assert_ne!(before, Some(0), "an entity's outcomes begin in order");
+                    world.seen.outcomes += 1;
+                }
                 partition.paid[index] += 1;
                 world.seen.paid_twice += usize::from(partition.paid[index] > 1);
             });

@@ -6,6 +6,7 @@
 
 mod member;
 mod spec;
+mod storm;
 mod tenure;
 mod world;
 
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use member::{Letter, Member};
-use world::{Seen, World};
+use world::{SEEN, Seen, World};
 
 /// In the usual run of the tests.
 const SCHEDULES: u64 = 2_000;
@@ -239,33 +240,39 @@ fn schedule(seed: u64) -> Seen {
     Seen { steps: run.world.spec.steps, ..run.world.seen }
 }
 
-/// Runs schedules `from..to` on all processors; the first that fails is named.
-fn explore(from: u64, to: u64) -> [usize; 15] {
+/// Does `one` for each of `from..to` on all processors; the first that fails is named.
+fn each<R: Send>(from: u64, to: u64, one: impl Fn(u64) -> R + Sync + std::panic::RefUnwindSafe) -> Vec<R> {
     let (next, failed) = (AtomicU64::new(from), AtomicU64::new(u64::MAX));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let one = || {
-        let mut sum = [0; 15];
+    let some = || {
+        let mut done = Vec::new();
         while failed.load(Ordering::Relaxed) == u64::MAX {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= to {
                 break;
             }
-            match catch_unwind(|| schedule(seed)) {
-                Ok(seen) => sum.iter_mut().zip(seen.all()).for_each(|(sum, seen)| *sum += seen),
+            match catch_unwind(|| one(seed)) {
+                Ok(result) => done.push(result),
                 Err(_) => {
                     failed.fetch_min(seed, Ordering::Relaxed);
                 }
             }
         }
-        sum
+        done
     };
-    let sums = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
-        running.into_iter().map(|thread| thread.join().expect("it does not panic")).collect::<Vec<_>>()
+    let done = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(some)).collect();
+        running.into_iter().flat_map(|thread| thread.join().expect("it does not panic")).collect::<Vec<_>>()
     });
     let failed = failed.into_inner();
     assert_eq!(failed, u64::MAX, "schedule {failed} breaks a promise: replay it with MEMORI_SEED={failed}");
-    sums.into_iter().fold([0; 15], |sum, one| std::array::from_fn(|n| sum[n] + one[n]))
+    done
+}
+
+/// Runs schedules `from..to`. What they came to, together.
+fn explore(from: u64, to: u64) -> [usize; SEEN] {
+    let seen = each(from, to, |seed| schedule(seed).all());
+    seen.into_iter().fold([0; SEEN], |sum, one| std::array::from_fn(|n| sum[n] + one[n]))
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::conformance::storm::Storm;
 use crate::driver::{KeyedConfig, Reading, RecordHandler, Verdict, Work};
 use crate::schedule::{Fairness, LaneFloors, Share, WindowBounds, Windowing};
 use crate::seam::LogRecord;
@@ -105,6 +106,27 @@ impl Spec {
         }
     }
 
+    /// As the workers of a storm are set: what goes wrong is what strikes them, and what chance adds of a log that fails.
+    pub(super) fn of_storm(storm: &Storm) -> Self {
+        let topic = Topic::ConversationsLive;
+        Self {
+            partitions: (0..storm.partitions).map(|partition| TopicPartition { topic, partition }).collect(),
+            windows: BTreeMap::new(),
+            fairness: Fairness::default(),
+            budget_events: 1_000,
+            budget_bytes: 1 << 20,
+            read_ahead_records: 1_000_000,
+            bound: 50,
+            batch: 40,
+            tenants: 1,
+            keys: storm.entities,
+            steps: 0,
+            trouble: 1,
+            halts: false,
+            handler: Arc::new(Reader { key_tells: true }),
+        }
+    }
+
     /// Nothing goes wrong: what is paid for is paid for once.
     pub(super) fn is_calm(&self) -> bool {
         self.trouble == 0 && !self.halts
@@ -144,6 +166,11 @@ pub(super) fn payload(chance: &mut Chance) -> Bytes {
     let small = |chance: &mut Chance, n| u8::try_from(chance.below(n)).expect("small");
     let group = u8::from(chance.percent(20));
     Bytes::from(vec![kind, group, small(chance, 4), small(chance, 12), small(chance, 60)])
+}
+
+/// Of a record that is a window of its own.
+pub(super) fn alone(chance: &mut Chance) -> Bytes {
+    Bytes::from(vec![0, 0, 1, u8::try_from(chance.below(12)).expect("small"), u8::try_from(chance.below(60)).expect("small")])
 }
 
 pub(super) fn window_of(payload: &[u8]) -> Windowing {

@@ -1,8 +1,9 @@
 //! The log and the group, as the model has them: records, what is committed, who owns what.
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::spec::{Chance, Spec, payload};
+use super::spec::{Chance, Spec, alone, payload};
 use crate::seam::LogRecord;
 use crate::topic::TopicPartition;
 
@@ -31,6 +32,11 @@ pub(super) struct Partition {
 impl Partition {
     pub(super) fn end(&self) -> i64 {
         self.log.last().map_or(0, |record| record.offset + 1)
+    }
+
+    /// The record of the same key before this one.
+    pub(super) fn before(&self, index: usize) -> Option<usize> {
+        self.log[..index].iter().rposition(|record| record.key == self.log[index].key)
     }
 
     /// The index of the first record at or above `offset`.
@@ -63,15 +69,20 @@ pub(super) struct Seen {
     pub(super) halted: usize,
     pub(super) crashed: usize,
     pub(super) paid_twice: usize,
+    /// Records that were finished at least once.
+    pub(super) outcomes: usize,
 }
 
+/// How many figures [`Seen`] has.
+pub(super) const SEEN: usize = 16;
+
 impl Seen {
-    pub(super) fn all(&self) -> [usize; 15] {
+    pub(super) fn all(&self) -> [usize; SEEN] {
         let Self { steps, windows, joined, retried, apart, put_off, reread, skipped, .. } = *self;
-        let Self { fenced, dropped, drained, stalled, halted, crashed, paid_twice, .. } = *self;
+        let Self { fenced, dropped, drained, stalled, halted, crashed, paid_twice, outcomes, .. } = *self;
         [
             steps, windows, joined, retried, apart, put_off, reread, skipped, fenced, dropped, drained, stalled, halted, crashed,
-            paid_twice,
+            paid_twice, outcomes,
         ]
     }
 }
@@ -96,6 +107,15 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut chance = Chance::of(seed);
         let spec = Spec::draw(&mut chance);
+        Self::with(chance, spec)
+    }
+
+    /// Of what is set, with what is left to chance drawn from `seed`.
+    pub(super) fn of(seed: u64, spec: Spec) -> Self {
+        Self::with(Chance::of(seed), spec)
+    }
+
+    fn with(chance: Chance, spec: Spec) -> Self {
         let partition = |&at: &TopicPartition| Partition {
             at,
             log: Vec::new(),
@@ -137,18 +157,29 @@ impl World {
         for _ in 0..count {
             let hole = i64::from(self.chance.percent(10));
             let key = format!("t{tenant}/{}", self.chance.below(self.spec.keys));
-            let partition = &mut self.partitions[index];
-            let record = LogRecord {
-                source: partition.at,
-                offset: partition.end() + hole,
-                appended_at_ms: 1,
-                key: key.into_bytes().into(),
-                payload: payload(&mut self.chance),
-                headers: Vec::new(),
-            };
-            partition.log.push(record);
-            partition.paid.push(0);
+            let payload = payload(&mut self.chance);
+            self.put(index, hole, key, payload);
         }
+    }
+
+    /// A record that no window takes beside another.
+    pub(super) fn append_alone(&mut self, index: usize, key: String) {
+        let payload = alone(&mut self.chance);
+        self.put(index, 0, key, payload);
+    }
+
+    fn put(&mut self, index: usize, hole: i64, key: String, payload: Bytes) {
+        let partition = &mut self.partitions[index];
+        let record = LogRecord {
+            source: partition.at,
+            offset: partition.end() + hole,
+            appended_at_ms: 1,
+            key: key.into_bytes().into(),
+            payload,
+            headers: Vec::new(),
+        };
+        partition.log.push(record);
+        partition.paid.push(0);
     }
 
     pub(super) fn owns(&self, index: usize, member: usize, grant: Option<Grant>) -> bool {
