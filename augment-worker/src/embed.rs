@@ -24,10 +24,15 @@ pub(crate) async fn embed(
     events: &[Arc<ConversationEvent>],
     facts: &mut [Fact],
 ) -> Vec<MessageVector> {
-    let messages: Vec<(&ConversationEvent, usize, String)> = events
+    let said = events
         .iter()
         .flat_map(|event| event.messages.iter().enumerate().map(|(index, message)| (&**event, index, message)))
-        .filter(|(_, _, message)| message.role == Role::User)
+        .filter(|(_, _, message)| message.role == Role::User);
+    let Some(embedder) = embedder else {
+        metrics::vectors_left_out(LeftOut::NoModel, facts.len() + said.count());
+        return Vec::new();
+    };
+    let messages: Vec<(&ConversationEvent, usize, String)> = said
         .map(|(event, index, message)| {
             (event, index, first_words(&builtin::without_context(&message.text()), MessageVector::WORDS))
         })
@@ -38,10 +43,6 @@ pub(crate) async fn embed(
     if texts.is_empty() {
         return Vec::new();
     }
-    let Some(embedder) = embedder else {
-        metrics::vectors_left_out(LeftOut::NoModel, texts.len());
-        return Vec::new();
-    };
     let embeddings = match embedder.embed(&texts).await {
         Ok(embeddings) if embeddings.len() == texts.len() => embeddings,
         Ok(_) => {

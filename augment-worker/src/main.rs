@@ -6,6 +6,9 @@ use clap::Parser;
 use memori_augment_worker::process::NAME;
 use memori_service::process::{self, CommonFlags};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Reads conversation events from the log and writes what they state back to it.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version)]

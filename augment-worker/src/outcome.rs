@@ -48,20 +48,16 @@ impl Source<'_> {
         }
     }
 
-    fn headers(&self, tenant: Option<&str>, schema: &str) -> Vec<Header> {
-        let header = |name: &str, value: &str| Header { name: name.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) };
-        let generation = self.generation.to_string();
-        let lane = self.lane();
-        [
-            tenant.map(|tenant| header("tenant", tenant)),
-            Some(header("lane", lane.as_str())),
-            Some(header("generation", &generation)),
-            Some(header("schema", schema)),
-            self.traceparent.map(|parent| header(TRACEPARENT, parent)),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+    fn headers(&self, tenant: Option<&str>, schema: &'static str) -> Vec<Header> {
+        let header = |name: &'static str, value: Bytes| Header { name: name.into(), value };
+        let copied = |value: &str| Bytes::copy_from_slice(value.as_bytes());
+        let mut headers = Vec::with_capacity(5);
+        headers.extend(tenant.map(|tenant| header("tenant", copied(tenant))));
+        headers.push(header("lane", Bytes::from_static(self.lane().as_str().as_bytes())));
+        headers.push(header("generation", self.generation.to_string().into()));
+        headers.push(header("schema", Bytes::from_static(schema.as_bytes())));
+        headers.extend(self.traceparent.map(|parent| header(TRACEPARENT, copied(parent))));
+        headers
     }
 }
 

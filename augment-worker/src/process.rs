@@ -57,7 +57,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let asked = Arc::clone(&extractor);
     scaffold.health.degraded_while("extractor", move || asked.complaint());
     let working =
-        tokio::spawn(worker::run(Arc::clone(&log), config, extractor, embedder, InFlight::new(), scaffold.shutdown.token()));
+        tokio::spawn(worker::run(Arc::clone(&log), config, extractor, embedder, InFlight::unasked(), scaffold.shutdown.token()));
     scaffold.ready(None);
     let ended = match working.await {
         Ok(ended) => ended.map_err(|e| ProcessError::Failed(e.to_string())),

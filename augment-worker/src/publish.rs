@@ -44,13 +44,18 @@ impl Publishing {
         Published(Arc::clone(&self.0))
     }
 
-    /// Keeps `eased` that much above `bound`, as long as this is polled. At most twice `bound`: what a log that is away has not
-    /// confirmed was paid for, and would be again after a crash.
+    /// What may be in flight where `bound` calls may be: beside those, what is being published. At most twice `bound`: what a log that is
+    /// away has not confirmed was paid for, and would be again after a crash.
+    pub(crate) fn eased(&self, bound: usize) -> usize {
+        bound.saturating_add((*self.0.borrow()).min(bound))
+    }
+
+    /// Keeps `eased` at that, as long as this is polled. It is late by a moment, so nothing may begin by it alone.
     pub(crate) async fn ease(&self, bound: &LiveBound, eased: &LiveBound) {
         let (mut bound, mut publishing) = (bound.watch(), self.0.subscribe());
         loop {
-            let (most, meanwhile) = (*bound.borrow_and_update(), *publishing.borrow_and_update());
-            eased.set(most.saturating_add(meanwhile.min(most)));
+            publishing.mark_unchanged();
+            eased.set(self.eased(*bound.borrow_and_update()));
             // Never an error: the other ends are held by whoever called.
             tokio::select! {
                 _ = bound.changed() => {}
@@ -77,6 +82,11 @@ impl Handler {
             Put::Not(verdict) => return verdict,
             Put::TooLarge(why) => why,
         };
+        Box::pin(self.cut(source, job, turns, yielded, why)).await
+    }
+
+    /// What did not fit one record, for the reason `why`.
+    async fn cut(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], yielded: Yield, why: String) -> Verdict {
         if let [turn] = turns {
             return self.bury(source, job, turn, why).await;
         }

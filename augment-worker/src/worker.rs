@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use memori_embedding::Embedder;
 use memori_event_log::driver::{
     Fairness, Held, KeyedConfig, LaneFloors, Levels, LiveBound, Reading, RecordHandler, Share, Verdict, WindowBounds, Work,
@@ -159,6 +158,9 @@ pub async fn run(
     metrics::describe();
     let paced = extractor.pace(config.max_concurrency.clone());
     let publishing = Publishing::default();
+    // Whoever bounds what is in flight, the least of them counts.
+    let bounds = [paced, config.burst.bound()];
+    let least = LiveBound::new(bounds.iter().map(LiveBound::get).min().unwrap_or_default());
     let handler = Handler {
         producer: log.producer(),
         identity: log.identity().await?,
@@ -170,12 +172,10 @@ pub async fn run(
         in_flight,
         burst: config.burst.clone(),
         publishing: publishing.clone(),
+        bound: least.clone(),
         unconfirmed: AtomicUsize::new(0),
         stop: shutdown.clone(),
     };
-    // Whoever bounds what is in flight, the least of them counts.
-    let bounds = [paced, config.burst.bound()];
-    let least = LiveBound::new(bounds.iter().map(LiveBound::get).min().unwrap_or_default());
     let max_concurrency = LiveBound::new(least.get());
     let eased = max_concurrency.clone();
     let topics = vec![Topic::ConversationsLive, Topic::ConversationsBackfill];
@@ -213,6 +213,8 @@ pub(crate) struct Handler {
     in_flight: InFlight,
     pub(crate) burst: Burst,
     pub(crate) publishing: Publishing,
+    /// Of calls at a time.
+    bound: LiveBound,
     /// Outcomes that the log has failed to confirm, and has not confirmed yet.
     unconfirmed: AtomicUsize,
     stop: CancellationToken,
@@ -234,7 +236,6 @@ impl Job<'_> {
     }
 }
 
-#[async_trait]
 impl RecordHandler for Handler {
     type Item = Incoming;
 
@@ -244,6 +245,10 @@ impl RecordHandler for Handler {
 
     fn tenant(&self, key: &[u8]) -> Option<Arc<str>> {
         Some(policy::tenant(key))
+    }
+
+    fn most_in_flight(&self) -> usize {
+        self.publishing.eased(self.bound.get())
     }
 
     fn is_waiting_for_log(&self) -> bool {
@@ -289,7 +294,7 @@ impl Handler {
             let Incoming::Hopeless { class, reason, event } = &held.item else { continue };
             let attempts = job.attempt.saturating_add(1);
             let given_up = GivenUp { class: *class, reason: reason.clone(), attempts, event: event.as_deref() };
-            let verdict = self.give_up(Source { record: &held.record, ..source }, job, given_up).await;
+            let verdict = Box::pin(self.give_up(Source { record: &held.record, ..source }, job, given_up)).await;
             if verdict != Verdict::Done {
                 return verdict;
             }
@@ -318,7 +323,8 @@ impl Handler {
                 let vectors = embed::embed(self.embedder.as_deref(), &events, &mut extraction.facts).await;
                 self.publish(source, job, turns, Yield { extraction, vectors }).await
             }
-            Err(error) => self.failed(source, job, turns, begin.into_std(), error).await,
+            // In a box of its own, as all that is rare here: what every window carries stays small.
+            Err(error) => Box::pin(self.failed(source, job, turns, begin.into_std(), error)).await,
         }
     }
 

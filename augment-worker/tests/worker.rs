@@ -562,3 +562,37 @@ async fn the_largest_event_has_a_record() {
     let big = out.iter().map(facts).find(|f| f.entity_id == "a").unwrap();
     assert!(big.facts.len() > 2_000);
 }
+
+/// Counts how many ask it at the same time. All of a round end together, so that their outcomes are published together.
+#[derive(Default)]
+struct Crowd {
+    asking: AtomicUsize,
+    most: AtomicUsize,
+}
+
+#[async_trait]
+impl Extractor for Crowd {
+    async fn extract(&self, lane: Lane, events: &[Arc<ConversationEvent>]) -> Result<Extraction, ExtractError> {
+        let asking = self.asking.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(asking, Ordering::SeqCst);
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        self.asking.fetch_sub(1, Ordering::SeqCst);
+        Builtin.extract(lane, events).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_extractor_is_never_asked_more_often_at_a_time_than_the_bound() {
+    const EVENTS: usize = 600;
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path()).await;
+    let crowd = Arc::new(Crowd::default());
+    let running = Running::start(log.clone(), config(), crowd.clone(), InFlight::unasked());
+    let records = (0..EVENTS).map(|n| conversation(Lane::Live, &event(&format!("user-{n}"), &format!("e{n}"), "I like tea.")));
+    append(&*log, records.collect()).await;
+    read(&*log, Topic::FactsLive, EVENTS).await;
+    running.stop().await;
+    assert_eq!(crowd.most.load(Ordering::SeqCst), 8);
+}

@@ -10,6 +10,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use memori_service::process::CommonFlags;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Long-term memory for chatbots: conversations in, facts out.
 #[derive(Parser)]
 #[command(name = "memori", version, propagate_version = true)]

@@ -1,5 +1,6 @@
 //! The seam that every provider of the log stands behind. The conformance suite holds each of them to it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,9 +13,21 @@ use crate::topic::{Topic, TopicPartition};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Its name, lower case.
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// Its bytes.
     pub value: Bytes,
+}
+
+impl Header {
+    /// The names that our own records bear: every record has some of them, so that a name is not to cost an allocation each time.
+    const NAMES: [&'static str; 6] = ["tenant", "lane", "generation", "schema", "traceparent", "tracestate"];
+
+    /// One that was read.
+    #[must_use]
+    pub fn read(name: &str, value: Bytes) -> Self {
+        let ours = Self::NAMES.into_iter().find(|ours| *ours == name);
+        Self { name: ours.map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed), value }
+    }
 }
 
 /// A record to append. Its partition is murmur2 of `key`.

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use memori_service::process::{self, CommonFlags};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Takes conversation events, makes them durable, and passes reads on to the writer.
 #[derive(Debug, Parser)]
 #[command(name = memori_ingest::process::NAME, version)]

@@ -60,7 +60,7 @@ pub(crate) fn new_record(
 
 /// The headers of a record of ours.
 pub(crate) fn headers(tenant: &str, lane: Option<Lane>, payload: &[u8], traceparent: Option<&str>) -> Vec<Header> {
-    let header = |name: &str, value: &str| Header { name: name.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) };
+    let header = |name: &'static str, value: &str| Header { name: name.into(), value: Bytes::copy_from_slice(value.as_bytes()) };
     let mut headers = vec![header("tenant", tenant)];
     if let Some(lane) = lane {
         headers.push(header("lane", lane.as_str()));

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use async_trait::async_trait;
 use bytes::Bytes;
 use memori_event_log::driver::{KeyedConfig, Reading, RecordHandler, Unobserved, Verdict, Windowing, Work, run_keyed};
 use memori_event_log::finished::{self, Run};
@@ -162,8 +161,8 @@ async fn what_was_appended_is_read_as_it_was() -> Result<()> {
     let before_ms = jiff::Timestamp::now().as_millisecond();
     let mut sent = vec![record("a", vec![7_u8]), record("a", vec![9_u8; 1024 * 1024]), record("a", Bytes::new())];
     sent[0].headers = vec![
-        Header { name: "traceparent".to_owned(), value: Bytes::from_static(b"00-1") },
-        Header { name: "empty".to_owned(), value: Bytes::new() },
+        Header { name: "traceparent".into(), value: Bytes::from_static(b"00-1") },
+        Header { name: "empty".into(), value: Bytes::new() },
     ];
     sent.push(record("a", vec![1_u8; MAX_MESSAGE_BYTES]));
     sent.push(record("a", rand::random_iter::<u8>().take(MAX_MESSAGE_BYTES - 4096).collect::<Vec<u8>>()));
@@ -375,7 +374,6 @@ struct Parking {
     given: Arc<Mutex<Vec<String>>>,
 }
 
-#[async_trait]
 impl RecordHandler for Parking {
     type Item = String;
 

@@ -93,7 +93,7 @@ impl Bed {
         for _ in 0..workers {
             let config = WorkerConfig::from_settings(settings);
             let (log, extractor, stop) = (self.log(), Arc::clone(extractor), stop.clone());
-            running.spawn(memori_augment_worker::run(log, config, extractor, None, InFlight::new(), stop));
+            running.spawn(memori_augment_worker::run(log, config, extractor, None, InFlight::unasked(), stop));
         }
         Workers { stop, running }
     }
@@ -203,15 +203,20 @@ impl<F: Fn(&ConversationEvent) -> Duration + Send + Sync + 'static> Extractor fo
         if !time.is_zero() {
             tokio::time::sleep(time).await;
         }
-        let extractor = ExtractorInfo {
-            name: "bench".to_owned(),
-            version: "1".to_owned(),
-            model: None,
-            prompt_hash: None,
-            tokens_in: 0,
-            tokens_out: 0,
-            cost_micros: 0,
-        };
-        Ok(Extraction { facts: Vec::new(), extractor })
+        Ok(nothing())
     }
+}
+
+/// An extraction without a fact.
+pub(super) fn nothing() -> Extraction {
+    let extractor = ExtractorInfo {
+        name: "bench".to_owned(),
+        version: "1".to_owned(),
+        model: None,
+        prompt_hash: None,
+        tokens_in: 0,
+        tokens_out: 0,
+        cost_micros: 0,
+    };
+    Extraction { facts: Vec::new(), extractor }
 }

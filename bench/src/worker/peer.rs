@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use async_trait::async_trait;
 use memori_event_log::driver::{KeyedConfig, Reading, RecordHandler, Unobserved, Verdict, Windowing, Work, run_keyed};
 use memori_event_log::seam::{Log, LogRecord};
 use memori_event_log::topic::Topic;
@@ -44,7 +43,6 @@ struct Sleeping {
     all: Notify,
 }
 
-#[async_trait]
 impl RecordHandler for Sleeping {
     type Item = ();
 

@@ -71,12 +71,12 @@ pub async fn records_of_one_byte_and_of_one_mebibyte<P: Provider>() {
         [Bytes::from_static(b"x"), Bytes::from(large), Bytes::from_static(&[0, 255, 0]), Bytes::from(vec![7; 4 * 1024 * 1024])];
     let mut records: Vec<NewRecord> = payloads.iter().map(|payload| record("k", payload.clone())).collect();
     records[0].headers = vec![
-        Header { name: "empty".to_owned(), value: Bytes::new() },
+        Header { name: "empty".into(), value: Bytes::new() },
         Header {
-            name: "traceparent".to_owned(),
+            name: "traceparent".into(),
             value: Bytes::from_static(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         },
-        Header { name: "bytes".to_owned(), value: Bytes::from_static(&[0, 159, 146, 150]) },
+        Header { name: "bytes".into(), value: Bytes::from_static(&[0, 159, 146, 150]) },
     ];
     append(&*log, records.clone()).await;
     let refused = log.producer().append(vec![record("k", vec![0; 9 * 1024 * 1024])], None).await;

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -32,7 +31,7 @@ pub(super) fn key_of(partition: i32, partitions: i32, n: usize) -> String {
 }
 
 pub(super) fn record(key: &str, payload: impl Into<Bytes>) -> NewRecord {
-    let headers = vec![Header { name: "tenant".to_owned(), value: Bytes::from_static(b"acme") }];
+    let headers = vec![Header { name: "tenant".into(), value: Bytes::from_static(b"acme") }];
     NewRecord { topic: TOPIC, key: Bytes::copy_from_slice(key.as_bytes()), payload: payload.into(), headers }
 }
 
@@ -43,7 +42,7 @@ pub(super) fn numbered(key: &str, n: u64) -> NewRecord {
 
 /// The same of another tenant than everybody else.
 pub(super) fn of_another(mut record: NewRecord) -> NewRecord {
-    record.headers = vec![Header { name: "tenant".to_owned(), value: Bytes::from_static(b"other") }];
+    record.headers = vec![Header { name: "tenant".into(), value: Bytes::from_static(b"other") }];
     record
 }
 
@@ -196,7 +195,6 @@ type Handle = Box<dyn Fn(Task) -> BoxFuture<'static, Verdict> + Send + Sync>;
 
 struct Handler(Handle);
 
-#[async_trait]
 impl RecordHandler for Handler {
     type Item = ();
 

@@ -219,7 +219,6 @@ struct Provider {
     last: Mutex<HashMap<Bytes, i64>>,
 }
 
-#[async_trait]
 impl RecordHandler for Provider {
     type Item = ();
 

@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-
 use crate::schedule::Windowing;
 use crate::seam::{Fence, LogRecord};
 
 /// Reads records and works on windows of them.
-#[async_trait]
 pub trait RecordHandler: Send + Sync + 'static {
     /// What a record is read as.
     type Item: Send + Sync + 'static;
@@ -28,9 +25,15 @@ pub trait RecordHandler: Send + Sync + 'static {
         false
     }
 
+    /// The most windows that may be in flight at this moment, however high the bound in force. Asked before any begins, so that it may
+    /// follow what the handler knows first.
+    fn most_in_flight(&self) -> usize {
+        usize::MAX
+    }
+
     /// Works on one window. Runs in a task of its own and is never dropped half way, but the process may end at any time: the
     /// records then come again.
-    async fn handle(&self, work: Work<Self::Item>) -> Verdict;
+    fn handle(&self, work: Work<Self::Item>) -> impl Future<Output = Verdict> + Send;
 }
 
 /// A record as its handler reads it.

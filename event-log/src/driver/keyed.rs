@@ -129,7 +129,8 @@ impl<H: RecordHandler> Shell<H> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), LogError> {
         let mut stopped = false;
         loop {
-            self.core.limit(*self.bound.borrow_and_update());
+            let bound = *self.bound.borrow_and_update();
+            self.core.limit(bound.min(self.handler.most_in_flight()));
             let at = moment();
             self.core.tick(at, self.handler.is_waiting_for_log());
             while let Some(effect) = self.core.next_effect() {

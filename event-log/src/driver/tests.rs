@@ -277,7 +277,6 @@ struct Permitted {
     permits: Arc<Semaphore>,
 }
 
-#[async_trait]
 impl RecordHandler for Permitted {
     type Item = ();
 
@@ -389,7 +388,6 @@ struct StuckRun(Arc<Semaphore>);
 
 struct Stuck(Permitted);
 
-#[async_trait]
 impl RecordHandler for Stuck {
     type Item = ();
 
@@ -445,7 +443,6 @@ struct Parking {
     parked: Option<i64>,
 }
 
-#[async_trait]
 impl RecordHandler for Parking {
     type Item = ();
 

@@ -62,10 +62,10 @@ impl Names {
     pub(super) fn record(&self, message: &BorrowedMessage<'_>) -> Option<LogRecord> {
         let topic = self.topic(message.topic())?;
         let headers = message.headers().map_or_else(Vec::new, |headers| {
-            headers
-                .iter()
-                .map(|h| Header { name: h.key.to_owned(), value: h.value.map_or_else(Bytes::new, Bytes::copy_from_slice) })
-                .collect()
+            // All values lie in one piece.
+            let values: Vec<u8> = headers.iter().filter_map(|header| header.value).flatten().copied().collect();
+            let mut values = Bytes::from(values);
+            headers.iter().map(|h| Header::read(h.key, values.split_to(h.value.map_or(0, <[u8]>::len)))).collect()
         });
         Some(LogRecord {
             source: TopicPartition { topic, partition: message.partition() },

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -18,7 +17,6 @@ const AT: TopicPartition = TopicPartition { topic: Topic::ConversationsLive, par
 
 struct Reader;
 
-#[async_trait]
 impl RecordHandler for Reader {
     type Item = ();
 

@@ -20,19 +20,20 @@ pub(super) fn encode(headers: &[Header]) -> Vec<u8> {
 }
 
 pub(super) fn decode(mut bytes: &[u8]) -> Result<Vec<Header>, DamagedHeaders> {
-    let mut part = || -> Result<Option<Vec<u8>>, DamagedHeaders> {
+    let mut part = || -> Result<Option<&[u8]>, DamagedHeaders> {
         if bytes.is_empty() {
             return Ok(None);
         }
         let len = bytes.try_get_u32().map_err(|_| DamagedHeaders)? as usize;
         let (head, rest) = bytes.split_at_checked(len).ok_or(DamagedHeaders)?;
         bytes = rest;
-        Ok(Some(head.to_vec()))
+        Ok(Some(head))
     };
     let mut headers = Vec::new();
     while let Some(name) = part()? {
         let value = part()?.ok_or(DamagedHeaders)?;
-        headers.push(Header { name: String::from_utf8(name).map_err(|_| DamagedHeaders)?, value: Bytes::from(value) });
+        let name = std::str::from_utf8(name).map_err(|_| DamagedHeaders)?;
+        headers.push(Header::read(name, Bytes::copy_from_slice(value)));
     }
     Ok(headers)
 }
@@ -46,7 +47,7 @@ mod tests {
     proptest! {
         #[test]
         fn round_trips(parts in proptest::collection::vec((".{0,12}", proptest::collection::vec(any::<u8>(), 0..40)), 0..6)) {
-            let headers: Vec<Header> = parts.into_iter().map(|(name, value)| Header { name, value: value.into() }).collect();
+            let headers: Vec<Header> = parts.into_iter().map(|(name, value)| Header { name: name.into(), value: value.into() }).collect();
             prop_assert_eq!(decode(&encode(&headers)), Ok(headers));
         }
 

@@ -15,7 +15,7 @@ fn record(key: &str, payload: &[u8]) -> NewRecord {
         topic: Topic::ConversationsLive,
         key: Bytes::copy_from_slice(key.as_bytes()),
         payload: Bytes::copy_from_slice(payload),
-        headers: vec![Header { name: "tenant".to_owned(), value: Bytes::from_static(b"acme") }],
+        headers: vec![Header { name: "tenant".into(), value: Bytes::from_static(b"acme") }],
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::conformance::storm::Storm;
@@ -189,7 +188,6 @@ pub(super) fn tenant_of(key: &[u8]) -> &str {
     std::str::from_utf8(key).expect("text").split('/').next().expect("a tenant")
 }
 
-#[async_trait]
 impl RecordHandler for Reader {
     type Item = ();
 
