@@ -82,7 +82,7 @@ impl Consumer for PerTopic {
     async fn assign(&mut self, starts: &[(TopicPartition, Start)]) -> Result<(), LogError> {
         try_join_all(self.members.iter_mut().filter_map(|Member { topic, consumer }| {
             let part = of(*topic, starts, |(partition, _)| *partition);
-            (!part.is_empty()).then(|| async move { consumer.assign(&part).await })
+            (!part.is_empty()).then_some(async move { consumer.assign(&part).await })
         }))
         .await
         .map(drop)
@@ -114,7 +114,7 @@ impl Consumer for PerTopic {
     async fn commit(&mut self, commits: &[Commit]) -> Result<(), LogError> {
         let done = join_all(self.members.iter_mut().filter_map(|Member { topic, consumer }| {
             let part = of(*topic, commits, |commit| commit.partition);
-            (!part.is_empty()).then(|| async move { consumer.commit(&part).await })
+            (!part.is_empty()).then_some(async move { consumer.commit(&part).await })
         }))
         .await;
         done.into_iter().collect()

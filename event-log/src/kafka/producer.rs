@@ -236,7 +236,7 @@ impl Producer for KafkaProducer {
 
 fn headers(record: &NewRecord) -> OwnedHeaders {
     record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |headers, header| {
-        headers.insert(KafkaHeader { key: &*header.name, value: Some(header.value.as_ref()) })
+        headers.insert(KafkaHeader { key: &header.name, value: Some(header.value.as_ref()) })
     })
 }
 
