@@ -4,6 +4,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod event;
+pub(crate) mod health;
 pub(crate) mod ingest;
 pub(crate) mod key;
 pub(crate) mod migrate;

@@ -53,6 +53,8 @@ enum Command {
     Quality(commands::quality::Flags),
     /// Check configuration, log and store, and say what to do.
     Doctor(commands::doctor::Flags),
+    /// Whether a process is ready; ends with 0 where it is.
+    Health(commands::health::Flags),
 }
 
 fn main() -> ExitCode {
@@ -81,5 +83,6 @@ fn main() -> ExitCode {
         Command::Model(model) => commands::model::run(settings, model).await,
         Command::Quality(flags) => commands::quality::run(settings, flags).await,
         Command::Doctor(flags) => commands::doctor::run(settings, flags).await,
+        Command::Health(flags) => commands::health::run(flags).await,
     })
 }
