@@ -45,7 +45,7 @@ folder_of() {
   case $1 in
     helm) echo "helm-$helm_version" ;;
     kubeconform) echo "kubeconform-$kubeconform_version" ;;
-    schemas) echo "kubernetes-schemas-$kubernetes_version-r1" ;;
+    schemas) echo "kubernetes-schemas-$kubernetes_version-r2" ;;
     compose) echo "docker-compose-$compose_version" ;;
     yaml) echo "pyyaml-$yaml_version" ;;
     etcd) echo "etcd-$etcd_version" ;;
@@ -62,8 +62,10 @@ checked() { echo "$2  $1" | sha256sum -c --status || die "$(basename "$1") is no
 
 log=$(mktemp)
 built_with_go=
+doing=
 finish() {
   rm -f "$log"
+  [ -z "$doing" ] || say "tools.sh: $doing could not be made"
   # kept where a build was cut off: the next one goes on from there
   if [ -n "$built_with_go" ] && [ "$1" = 0 ]; then
     "$go" clean -modcache 2>/dev/null || true
@@ -178,7 +180,10 @@ make_kwok() {
 
 make_yaml() {
   say "installing PyYAML $yaml_version"
-  quiet python3 -m venv "$1" && quiet "$1/bin/pip" install -q --disable-pip-version-check --no-cache-dir --only-binary :all: "pyyaml==$yaml_version"
+  quiet python3 -m pip install -q --disable-pip-version-check --no-cache-dir --only-binary :all: --no-deps --target "$1/lib" "pyyaml==$yaml_version"
+  # a program, as the other tools are
+  printf '#!/bin/sh\nPYTHONPATH=$(dirname "$0")/lib exec python3 "$@"\n' >"$1/python"
+  chmod +x "$1/python"
 }
 
 make_schemas() {
@@ -192,20 +197,19 @@ make_schemas() {
   done
   chmod -R u+w "$1/crds"
   rm -f "$1"/crds/kustomization.yaml
-  "$("$here/tools.sh" yaml)/bin/python" "$here/platform/schemas.py" "$got" "v${kubernetes_version%.*}.0-local-strict" "$1/crds" "$1"
+  "$("$here/tools.sh" yaml)/python" "$here/platform/schemas.py" "$got" "v${kubernetes_version%.*}.0-local-strict" "$1/crds" "$1"
   rm -rf "$(dirname "$got")"
 }
 
 provide() {
   local folder=$tools/$(folder_of "$1")
   if [ ! -d "$folder" ]; then
-    # a virtual environment knows its own path, so it is made where it stays
-    local part=$folder.part
-    [ "$1" != yaml ] || part=$folder
-    # programs that a build before this one finished are kept
-    mkdir -p "$part"
-    "make_$1" "$part" || { [ "$1" != yaml ] || rm -rf "$part"; die "$1 could not be made"; }
-    [ "$part" = "$folder" ] || mv "$part" "$folder"
+    # Programs that a build before this one finished are kept. Not behind a "||": there no failure inside would count.
+    mkdir -p "$folder.part"
+    doing=$1
+    "make_$1" "$folder.part"
+    doing=
+    mv "$folder.part" "$folder"
   fi
   echo "$folder"
 }

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import yaml
 
+# a lone "=", as an enum of operators has it, is a value of its own in YAML 1.1, which PyYAML reads nowhere
+yaml.SafeLoader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: node.value)
+
 
 def strict(schema):
     """The schema of a CRD as plain JSON Schema that refuses unknown fields."""
