@@ -10,6 +10,7 @@
 #   schemas       what it holds them against: Kubernetes' own, and those of the CRDs, in SCHEMAS/NAME.json; the CRDs in SCHEMAS/crds
 #   compose       Docker Compose's own reader: `docker-compose config`
 #   yaml          a Python that reads YAML
+#   registry      the schema registry: Apicurio, as compose runs it
 #   etcd          the control plane's store
 #   kubernetes    kube-apiserver, kube-controller-manager, kube-scheduler: some minutes of building, once
 #   kwok          nodes that only pretend, and stages.yaml, how they do
@@ -30,6 +31,8 @@ etcd_version=3.6.16
 kwok_version=0.8.0
 kwok_sum=h1:OTIOTwgROqPMovcTwxICx2eYQ4AwLpSx5EpjbDKF4SQ=
 yaml_version=6.0.3
+registry_version=3.0.9
+registry_sha256=REGSHA
 go_version=1.26.6
 go_sha256=565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff
 # what the schemas are made of
@@ -48,6 +51,7 @@ folder_of() {
     schemas) echo "kubernetes-schemas-$kubernetes_version-r2" ;;
     compose) echo "docker-compose-$compose_version" ;;
     yaml) echo "pyyaml-$yaml_version" ;;
+    registry) echo "apicurio-registry-$registry_version" ;;
     etcd) echo "etcd-$etcd_version" ;;
     kubernetes) echo "kubernetes-$kubernetes_version" ;;
     kwok) echo "kwok-$kwok_version" ;;
@@ -184,6 +188,15 @@ make_yaml() {
   # a program, as the other tools are
   printf '#!/bin/sh\nPYTHONPATH=$(dirname "$0")/lib exec python3 "$@"\n' >"$1/python"
   chmod +x "$1/python"
+}
+
+make_registry() {
+  say "fetching the schema registry (Apicurio $registry_version, 109 MB) from Maven Central"
+  command -v mvn >/dev/null 2>&1 || die "Maven is missing: install it (Debian: apt-get install maven)"
+  quiet mvn -B -q -ntp dependency:copy "-Dartifact=io.apicurio:apicurio-registry-app:$registry_version:tar.gz:all" "-DoutputDirectory=$1"
+  checked "$1"/*.tar.gz "$registry_sha256"
+  tar -xzf "$1"/*.tar.gz -C "$1"
+  rm "$1"/*.tar.gz
 }
 
 make_schemas() {
