@@ -32,7 +32,7 @@ kwok_version=0.8.0
 kwok_sum=h1:OTIOTwgROqPMovcTwxICx2eYQ4AwLpSx5EpjbDKF4SQ=
 yaml_version=6.0.3
 registry_version=3.0.9
-registry_sha256=REGSHA
+registry_sha256=2b28181501a20cbf6efcd77f9b7153908fc01f3d3a7c32024c0bd9e1b04c8a43
 go_version=1.26.6
 go_sha256=565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff
 # what the schemas are made of
@@ -193,10 +193,11 @@ make_yaml() {
 make_registry() {
   say "fetching the schema registry (Apicurio $registry_version, 109 MB) from Maven Central"
   command -v mvn >/dev/null 2>&1 || die "Maven is missing: install it (Debian: apt-get install maven)"
-  quiet mvn -B -q -ntp dependency:copy "-Dartifact=io.apicurio:apicurio-registry-app:$registry_version:tar.gz:all" "-DoutputDirectory=$1"
+  # this version of the plugin: later ones ask for a parent POM that was never published
+  quiet mvn -B -q -ntp "-Dmaven.repo.local=$1/m2" org.apache.maven.plugins:maven-dependency-plugin:2.8:copy "-Dartifact=io.apicurio:apicurio-registry-app:$registry_version:tar.gz:all" "-DoutputDirectory=$1"
   checked "$1"/*.tar.gz "$registry_sha256"
   tar -xzf "$1"/*.tar.gz -C "$1"
-  rm "$1"/*.tar.gz
+  rm -rf "$1"/*.tar.gz "$1/m2"
 }
 
 make_schemas() {

@@ -1,0 +1,145 @@
+"""docker-compose.yml, held to what it promises: compose.py COMPOSE BINARIES REGISTRY, run from the root. See stack.py for what runs."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from stack import Stack, get
+
+KEY, OPERATOR = "memori-dev-key", "memori-dev-admin"
+PASSED = 0
+
+
+def that(holds, what):
+    """Ends where it does not hold."""
+    global PASSED  # noqa: PLW0603
+    if not holds:
+        raise SystemExit(f"FAILED: {what}")
+    PASSED += 1
+
+
+def refused(compose):
+    """Compose's own reader finds nothing in the file, and would."""
+    text = Path("docker-compose.yml").read_text()
+    for what, changed in (
+        ("an unknown key", text.replace("restart: unless-stopped", "restarts: always", 1)),
+        ("a service that is not there", text.replace("topics: {condition", "topix: {condition", 1)),
+        ("a volume that is not there", text.replace("spool:/var/lib/memori", "spoool:/var/lib/memori", 1)),
+    ):
+        done = subprocess.run([compose, "-f", "-", "--project-directory", ".", "config", "-q"], input=changed, capture_output=True, text=True, check=False)
+        that(done.returncode != 0, f"compose takes {what}")
+    done = subprocess.run([compose, "config", "-q"], capture_output=True, text=True, check=False)
+    that(done.returncode == 0 and not done.stderr.strip(), f"docker compose config: {done.stderr}")
+
+
+def hardened(stack):
+    """Ours run as nobody in particular, on a file system that they cannot write; ports are this machine's alone."""
+    versions = {}
+    for name, service in stack.services.items():
+        image = service["image"]
+        that(re.search(r":v?\d+\.\d+", image), f"{name}: {image} is no exact version")
+        versions[name] = image
+        for port in service.get("ports", []):
+            that(port.get("host_ip") == "127.0.0.1", f"{name}: port {port} is everybody's")
+        if image.startswith("memori-stream:"):
+            that(service.get("read_only") and service.get("cap_drop") == ["ALL"] and service["user"] == "65532:65532", f"{name} is not hardened")
+            that("no-new-privileges:true" in service.get("security_opt", []), f"{name} may gain privileges")
+            if service.get("restart") != "no":
+                that("healthcheck" in service, f"{name} has no health check")
+    # what tests run is what compose runs
+    tested = re.search(r"^kafka_version=(.*)$", Path("ops/servers.sh").read_text(), re.MULTILINE)[1]
+    that(versions["kafka"].endswith(f":{tested}"), f"tests run Kafka {tested}, compose {versions['kafka']}")
+    tested = re.search(r"^registry_version=(.*)$", Path("ops/tools.sh").read_text(), re.MULTILINE)[1]
+    that(versions["registry"].endswith(f":{tested}"), f"tests run the registry {tested}, compose {versions['registry']}")
+
+
+def grafana(stack):
+    """The files that Grafana is given: a source that is a service, and dashboards where they are looked for."""
+    places = stack.mounts("grafana", 0)
+    sources = yaml.safe_load(places["/etc/grafana/provisioning/datasources/memori.yml"].read_text())["datasources"]
+    that([s["url"] for s in sources] == ["http://prometheus:9090"], "Grafana asks another Prometheus")
+    provider = yaml.safe_load(places["/etc/grafana/provisioning/dashboards/memori.yml"].read_text())["providers"][0]
+    folder = places[provider["options"]["path"]]
+    home = stack.services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    that((folder / Path(home).name).exists() and home.startswith(provider["options"]["path"]), "the home dashboard is not there")
+    uids = [json.loads(f.read_text())["uid"] for f in folder.glob("*.json")]
+    that(len(uids) == len(set(uids)) >= 4, f"dashboards: {uids}")
+
+
+def conversation(stack):
+    """One conversation, end to end, as docs/running-with-compose.md tells it."""
+    api = stack.address("ingest", 7700)
+    event = {"event_id": "first", "entity_id": "alice", "messages": [
+        {"role": "user", "content": "I live in Lisbon and I am allergic to peanuts."}, {"role": "assistant", "content": "Noted!"}]}
+    that(get(f"{api}/v1/events", event)[0] == 401, "an event without a key is taken")
+    that(get(f"{api}/v1/events", event, OPERATOR)[0] == 403, "the operator's key posts events")
+    status, answer = get(f"{api}/v1/events", event, KEY)
+    that(status == 202 and answer["durable_in"] == "log", f"the event: {status} {answer}")
+    status, answer = get(f"{api}/v1/events/wait", {"event_ids": ["first"], "timeout_ms": 30000}, KEY, timeout=40)
+    that(status == 200 and answer["events"][0]["status"] == "applied", f"the wait: {status} {answer}")
+    status, answer = get(f"{api}/v1/recall", {"entity_id": "alice", "query": "Where does she live?"}, KEY)
+    that(status == 200 and any("Lisbon" in f["content"] for f in answer["facts"]), f"the recall: {status} {answer}")
+    that(get(f"{api}/v1/admin/dead-letters", key=OPERATOR)[0] == 200, "the operator sees no dead letters")
+    batch = {"events": [{"event_id": f"e{n}", "entity_id": f"person-{n}", "messages": [{"role": "user", "content": f"My favourite number is {n}."}]} for n in range(200)]}
+    status, answer = get(f"{api}/v1/events/batch", batch, KEY)
+    that(status == 200 and {r["status"] for r in answer["results"]} == {"accepted"}, f"the batch: {status}")
+    status, answer = get(f"{api}/v1/events/wait", {"event_ids": [f"e{n}" for n in range(200)], "timeout_ms": 60000}, KEY, timeout=70)
+    that(answer["complete"], "200 events were not applied within a minute")
+    # a second of each, so that every histogram and label has been seen
+    that(get(f"{api}/v1/recall/batch", {"queries": [{"entity_id": "person-7", "query": "number"}]}, KEY)[0] == 200, "a batch of recalls")
+
+
+def registry(stack):
+    """It speaks the Confluent API, and keeps what it is given in Postgres."""
+    base = f"{stack.address('registry', 8080)}/apis/ccompat/v7"
+    schema = json.dumps({"type": "record", "name": "R", "fields": [{"name": "a", "type": "string"}]})
+    status, answer = get(f"{base}/subjects/test-value/versions", {"schema": schema})
+    that(status == 200 and "id" in answer, f"a schema: {status} {answer}")
+    that(get(f"{base}/subjects")[1] == ["test-value"], "the schema is not there")
+    sql = [str(stack.pg / "psql"), "-h", "127.0.0.1", "-p", str(stack.ports["postgres", 0, 5432]), "-U", "memori", "-d", "registry", "-Atc", "select count(*) from content"]
+    done = subprocess.run(sql, capture_output=True, text=True, check=False, env={"PGPASSWORD": "memori", "PATH": "/usr/bin:/bin"})
+    that(done.returncode == 0 and int(done.stdout) >= 1, f"the registry keeps nothing in Postgres: {done.stdout}{done.stderr}")
+
+
+def scraped(stack):
+    """Prometheus sees every process, and all that rules and dashboards name."""
+    base = stack.address("prometheus", 9090)
+    def targets():
+        return get(f"{base}/api/v1/targets")[1]["data"]["activeTargets"]
+
+    stack.until(60, "all targets are up", lambda: [t["health"] for t in targets()] == ["up"] * 4)
+    stack.until(30, "rules are evaluated", lambda: get(f"{base}/api/v1/query?query=memori:worker_replicas:count")[1]["data"]["result"][0]["value"][1] == "2")
+    time.sleep(2)
+    done = subprocess.run([sys.executable, "ops/platform/metrics.py", "--live", base], capture_output=True, text=True, check=False)
+    that(done.returncode == 0, f"{done.stdout}{done.stderr}")
+    print(done.stdout.strip())
+
+
+def main(compose, binaries, where_registry):
+    """Starts it, asks, ends it."""
+    since = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    refused(compose)
+    stack = Stack(compose, binaries, where_registry)
+    try:
+        hardened(stack)
+        grafana(stack)
+        stack.up()
+        print(f"compose: up after {time.monotonic() - since:.0f} s; Grafana's server is in no registry of packages: its files are checked, it is not started")
+        conversation(stack)
+        registry(stack)
+        scraped(stack)
+        for name, number in [("ingest", 0), ("augment-worker", 0), ("augment-worker", 1), ("writer", 0)]:
+            that(stack.stop(name, number) == 0, f"{name} did not drain")
+    finally:
+        stack.down()
+    print(f"compose: {PASSED} passed, 0 failed, in {time.monotonic() - since:.0f} s")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
