@@ -49,6 +49,7 @@ if [ $# = 0 ]; then
   export MEMORI_TEST_BINARIES=built
   "${CARGO:-cargo}" test --locked --workspace --no-fail-fast
   "$here/python.sh"
+  "$here/platform.sh"
 else
   "${CARGO:-cargo}" test --locked "$@"
 fi

@@ -20,6 +20,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import docs
 import yaml
 
 CHART = "helm/memori-stream"
@@ -251,6 +252,9 @@ def check(cluster, schemas):
     cluster.helm("uninstall", "memori", "--wait", "--timeout", "60s")
     cluster.helm("install", "memori", CHART, *minimal, "--wait", "--timeout", "120s")
     that(keys(cluster) == first, "an install after an uninstall made other keys")
+    cluster.helm("uninstall", "memori", "--wait", "--timeout", "60s")
+    there = cluster.env | {"PATH": f"{Path(cluster.helm_program).parent}:{os.environ['PATH']}"}
+    that(docs.run("docs/running-on-kubernetes.md", there) >= 4, "the page has fewer commands than it had")
     that(b'tenant = "default"' in base64.b64decode(keys(cluster)["keys.toml"]), "the first tenant has no key")
 
 

@@ -1,6 +1,7 @@
 """docker-compose.yml, held to what it promises: compose.py COMPOSE BINARIES REGISTRY, run from the root. See stack.py for what runs."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -8,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import docs
 import yaml
+from incidents import Incidents, faster
 from stack import Stack, get
 
 KEY, OPERATOR = "memori-dev-key", "memori-dev-admin"
@@ -94,6 +97,18 @@ def conversation(stack):
     that(get(f"{api}/v1/recall/batch", {"queries": [{"entity_id": "person-7", "query": "number"}]}, KEY)[0] == 200, "a batch of recalls")
 
 
+def pages(stack):
+    """What docs/running-with-compose.md tells people to do."""
+    page = "docs/running-with-compose.md"
+    api = stack.address("ingest", 7700)
+    docs.run(page, {"PATH": os.environ["PATH"]}, lambda text: text.replace("http://127.0.0.1:7700", api))
+    text, file = Path(page).read_text(), Path("docker-compose.yml").read_text()
+    told = set(re.findall(r"\b(?:MEMORI|POSTGRES|GRAFANA|PROMETHEUS)_(?:[A-Z0-9]+_?)+", text)) - set(re.findall(r"MEMORI__\w+", text)) - {"MEMORI_EXTRACTOR_API_KEY"}
+    read = set(re.findall(r"\$\{([A-Z0-9_]+)", file))
+    that(told <= read, f"{page} tells of variables that compose does not read: {told - read}")
+    that(read - {"MEMORI_VERSION", "MEMORI_EXTRACTOR_API_KEY"} <= told, f"{page} does not tell of {read - told}")
+
+
 def registry(stack):
     """It speaks the Confluent API, and keeps what it is given in Postgres."""
     base = f"{stack.address('registry', 8080)}/apis/ccompat/v7"
@@ -125,15 +140,17 @@ def main(compose, binaries, where_registry):
     since = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     refused(compose)
-    stack = Stack(compose, binaries, where_registry)
+    stack = Stack(compose, binaries, where_registry, rules=faster)
     try:
         hardened(stack)
         grafana(stack)
         stack.up()
         print(f"compose: up after {time.monotonic() - since:.0f} s; Grafana's server is in no registry of packages: its files are checked, it is not started")
         conversation(stack)
+        pages(stack)
         registry(stack)
         scraped(stack)
+        Incidents(stack, KEY, that).run()
         for name, number in [("ingest", 0), ("augment-worker", 0), ("augment-worker", 1), ("writer", 0)]:
             that(stack.stop(name, number) == 0, f"{name} did not drain")
     finally:
