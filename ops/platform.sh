@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # What a platform runs, held: the chart, compose, rules, dashboards. Parts by name, or all:
 #
-#   ops/platform.sh [chart] [metrics] [compose] [cluster]
+#   ops/platform.sh [chart] [metrics] [compose] [cluster] [scale] [image]
 #
 #   chart     lint, values against the API's schemas, hostile values, security of every pod
 #   metrics   rules and dashboards against docs/metrics.md, every alert firing and clearing, runbooks
 #   compose   docker-compose.yml read by Compose itself, then every service as a plain process: a conversation, a scrape, alerts in incidents
 #   cluster   the chart on a real API server: install, upgrade, rollback. Its control plane takes about eight minutes to build, once: it is
 #             built where MEMORI_PLATFORM=1 or MEMORI_SOAK asks, and used wherever the cache has it
+#   scale     workers 1 → 8 → 2 by what the chart's ScaledObject says, while the load goes up and down: four minutes, where one of these asks
+#   image     the Dockerfile's last stage, built with buildah and run on a read-only file system: likewise, as root
 #
 # Programs are taken from CARGO_TARGET_DIR/debug, which must be built.
 set -euo pipefail
@@ -15,7 +17,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.."
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(chart metrics compose cluster)
+named=$#
+[ ${#parts[@]} -gt 0 ] || parts=(chart metrics compose cluster scale image)
 
 if ! command -v promtool >/dev/null 2>&1 || ! command -v prometheus >/dev/null 2>&1; then
   as=(); [ "$(id -u)" = 0 ] || as=(sudo -n)
@@ -66,9 +69,33 @@ cluster() {
   "$python" ops/platform/cluster.py "$helm" "$kubernetes" "$etcd" "$kwok" "$schemas"
 }
 
+# For what takes long: whether it was asked for, by name or for all.
+asked() {
+  [ -z "${MEMORI_PLATFORM:-}${MEMORI_SOAK:-}" ] && [ "$named" = 0 ] || return 0
+  echo "SKIPPED: $1: MEMORI_PLATFORM=1 asks for it" >&2
+  return 1
+}
+
+scale() {
+  asked "workers scaled under load" || return 0
+  local compose registry helm
+  { read -r compose; read -r registry; read -r helm; } < <(tools compose registry helm)
+  "$here/servers.sh" fetch
+  "$python" ops/platform/scale.py "$compose/docker-compose" "$target" "$registry" "$helm/helm"
+}
+
+image() {
+  asked "the image" || return 0
+  if ! command -v buildah >/dev/null 2>&1 || ! command -v debootstrap >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then
+    echo "SKIPPED: the image: it needs root, and Debian's buildah and debootstrap" >&2
+    return 0
+  fi
+  ops/platform/image.sh "$target"
+}
+
 for part in "${parts[@]}"; do
   case $part in
-    chart|metrics|compose|cluster) "$part" ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    chart|metrics|compose|cluster|scale|image) "$part" ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 done

@@ -127,6 +127,11 @@ pub fn describe() {
     ] {
         counter!(name).increment(0);
     }
+    for kind in ["erase", "forget"] {
+        counter!(CONTROLS, "kind" => kind).increment(0);
+    }
+    // That a front door is there is read off this one.
+    gauge!(REQUESTS_IN_FLIGHT).set(0.0);
     gauge!(SPOOL_EVENTS).set(0.0);
     gauge!(SPOOL_BYTES).set(0.0);
 }

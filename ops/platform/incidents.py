@@ -28,10 +28,11 @@ class Provider(http.server.ThreadingHTTPServer):
     """A model that answers as `mode` says: well, with 429, or with what is no answer."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answer)
-        self.mode = "well"
+        self.mode, self.takes_seconds, self.calls = "well", 0, 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -43,6 +44,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_POST(self):  # noqa: N802
         """Answers it."""
         self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.server.calls += 1
+        time.sleep(self.server.takes_seconds)
         status, content = 200, {"well": '{"facts": []}', "badly": "I would rather talk about the weather."}.get(self.server.mode)
         body = {"id": "x", "object": "chat.completion", "model": "m", "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
                 "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}

@@ -86,6 +86,15 @@ class Stack:
                     self.ports[name, number, port] = free
         self.running = {}
         self.logs = {}
+        # replicas that may come: scraped from the start on
+        self.expected = dict(self.replicas)
+
+    def expect(self, name, count):
+        """There may be so many replicas of it."""
+        for number in range(self.replicas[name], count):
+            for port, free in zip(PORTS[name], free_ports(len(PORTS[name]))):
+                self.ports[name, number, port] = free
+        self.expected[name] = count
 
     # ---- what is told to a process
 
@@ -110,7 +119,9 @@ class Stack:
         places = {}
         for config in self.services[name].get("configs", []):
             here = self.dir / f"config-{config['source']}"
-            here.write_text(self.file["configs"][config["source"]]["content"])
+            # once: a process may be reading it
+            if not here.exists():
+                here.write_text(self.file["configs"][config["source"]]["content"])
             places[config["target"]] = here
         for volume in self.services[name].get("volumes", []):
             if volume["type"] == "bind":
@@ -202,7 +213,7 @@ class Stack:
             targets = []
             for found in job.pop("dns_sd_configs"):
                 for name in found["names"]:
-                    targets += [f"127.0.0.1:{self.ports[name, n, found['port']]}" for n in range(self.replicas[name])]
+                    targets += [f"127.0.0.1:{self.ports[name, n, found['port']]}" for n in range(self.expected[name])]
             job["static_configs"] = [{"targets": targets}]
         # a test waits for it
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}

@@ -44,6 +44,7 @@ pub fn describe_reads() {
     describe_gauge!(WAITERS, Unit::Count, "requests that wait for a commit");
     describe_counter!(WAKE_UPS_TOTAL, Unit::Count, "times that waiters were told to look, by cause");
     describe_counter!(WAITS_REFUSED_TOTAL, Unit::Count, "waits refused because too many wait already");
+    counter!(WAITS_REFUSED_TOTAL).increment(0);
 }
 
 pub(crate) fn recalled(route: &'static str, took: Duration) {

@@ -211,6 +211,9 @@ pub(crate) fn paced(endpoint: &str, limit: usize, in_flight: usize, position: Po
     gauge!(LIMIT, "endpoint" => endpoint.to_owned()).set(limit as f64);
     gauge!(IN_USE, "endpoint" => endpoint.to_owned()).set(in_flight as f64);
     gauge!(BREAKER, "endpoint" => endpoint.to_owned()).set(position.level());
+    // from zero on, so that the first is seen to have been added
+    counter!(LIMITED, "endpoint" => endpoint.to_owned()).increment(0);
+    counter!(FAILED_OVER, "endpoint" => endpoint.to_owned()).increment(0);
 }
 
 pub(crate) fn limited(endpoint: &str) {

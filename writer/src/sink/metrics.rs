@@ -56,6 +56,21 @@ pub fn describe() {
     describe_gauge!(LAG_SECONDS, "How long ago the log took the first of them, by topic and lane");
     describe_gauge!(HALTED, "Partitions that stand still until someone acts");
     describe_histogram!(RECALLABLE, "From an event's acceptance to the commit that makes its facts recallable");
+    // A counter that begins with its first event has not grown by it: an alert on growth would miss the first of each.
+    for name in [ROWS_WRITTEN, APPLIED, ERASED, FENCED, DROPPED, LOG_ERRORS] {
+        counter!(name).increment(0);
+    }
+    for class in memori_schemas::DeadLetterClass::ALL {
+        counter!(DEAD_LETTERED, "class" => class.as_str()).increment(0);
+        counter!(REFUSED, "class" => class.as_str()).increment(0);
+    }
+    for cause in [FlushCause::Rows, FlushCause::Bytes, FlushCause::Age, FlushCause::Drain] {
+        counter!(FLUSH_RETRIES, "cause" => cause.as_str()).increment(0);
+    }
+    // That a writer is there is read off these.
+    for name in [IN_FLIGHT, HELD_RECORDS, HELD_BYTES, HALTED] {
+        gauge!(name).set(0.0);
+    }
 }
 
 /// A fact event was refused.
