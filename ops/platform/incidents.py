@@ -129,7 +129,7 @@ class Incidents:
         provider = Provider()
         self.restart_workers(
             MEMORI__EXTRACTOR__KIND="llm", MEMORI__EXTRACTOR__BASE_URL=f"http://127.0.0.1:{provider.server_address[1]}/v1", MEMORI__EXTRACTOR__MODEL="m",
-            MEMORI__EXTRACTOR__API_KEY="k", MEMORI__WORKER__WINDOW_EVENTS="1", MEMORI__EXTRACTOR__STRUCTURED_OUTPUT="text",
+            MEMORI__EXTRACTOR__API_KEY="k", MEMORI__WORKER__WINDOW_EVENTS="1", MEMORI__EXTRACTOR__STRUCTURED_OUTPUT="text", MEMORI__EXTRACTOR__MAX_CONCURRENCY="2",
         )
         self.gone("MemoriNoWorker")
         self.that(self.final(ids) == {"applied"}, "what waited for the workers is not applied")

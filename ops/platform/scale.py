@@ -27,7 +27,7 @@ def rendered(helm):
     """The ScaledObject, for objectives of a test's length."""
     sets = ["kafka.brokers=k:1", "postgres.url=postgres://p/m", "worker.autoscaling.enabled=true", "worker.autoscaling.prometheus.serverAddress=http://p:9090",
             "worker.autoscaling.minReplicas=1", f"worker.autoscaling.maxReplicas={MOST}", f"worker.autoscaling.objectiveSeconds={OBJECTIVE}",
-            f"extractor.maxConcurrency={CONCURRENCY}", "worker.autoscaling.scaleIn.stabilizationSeconds=15", "worker.autoscaling.scaleIn.periodSeconds=3"]
+            "extractor.kind=llm", "extractor.baseUrl=http://m/v1", "extractor.model=m", f"extractor.maxConcurrency={CONCURRENCY}", "worker.autoscaling.scaleIn.stabilizationSeconds=15", "worker.autoscaling.scaleIn.periodSeconds=3"]
     arguments = [part for s in sets for part in ("--set", s)] + ["--set-string", 'worker.autoscaling.prometheus.selector=job="augment-worker"']
     text = subprocess.run([helm, "template", "memori", "helm/memori-stream", *arguments], capture_output=True, text=True, check=True).stdout
     return next(o["spec"] for o in yaml.safe_load_all(text) if o and o["kind"] == "ScaledObject")

@@ -263,7 +263,7 @@ class Stack:
             for other, how in self.services[name].get("depends_on", {}).items():
                 if how["condition"] == "service_healthy" and other != "grafana":
                     for number in range(self.replicas[other]):
-                        self.until(120, f"{other} is healthy", lambda other=other, number=number: self.healthy(other, number))
+                        self.until(240, f"{other} is healthy", lambda other=other, number=number: self.healthy(other, number))
                 elif how["condition"] == "service_completed_successfully":
                     status = self.running[other, 0].wait(120)
                     if status:
@@ -274,7 +274,7 @@ class Stack:
         for name in self.services:
             if name != "grafana" and "healthcheck" in self.services[name]:
                 for number in range(self.replicas[name]):
-                    self.until(120, f"{name} is healthy", lambda name=name, number=number: self.healthy(name, number))
+                    self.until(240, f"{name} is healthy", lambda name=name, number=number: self.healthy(name, number))
 
     def address(self, name, port, number=0):
         """A service's address, for a client on this machine."""
