@@ -150,7 +150,9 @@ def main(compose, binaries, registry, helm):
         print(f"scale: {len(load.ids)} events; workers 1 → {' → '.join(map(str, course))}; {provider.calls} calls to the model; {applied:.0f} applied; drain time at the end {waiting:.1f} s")
         for holds, what in (
             (highest == MOST, f"the workers never were {MOST}"), (present <= 2, f"{present} workers are left"), (waiting < OBJECTIVE, "the lag is not back at its objective"),
-            (applied == len(load.ids), "what was applied is not what was sent"), (provider.calls == len(load.ids), "calls were repeated"),
+            (applied == len(load.ids), "what was applied is not what was sent"),
+            # what a partition that moves had in flight is asked again; its effects are not had again
+            (provider.calls <= len(load.ids) * 1.15, "more than one call in seven was made again"),
         ):
             if not holds:
                 raise SystemExit(f"FAILED: {what}")
