@@ -54,6 +54,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
+        if status == 429:
+            self.send_header("retry-after", "1")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -129,7 +131,7 @@ class Incidents:
         provider = Provider()
         self.restart_workers(
             MEMORI__EXTRACTOR__KIND="llm", MEMORI__EXTRACTOR__BASE_URL=f"http://127.0.0.1:{provider.server_address[1]}/v1", MEMORI__EXTRACTOR__MODEL="m",
-            MEMORI__EXTRACTOR__API_KEY="k", MEMORI__WORKER__WINDOW_EVENTS="1", MEMORI__EXTRACTOR__STRUCTURED_OUTPUT="text", MEMORI__EXTRACTOR__MAX_CONCURRENCY="2",
+            MEMORI__EXTRACTOR__API_KEY="k", MEMORI__WORKER__WINDOW_EVENTS="1", MEMORI__EXTRACTOR__STRUCTURED_OUTPUT="text",
         )
         self.gone("MemoriNoWorker")
         self.that(self.final(ids) == {"applied"}, "what waited for the workers is not applied")
