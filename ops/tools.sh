@@ -65,15 +65,14 @@ die() { say "tools.sh: $*"; exit 1; }
 checked() { echo "$2  $1" | sha256sum -c --status || die "$(basename "$1") is not the pinned one (sha256 differs)"; }
 
 log=$(mktemp)
-built_with_go=
-doing=
+doing= locked=
 finish() {
   rm -f "$log"
   [ -z "$doing" ] || say "tools.sh: $doing could not be made"
-  # kept where a build was cut off: the next one goes on from there
-  if [ -n "$built_with_go" ] && [ "$1" = 0 ]; then
-    "$go" clean -modcache 2>/dev/null || true
-    rm -rf "$tools/go/build"
+  # Kept where a build was cut off: the next one goes on from there. And only by whoever has the lock: nobody else is building.
+  if [ "$1" = 0 ] && [ -n "$locked" ] && [ -d "$tools/go" ]; then
+    chmod -R u+w "$tools/go"
+    rm -rf "$tools/go"
   fi
 }
 trap 'finish $?' EXIT
@@ -113,7 +112,6 @@ need_go() {
     go=$tools/go-$go_version/bin/go
   fi
   export GOCACHE=$tools/go/build GOMODCACHE=$tools/go/mod CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
-  built_with_go=1
 }
 
 # go_install INTO PACKAGE@VERSION
@@ -217,7 +215,7 @@ make_schemas() {
 }
 
 provide() {
-  local folder=$tools/$(folder_of "$1")
+  local folder; folder=$(folder_of "$1"); folder=$tools/$folder
   if [ ! -d "$folder" ]; then
     # Programs that a build before this one finished are kept. Not behind a "||": there no failure inside would count.
     mkdir -p "$folder.part"
@@ -231,13 +229,14 @@ provide() {
 
 [ $# -gt 0 ] || { sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 if [ "$1" = have ]; then
-  for name in "${@:2}"; do [ -d "$tools/$(folder_of "$name")" ] || exit 1; done
+  for name in "${@:2}"; do folder=$(folder_of "$name"); [ -d "$tools/$folder" ] || exit 1; done
   exit 0
 fi
 mkdir -p "$tools"
 # one at a time: a second caller finds everything there
 if [ -z "${MEMORI_TOOLS_LOCKED:-}" ]; then
   exec 8>"$tools/tools.lock"; flock 8
+  locked=1
   export MEMORI_TOOLS_LOCKED=1
 fi
 for name in "$@"; do provide "$name"; done
