@@ -7,7 +7,7 @@
 #   metrics   rules and dashboards against docs/metrics.md, every alert firing and clearing, runbooks
 #   compose   docker-compose.yml read by Compose itself, then every service as a plain process: a conversation, a scrape, alerts in incidents
 #   cluster   the chart on a real API server: install, upgrade, rollback. Its control plane takes about eight minutes to build, once: it is
-#             built where MEMORI_PLATFORM=1 or MEMORI_SOAK asks, and used wherever the cache has it
+#             built where MEMORI_PLATFORM=1, MEMORI_SOAK or its name asks, and used wherever the cache has it
 #   scale     workers 1 → 8 → 2 by what the chart's ScaledObject says, while the load goes up and down: four minutes, where one of these asks
 #   image     the Dockerfile's last stage, built with buildah and run on a read-only file system: likewise, as root
 #
@@ -54,15 +54,15 @@ compose() {
 }
 
 cluster() {
-  if ! tools have kubernetes etcd kwok && [ -z "${MEMORI_PLATFORM:-}${MEMORI_SOAK:-}" ]; then
-    echo "SKIPPED: the chart on a real API server: its control plane is not in the cache, and building it takes about eight minutes; MEMORI_PLATFORM=1 ops/platform.sh cluster does both" >&2
+  if ! tools have kubernetes etcd kwok && [ -z "${MEMORI_PLATFORM:-}${MEMORI_SOAK:-}" ] && [ "$named" = 0 ]; then
+    echo "SKIPPED: the chart on a real API server: its control plane is not in the cache, and building it takes about eight minutes; ops/platform.sh cluster does both" >&2
     return 0
   fi
   local made helm kubernetes etcd kwok schemas
   if ! made=$(tools helm kubernetes etcd kwok schemas); then
     echo "SKIPPED: the chart on a real API server: its control plane could not be built, see above" >&2
-    # where it was asked for by name it is no success
-    [ -z "${MEMORI_PLATFORM:-}" ]
+    # where it was asked for it is no success
+    [ -z "${MEMORI_PLATFORM:-}" ] && [ "$named" = 0 ]
     return
   fi
   { read -r helm; read -r kubernetes; read -r etcd; read -r kwok; read -r schemas; } <<<"$made"
