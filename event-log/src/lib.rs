@@ -13,6 +13,8 @@ pub mod gather;
 pub mod kafka;
 mod keyed;
 pub mod ledger;
+#[cfg(feature = "kafka")]
+pub mod registry;
 pub mod schedule;
 pub mod seam;
 pub mod sql;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memori_event_log::kafka::{KafkaConfig, KafkaLog};
-use memori_event_log::{Log, LogError};
+use memori_event_log::LogError;
+use memori_event_log::registry::behind;
 use memori_service::auth::KeyRing;
 use memori_service::process::{ProcessError, reach};
 use memori_service::settings::Settings;
@@ -74,10 +75,10 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let replay_stop = CancellationToken::new();
     let starting = async {
         let log = KafkaLog::connect(kafka).await.map_err(|e| start_failed(e.into()))?;
-        let log: Arc<dyn Log> = Arc::new(log);
+        let deadline = Duration::from_millis(settings.start.deadline_ms);
+        let log = behind(Arc::new(log), settings.registry.url.as_deref(), deadline).await.map_err(|e| start_failed(e.into()))?;
         // Where there is a spool, it stands in for a log that is away.
         if settings.ingest.spool_dir.is_none() {
-            let deadline = Duration::from_millis(settings.start.deadline_ms);
             reach("the log (run `memori topics create` once)", deadline, || async { log.identity().await.map(drop) }).await?;
         }
         let spool = settings.ingest.spool_dir.clone().map(|folder| SpoolConfig {

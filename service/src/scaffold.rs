@@ -26,16 +26,11 @@ pub struct Scaffold {
 }
 
 impl Scaffold {
-    /// Binds the admin address (`default_admin` where none is configured) and serves it. Refuses what no service has yet.
+    /// Binds the admin address (`default_admin` where none is configured) and serves it.
     ///
     /// # Errors
-    /// An address that is taken, or a setting that this version cannot keep.
+    /// An address that is taken.
     pub async fn start(settings: &Settings, default_admin: impl Into<SocketAddr>) -> Result<Self, ProcessError> {
-        if settings.registry.url.is_some() {
-            return Err(ProcessError::Usage(
-                "registry.url is set, but the schema registry's framing is not supported yet: leave it out".to_owned(),
-            ));
-        }
         let prometheus = metrics_endpoint::install();
         let shutdown = Shutdown::new(Duration::from_millis(settings.shutdown.deadline_ms));
         shutdown.on_signals().map_err(|e| ProcessError::Failed(format!("no signal handlers: {e}")))?;

@@ -15,6 +15,7 @@ pub mod phrases;
 pub mod process;
 pub mod provider;
 pub mod proxy;
+pub mod registry;
 pub mod replay;
 pub mod scenario;
 pub mod servers;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memori_event_log::kafka::{GroupProtocol, KafkaConfig, KafkaLog};
+use memori_event_log::registry::behind;
 use memori_event_log::{Log, LogError};
 use memori_service::process::{ProcessError, reach};
 use memori_service::settings::Settings;
@@ -98,6 +99,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         })
         .await?;
         let log: Arc<dyn Log> = Arc::new(KafkaLog::connect(kafka).await.map_err(start_failed)?);
+        let log = behind(log, settings.registry.url.as_deref(), start_deadline).await.map_err(start_failed)?;
         reach("the log (run `memori topics create` once)", start_deadline, || async { log.identity().await.map(drop) }).await?;
         Ok(log)
     };

@@ -5,6 +5,7 @@
 //! payload's length, because [`shape`] walks the whole datum before anything is built from it. No error holds content.
 
 mod codec;
+pub mod registry;
 mod shape;
 mod versions;
 
@@ -38,7 +39,9 @@ pub enum FramingError {
     #[error("payload has no known framing")]
     NotFramed,
     /// The Confluent wire format.
-    #[error("payload is in the schema registry's wire format, which this version does not read")]
+    #[error(
+        "payload is in the schema registry's wire format, and its schema is not known: set registry.url, or look whether the schema is there"
+    )]
     RegistryFraming,
     /// Written with a schema that this build does not know: newer, or foreign.
     #[error("payload has the unknown schema fingerprint {0}; upgrade first")]
