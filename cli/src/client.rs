@@ -37,6 +37,15 @@ impl Client {
 
     /// The answer's JSON; a problem becomes an error with its title, detail and fields.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ProcessError> {
+        Ok(serde_json::from_str(&self.send(method, path, body).await?).unwrap_or(Value::Null))
+    }
+
+    /// The answer as it came.
+    pub(crate) async fn text(&self, path: &str) -> Result<String, ProcessError> {
+        self.send(Method::GET, path, None).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, ProcessError> {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(key) = &self.key {
             request = request.bearer_auth(key.expose());
@@ -52,11 +61,10 @@ impl Client {
         })?;
         let status = answer.status();
         let text = answer.text().await.map_err(|e| ProcessError::Failed(format!("the answer broke off: {e}")))?;
-        let json: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         if status.is_success() {
-            return Ok(json);
+            return Ok(text);
         }
-        Err(problem(status, &json))
+        Err(problem(status, &serde_json::from_str(&text).unwrap_or(Value::Null)))
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, ProcessError> {

@@ -10,6 +10,8 @@ pub(crate) mod key;
 pub(crate) mod migrate;
 pub(crate) mod model;
 pub(crate) mod quality;
+pub(crate) mod quota;
 pub(crate) mod recall;
+pub(crate) mod tenant;
 pub(crate) mod topics;
 pub(crate) mod up;

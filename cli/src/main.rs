@@ -43,9 +43,15 @@ enum Command {
     /// What could not be processed: list, show, put back.
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::DeadLetters),
+    /// Who uses the platform, how much, and who changed what.
+    #[command(subcommand)]
+    Tenant(commands::tenant::Tenant),
     /// API keys.
     #[command(subcommand)]
     Key(commands::key::Key),
+    /// What a tenant may use.
+    #[command(subcommand)]
+    Quota(commands::quota::Quota),
     /// The built-in embedding model.
     #[command(subcommand)]
     Model(commands::model::Model),
@@ -79,7 +85,9 @@ fn main() -> ExitCode {
         Command::Recall(flags) => commands::recall::run(flags).await,
         Command::Event(flags) => commands::event::run(flags).await,
         Command::DeadLetters(command) => commands::dead_letters::run(command).await,
-        Command::Key(key) => commands::key::run(key),
+        Command::Tenant(command) => commands::tenant::run(command).await,
+        Command::Key(key) => commands::key::run(key).await,
+        Command::Quota(command) => commands::quota::run(command).await,
         Command::Model(model) => commands::model::run(settings, model).await,
         Command::Quality(flags) => commands::quality::run(settings, flags).await,
         Command::Doctor(flags) => commands::doctor::run(settings, flags).await,

@@ -29,3 +29,15 @@ pub(crate) fn postgres(settings: &Settings) -> Result<PostgresStore, ProcessErro
     let pool = PostgresTarget::parse(url, "memori-migrate").map_err(|e| usage(&e))?.pool(1).map_err(|e| usage(&e))?;
     Ok(PostgresStore::new(pool, url))
 }
+
+/// The role that recall has to itself; `None` where it reads as whoever administers.
+pub(crate) fn recall_role(settings: &Settings) -> Result<Option<String>, ProcessError> {
+    let role = |url: &Option<Secret>| match url {
+        None => Ok(None),
+        Some(url) => PostgresTarget::parse(url.expose(), "memori-migrate")
+            .map(|target| target.role().map(str::to_owned))
+            .map_err(|e| ProcessError::Usage(e.to_string())),
+    };
+    let (own, administrator) = (role(&settings.postgres.recall_url)?, role(&settings.postgres.url)?);
+    Ok(own.filter(|own| Some(own) != administrator.as_ref()))
+}

@@ -166,7 +166,7 @@ fn reads(settings: &Settings, storage: &Storage, commits: &Commits, embedder: Op
         topic_prefix: settings.kafka.topic_prefix.clone(),
         ..ApiConfig::default()
     };
-    ApiState::with_embedder(storage.reads.clone(), commits.clone(), config, embedder)
+    ApiState::with_embedder(storage.reads.clone(), commits.clone(), config, embedder).with_control(storage.control.clone())
 }
 
 struct Extracting(InFlight);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use memori_ingest::{IngestConfig, IngestParts, IngestState, Lookup, SpoolConfig, WriterBackend};
 use memori_service::auth::KeyRing;
 use memori_service::{Health, ProcessError, Settings, Shutdown, admin, metrics_endpoint};
+use memori_writer::control::{ROLL_UP_PAUSE, roll_up_until};
 use memori_writer::notify::Commits;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub struct Embedded {
     api: JoinHandle<()>,
     replay_stop: CancellationToken,
     rooms: Rooms,
+    counting_stop: CancellationToken,
+    counting: JoinHandle<()>,
 }
 
 impl Embedded {
@@ -43,7 +46,7 @@ impl Embedded {
         let health = Health::new();
         let path = settings.embedded.data_dir.clone().unwrap_or_else(folder::default_path);
         let folder = DataFolder::hold(&path)?;
-        let keys = KeyRing::for_listener(settings.auth.keys_file.as_deref(), settings.ingest.listen)
+        let keys = KeyRing::for_listener(settings.auth.keys_file.as_deref(), settings.has_key_store(), settings.ingest.listen)
             .map_err(|e| ProcessError::Usage(e.to_string()))?;
         let (listener, address) = admin::bind("ingest.listen (--listen)", settings.ingest.listen).await?;
 
@@ -90,8 +93,24 @@ impl Embedded {
         folder.publish_address(address)?;
         health.started();
         tracing::info!(%address, folder = %folder.path().display(), "up");
+        let counting_stop = CancellationToken::new();
+        let counting = roll_up_until(storage.control.clone(), commits, ROLL_UP_PAUSE, counting_stop.clone());
+        let counting = tokio::spawn(counting);
         let drain_share = drain_share(&settings);
-        Ok(Some(Self { folder, storage, address, health, shutdown, drain_share, api_stop, api, replay_stop, rooms }))
+        Ok(Some(Self {
+            folder,
+            storage,
+            address,
+            health,
+            shutdown,
+            drain_share,
+            api_stop,
+            api,
+            replay_stop,
+            rooms,
+            counting_stop,
+            counting,
+        }))
     }
 
     /// Where it listens.
@@ -122,7 +141,8 @@ impl Embedded {
     /// Draining took too long.
     pub async fn stop(self) -> Result<(), ProcessError> {
         self.health.draining();
-        let Self { folder, storage, shutdown, drain_share, api_stop, api, replay_stop, rooms, .. } = self;
+        let Self { folder, storage, shutdown, drain_share, api_stop, api, replay_stop, rooms, counting_stop, counting, .. } =
+            self;
         let in_time = shutdown
             .within_deadline(async move {
                 folder.withdraw_address();
@@ -134,6 +154,8 @@ impl Embedded {
                 }
                 rooms.stop().await;
                 replay_stop.cancel();
+                counting_stop.cancel();
+                let _ = counting.await;
                 storage.close().await;
                 drop(folder);
             })
@@ -176,6 +198,7 @@ pub(crate) fn door_config(settings: &Settings, draining: &CancellationToken) -> 
     IngestConfig {
         max_requests: ingest.max_requests,
         max_body_bytes_in_flight: ingest.max_body_bytes_in_flight,
+        tenants: memori_ingest::TenantsConfig::from_settings(settings),
         recent_events: ingest.recent_events,
         redrive_per_second: ingest.redrive_per_second,
         draining: draining.clone(),

@@ -8,6 +8,7 @@ use memori_event_log::sql::{SqlLog, SqlLogConfig};
 use memori_event_log::sqlite::SqliteDatabase;
 use memori_event_log::{Log, LogError};
 use memori_service::{ProcessError, Secret, Settings, process};
+use memori_writer::control::{ControlStore, PostgresControl, SqliteControl};
 use memori_writer::notify::Commits;
 use memori_writer::packer::PackerConfig;
 use memori_writer::postgres::PostgresTarget;
@@ -23,6 +24,8 @@ use crate::config::Database;
 const NAME: &str = "memori";
 /// Where other processes' records are told of, looking is for where that does not come, as behind a pooler.
 const POLL: Duration = Duration::from_secs(1);
+/// For keys, administration, and counting what is used.
+const CONTROL_CONNECTIONS: usize = 2;
 /// What the producer may take to settle what it still has.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -57,6 +60,7 @@ pub(crate) struct Storage {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) reads: Arc<dyn ReadStore>,
     pub(crate) packer: PackerConfig,
+    pub(crate) control: Arc<dyn ControlStore>,
     sqlite: Option<SqliteDatabase>,
     _listening: DropGuard,
 }
@@ -129,6 +133,7 @@ async fn sqlite(file: &Path, sharing: &Sharing, commits: &Commits) -> Result<Sto
     }
     Ok(Storage {
         log: Arc::new(log),
+        control: Arc::new(SqliteControl::new(database.clone())),
         packer: PackerConfig { store: Arc::new(store.clone()), reads: reads.clone(), model: None },
         store: Arc::new(store),
         reads,
@@ -161,11 +166,13 @@ async fn postgres(settings: &Settings, url: &Secret, sharing: &Sharing, commits:
         settled => Ok(settled),
     });
     migrated.await?.map_err(|e| usage(&e))?;
+    let control: Arc<dyn ControlStore> = Arc::new(PostgresControl::new(pool(CONTROL_CONNECTIONS)?));
     let listening = CancellationToken::new();
     let look_again = Duration::from_millis(settings.writer.look_again_ms);
     tokio::spawn(listen::listen(target.clone(), commits.clone(), look_again, listening.clone()));
     Ok(Storage {
         log: Arc::new(log),
+        control,
         store: Arc::new(store),
         reads: Arc::new(PostgresReads::new(recall)),
         packer,

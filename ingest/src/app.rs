@@ -9,12 +9,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use http::{HeaderValue, Method, Uri, header};
-use memori_service::problem::Problem;
+use memori_service::auth::{Binding, Principal};
+use memori_service::problem::{Answer, Problem};
 use memori_service::trace_context;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
-use crate::handlers::{dead_letters, erase, events, reads};
+use crate::handlers::{admin, dead_letters, erase, events, path_id, reads};
 use crate::state::IngestState;
 use crate::{metrics, routes};
 
@@ -55,7 +56,7 @@ fn handlers_of(path: &str) -> MethodRouter<Arc<IngestState>> {
         "/v1/events/batch" => post(events::post_batch).get(events::status),
         "/v1/events/wait" => post(events::wait).get(events::status),
         "/v1/events/{event_id}" => get(events::status),
-        "/v1/recall" | "/v1/recall/batch" => post(reads::forward),
+        "/v1/recall" | "/v1/recall/batch" => post(reads::recall),
         "/v1/entities" | "/v1/entities/{entity_id}/facts" | "/v1/entities/{entity_id}/export" | "/v1/facts/{fact_id}/lineage" => {
             get(reads::forward)
         }
@@ -64,6 +65,12 @@ fn handlers_of(path: &str) -> MethodRouter<Arc<IngestState>> {
         "/v1/erasures/{erasure_id}" => get(erase::receipt),
         "/v1/admin/dead-letters" | "/v1/admin/dead-letters/{id}" => get(reads::forward),
         "/v1/admin/dead-letters/redrive" => post(dead_letters::redrive),
+        "/v1/admin/tenants" | "/v1/admin/tenants/{tenant}/keys" => get(admin::forward).post(admin::forward),
+        "/v1/admin/tenants/{tenant}" => get(admin::forward).patch(admin::forward),
+        "/v1/admin/tenants/{tenant}/keys/{key_id}" => get(admin::forward).delete(admin::forward),
+        "/v1/admin/tenants/{tenant}/keys/{key_id}/rotate" => post(admin::forward),
+        "/v1/admin/tenants/{tenant}/quotas" => get(admin::forward).put(admin::forward),
+        "/v1/admin/tenants/{tenant}/usage" | "/v1/admin/usage" | "/v1/admin/audit" => get(admin::forward),
         "/openapi.json" => get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)),
         other => unreachable!("{other} is declared and has no handler"),
     }
@@ -95,7 +102,14 @@ async fn guard(State(state): State<Arc<IngestState>>, path: MatchedPath, mut req
         return response;
     };
     if let Some(right) = route.right {
-        let principal = match state.keys.authenticate(request.headers()).and_then(|p| p.require(right).map(|()| p)) {
+        let admitted = state.authenticate(request.headers()).await;
+        let admitted = admitted.and_then(|principal| {
+            principal.require(right)?;
+            within_binding(&principal, route, request.uri())?;
+            within_tenant(&principal, route, request.uri())?;
+            Ok(principal)
+        });
+        let principal = match admitted {
             Ok(principal) => principal,
             Err(problem) => return problem.into_response(),
         };
@@ -114,6 +128,38 @@ async fn guard(State(state): State<Arc<IngestState>>, path: MatchedPath, mut req
         }
     };
     next.run(request).await
+}
+
+/// Passes where a key that is bound to entities may call: what a body names, its handler judges.
+fn within_binding(principal: &Principal, route: &routes::Route, uri: &Uri) -> Answer<()> {
+    match (&principal.binding, routes::names_entity(route)) {
+        (Binding::Any, _) | (_, routes::Named::Body) => Ok(()),
+        (binding, routes::Named::Path) if binding.covers(&path_id(uri, 2, "entity_id")?) => Ok(()),
+        (_, routes::Named::Path) => Err(out_of_binding()),
+        (_, routes::Named::Nowhere) => {
+            Err(Problem::new(http::StatusCode::FORBIDDEN, "the key is bound to entities, and this route names none"))
+        }
+    }
+}
+
+/// Passes where a key administers what the path names. Of another tenant it is not told whether there is one.
+fn within_tenant(principal: &Principal, route: &routes::Route, uri: &Uri) -> Answer<()> {
+    if principal.is_operator() {
+        return Ok(());
+    }
+    if route.path.starts_with("/v1/admin/tenants/{tenant}") && path_id(uri, 3, "tenant")? != *principal.tenant {
+        return Err(Problem::not_found("there is no such tenant"));
+    }
+    if routes::takes_operator(route) {
+        let why = "the key administers one tenant; this takes a key that is bound to `*`";
+        return Err(Problem::new(http::StatusCode::FORBIDDEN, why));
+    }
+    Ok(())
+}
+
+/// What a key that is bound to entities is told of another.
+pub(crate) fn out_of_binding() -> Problem {
+    Problem::new(http::StatusCode::FORBIDDEN, "the key is bound to other entities than this one")
 }
 
 fn no_route() -> Response {
@@ -150,4 +196,4 @@ async fn observe(path: Option<MatchedPath>, request: Request, next: Next) -> Res
 }
 
 /// What every guarded handler gets of its caller.
-pub(crate) type Caller = Extension<memori_service::auth::Principal>;
+pub(crate) type Caller = Extension<Principal>;

@@ -25,6 +25,9 @@ use crate::shown_url::without_credentials;
 /// The header that names the tenant.
 pub const TENANT_HEADER: &str = "x-memori-tenant";
 
+/// The header that names who administers.
+pub const ACTOR_HEADER: HeaderName = HeaderName::from_static("x-memori-actor");
+
 /// The most that an internal answer may hold: 1,000 events with 1,000 messages each fit.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -229,7 +232,7 @@ impl WriterBackend {
             });
         }
         let mut request = self.request(tenant, method, path_and_query, Body::from(body)).map_err(|e| e.to_problem())?;
-        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::ACCEPT] {
+        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::ACCEPT, ACTOR_HEADER] {
             if let Some(value) = headers.get(&name) {
                 request.headers_mut().insert(name, value.clone());
             }

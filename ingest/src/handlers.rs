@@ -1,5 +1,6 @@
 //! One function per route: reads the request, asks the parts, words the answer.
 
+pub(crate) mod admin;
 pub(crate) mod dead_letters;
 pub(crate) mod erase;
 pub(crate) mod events;
@@ -11,7 +12,7 @@ use memori_service::trace_context;
 use percent_encoding::percent_decode_str;
 
 /// The decoded segment number `index` (from 0) of a path. Any text can stand there, slashes included, as long as it is UTF-8.
-fn path_id(uri: &http::Uri, index: usize, name: &str) -> Answer<String> {
+pub(crate) fn path_id(uri: &http::Uri, index: usize, name: &str) -> Answer<String> {
     let raw = uri.path().split('/').skip(1).nth(index).unwrap_or_default();
     match percent_decode_str(raw).decode_utf8() {
         Ok(text) if text.contains('\0') => Err(Problem::invalid_field(name, "must not contain U+0000")),

@@ -24,6 +24,7 @@ pub mod routes;
 pub mod shown_url;
 pub mod spool;
 pub mod state;
+pub(crate) mod tenants;
 pub mod wire;
 
 pub use accept::Lookup;
@@ -31,3 +32,4 @@ pub use app::{OPENAPI, app};
 pub use backend::WriterBackend;
 pub use shown_url::without_credentials;
 pub use state::{ExtractingProbe, IngestConfig, IngestParts, IngestState, Patience, SpoolConfig, StartError};
+pub use tenants::TenantsConfig;

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use memori_service::auth::Denied;
+
 use crate::redrive::Refusal;
+use crate::tenants::quotas::Quota;
 
 /// Events accepted, by where they became durable (`log`, `spool`).
 pub const ACCEPTED: &str = "memori_ingest_events_accepted_total";
@@ -79,6 +82,18 @@ pub const REDRIVEN: &str = "memori_ingest_redriven_total";
 /// Dead letters that were not put back, by reason.
 pub const REDRIVE_REFUSED: &str = "memori_ingest_redrive_refused_total";
 
+/// Events and queries refused because a tenant's quota was used up, by quota.
+pub const QUOTA_REFUSED: &str = "memori_ingest_quota_refused_total";
+/// Requests with a key of the key store that lets nobody in, by reason.
+pub const KEYS_DENIED: &str = "memori_ingest_keys_denied_total";
+/// Look-ups of keys at the key store, by result (`found`, `unknown`, `unanswered`), and uses of a key beyond its age because nobody
+/// answered (`remembered`).
+pub const KEY_LOOKUPS: &str = "memori_ingest_key_lookups_total";
+/// Keys of the key store that the front door remembers.
+pub const KEYS_REMEMBERED: &str = "memori_ingest_keys_remembered";
+
+const LOOKUP_RESULTS: [&str; 4] = ["found", "unknown", "unanswered", "remembered"];
+
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub fn describe() {
     describe_counter!(ACCEPTED, "events accepted, by where they became durable");
@@ -110,6 +125,20 @@ pub fn describe() {
     for refusal in Refusal::ALL {
         counter!(REDRIVE_REFUSED, "reason" => refusal.as_str()).increment(0);
     }
+    describe_counter!(QUOTA_REFUSED, "events and queries refused because a tenant's quota was used up, by quota");
+    for quota in Quota::ALL {
+        counter!(QUOTA_REFUSED, "quota" => quota.as_str()).increment(0);
+    }
+    describe_counter!(KEYS_DENIED, "requests with a key of the key store that lets nobody in, by reason");
+    for denied in Denied::ALL {
+        counter!(KEYS_DENIED, "reason" => denied.as_str()).increment(0);
+    }
+    describe_counter!(KEY_LOOKUPS, "look-ups of keys at the key store, by result");
+    for result in LOOKUP_RESULTS {
+        counter!(KEY_LOOKUPS, "result" => result).increment(0);
+    }
+    describe_gauge!(KEYS_REMEMBERED, "keys of the key store that the front door remembers");
+    gauge!(KEYS_REMEMBERED).set(0.0);
     describe_counter!(HOSTS_REFUSED, "requests refused because their Host was not this machine, where no keys are configured");
     for durable_in in ["log", "spool"] {
         counter!(ACCEPTED, "durable_in" => durable_in).increment(0);
@@ -189,6 +218,21 @@ pub(crate) fn redrive_refused(refusal: Refusal) {
     counter!(REDRIVE_REFUSED, "reason" => refusal.as_str()).increment(1);
 }
 
+/// Counts events or queries that a quota refuses.
+pub(crate) fn quota_refused(quota: Quota, count: usize) {
+    counter!(QUOTA_REFUSED, "quota" => quota.as_str()).increment(count as u64);
+}
+
+/// Counts a key that lets nobody in.
+pub(crate) fn key_denied(denied: Denied) {
+    counter!(KEYS_DENIED, "reason" => denied.as_str()).increment(1);
+}
+
+/// Counts a look-up of a key.
+pub(crate) fn key_looked_up(result: &'static str) {
+    counter!(KEY_LOOKUPS, "result" => result).increment(1);
+}
+
 /// Notes how large something is now.
 #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; sizes are far below 2^52")]
 pub(crate) fn level(name: &'static str, value: usize) {
@@ -223,6 +267,8 @@ pub(crate) fn answered(route: &str, method: &http::Method, status: http::StatusC
     let method = match *method {
         http::Method::GET => "GET",
         http::Method::POST => "POST",
+        http::Method::PUT => "PUT",
+        http::Method::PATCH => "PATCH",
         http::Method::DELETE => "DELETE",
         _ => "other",
     };

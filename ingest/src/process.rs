@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use memori_event_log::kafka::{KafkaConfig, KafkaLog};
 use memori_event_log::LogError;
+use memori_event_log::kafka::{KafkaConfig, KafkaLog};
 use memori_event_log::registry::behind;
 use memori_service::auth::KeyRing;
 use memori_service::process::{ProcessError, reach};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accept::Lookup;
 use crate::backend::WriterBackend;
 use crate::state::{IngestConfig, IngestParts, IngestState, SpoolConfig, StartError};
+use crate::tenants::TenantsConfig;
 
 /// The process's name, in logs and traces.
 pub const NAME: &str = "memori-ingest";
@@ -37,6 +38,7 @@ fn ingest_config(settings: &Settings, draining: CancellationToken) -> IngestConf
         log_timeout: Some(if ingest.spool_dir.is_some() { log_timeout } else { log_timeout.max(PATIENCE_WITHOUT_SPOOL) }),
         recent_events: ingest.recent_events,
         redrive_per_second: ingest.redrive_per_second,
+        tenants: TenantsConfig::from_settings(settings),
         start_deadline: Duration::from_millis(settings.start.deadline_ms),
         lookup: Lookup::BestEffort(Duration::from_millis(ingest.lookup_timeout_ms)),
         // How the workers elsewhere extract is not known here.
@@ -60,7 +62,8 @@ fn start_failed(error: StartError) -> ProcessError {
 /// As the contract numbers exits: bad configuration, a dependency that was not reachable, a failure.
 pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let usage = |error: &dyn std::fmt::Display| ProcessError::Usage(error.to_string());
-    let keys = KeyRing::for_listener(settings.auth.keys_file.as_deref(), settings.ingest.listen).map_err(|e| usage(&e))?;
+    let keys = KeyRing::for_listener(settings.auth.keys_file.as_deref(), settings.has_key_store(), settings.ingest.listen)
+        .map_err(|e| usage(&e))?;
     let backend =
         WriterBackend::http(&settings.ingest.writer_url, settings.auth.internal_token.as_ref()).map_err(|e| usage(&e))?;
     let scaffold = Scaffold::start(&settings, DEFAULT_ADMIN).await?;

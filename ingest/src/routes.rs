@@ -20,7 +20,7 @@ const fn route(method: Method, path: &'static str, right: Right) -> Route {
 }
 
 /// Every route.
-pub static ROUTES: [Route; 18] = [
+pub static ROUTES: [Route; 32] = [
     route(Method::POST, "/v1/events", Right::Events),
     route(Method::POST, "/v1/events/batch", Right::Events),
     route(Method::POST, "/v1/events/wait", Right::Events),
@@ -38,6 +38,20 @@ pub static ROUTES: [Route; 18] = [
     route(Method::GET, "/v1/admin/dead-letters", Right::Admin),
     route(Method::GET, "/v1/admin/dead-letters/{id}", Right::Admin),
     route(Method::POST, "/v1/admin/dead-letters/redrive", Right::Admin),
+    route(Method::GET, "/v1/admin/tenants", Right::Admin),
+    route(Method::POST, "/v1/admin/tenants", Right::Admin),
+    route(Method::GET, "/v1/admin/tenants/{tenant}", Right::Admin),
+    route(Method::PATCH, "/v1/admin/tenants/{tenant}", Right::Admin),
+    route(Method::GET, "/v1/admin/tenants/{tenant}/keys", Right::Admin),
+    route(Method::POST, "/v1/admin/tenants/{tenant}/keys", Right::Admin),
+    route(Method::GET, "/v1/admin/tenants/{tenant}/keys/{key_id}", Right::Admin),
+    route(Method::DELETE, "/v1/admin/tenants/{tenant}/keys/{key_id}", Right::Admin),
+    route(Method::POST, "/v1/admin/tenants/{tenant}/keys/{key_id}/rotate", Right::Admin),
+    route(Method::GET, "/v1/admin/tenants/{tenant}/quotas", Right::Admin),
+    route(Method::PUT, "/v1/admin/tenants/{tenant}/quotas", Right::Admin),
+    route(Method::GET, "/v1/admin/tenants/{tenant}/usage", Right::Admin),
+    route(Method::GET, "/v1/admin/usage", Right::Admin),
+    route(Method::GET, "/v1/admin/audit", Right::Admin),
     Route { method: Method::GET, path: "/openapi.json", right: None },
 ];
 
@@ -45,6 +59,48 @@ pub static ROUTES: [Route; 18] = [
 #[must_use]
 pub fn takes_parameters(route: &Route) -> bool {
     route.method == Method::GET && matches!(route.right, Some(Right::Recall | Right::Admin))
+}
+
+/// Where a request names the entity that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// In its path.
+    Path,
+    /// In its body.
+    Body,
+    /// Nowhere: it is about a whole tenant.
+    Nowhere,
+}
+
+impl Named {
+    /// As the OpenAPI document says it in `x-memori-entity`.
+    #[must_use]
+    pub fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::Path => Some("path"),
+            Self::Body => Some("body"),
+            Self::Nowhere => None,
+        }
+    }
+}
+
+/// Where requests of a route name the entity that they are about: only these may a key call that is bound to entities.
+#[must_use]
+pub fn names_entity(route: &Route) -> Named {
+    match route.path {
+        "/v1/events" | "/v1/events/batch" | "/v1/recall" | "/v1/recall/batch" => Named::Body,
+        path if path.starts_with("/v1/entities/{entity_id}") => Named::Path,
+        _ => Named::Nowhere,
+    }
+}
+
+/// Whether a route takes a key that is bound to every tenant: what makes tenants, and what says how much they may use.
+#[must_use]
+pub fn takes_operator(route: &Route) -> bool {
+    matches!(
+        (route.method.as_str(), route.path),
+        ("POST", "/v1/admin/tenants") | ("PATCH", "/v1/admin/tenants/{tenant}") | ("PUT", "/v1/admin/tenants/{tenant}/quotas")
+    )
 }
 
 /// The route of a declared path and a method; `HEAD` is a `GET` whose body is not sent.
@@ -62,7 +118,7 @@ const NAMES_OF_EVENTS: [&str; 2] = ["/v1/events/batch", "/v1/events/wait"];
 /// The methods of a declared path, as `Allow` names them.
 #[must_use]
 pub fn allowed(path: &str) -> String {
-    let methods = [Method::GET, Method::HEAD, Method::POST, Method::DELETE];
+    let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
     let methods: Vec<&str> = methods.iter().filter(|method| find(path, method).is_some()).map(Method::as_str).collect();
     methods.join(", ")
 }

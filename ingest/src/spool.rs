@@ -147,6 +147,18 @@ impl Spool {
         self.shared.index().entries()
     }
 
+    /// Bytes of a tenant's events that wait.
+    #[must_use]
+    pub fn bytes_of(&self, tenant: &str) -> u64 {
+        self.shared.index().bytes_of(tenant)
+    }
+
+    /// Its bound.
+    #[must_use]
+    pub fn max_bytes(&self) -> u64 {
+        self.shared.index().max_bytes()
+    }
+
     /// Whether an event of this key, or of any without one, waits here.
     #[must_use]
     pub fn holds(&self, key: Option<&[u8]>) -> bool {

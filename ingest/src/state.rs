@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use memori_event_log::{Log, LogError, Topic, TopicPartition};
 use memori_schemas::{LogRecordBody, Micros, framing};
-use memori_service::auth::KeyRing;
-use memori_service::problem::Problem;
+use memori_service::auth::{KeyRing, PresentedKey, Principal, presented};
+use memori_service::problem::{Answer, Problem};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,8 @@ use crate::limits::Limits;
 use crate::publish::{Publisher, RETRY_AFTER_SECONDS};
 use crate::redrive::{Allowance, Copy, RecentCopies};
 use crate::spool::{Spool, replay};
+use crate::tenants::quotas::SpoolLevel;
+use crate::tenants::{KeyStore, Standings, TenantsConfig};
 
 /// Where it is known which events are being extracted right now (in one process with the worker).
 pub trait ExtractingProbe: Send + Sync {
@@ -54,6 +57,8 @@ pub struct IngestConfig {
     pub lookup: Lookup,
     /// Whether a wait asks the worker to begin with what it gathers in windows.
     pub flush_on_wait: bool,
+    /// How keys of the key store and quotas are kept; `None`: neither is.
+    pub tenants: Option<TenantsConfig>,
     /// The process is to end: whoever still waits is answered.
     pub draining: CancellationToken,
 }
@@ -73,6 +78,7 @@ impl Default for IngestConfig {
             redrive_time: Duration::from_secs(10),
             lookup: Lookup::BestEffort(Duration::from_millis(50)),
             flush_on_wait: false,
+            tenants: None,
             draining: CancellationToken::new(),
         }
     }
@@ -135,6 +141,8 @@ pub struct IngestState {
     partitions: Arc<OnceLock<i32>>,
     pub(crate) backend: WriterBackend,
     pub(crate) keys: KeyRing,
+    key_store: Option<Arc<KeyStore>>,
+    pub(crate) standings: Option<Arc<Standings>>,
     pub(crate) acceptor: Arc<Acceptor>,
     pub(crate) limits: Limits,
     pub(crate) erasures: PendingErasures,
@@ -209,11 +217,18 @@ impl IngestState {
         }
         let limits = Limits::new(config.max_requests, config.max_body_bytes_in_flight, config.body_timeout);
         let flushes = config.flush_on_wait.then(|| Flushes::new(log.producer()));
+        let draining = config.draining.clone();
+        let key_store = config.tenants.map(|tenants| KeyStore::start(backend.clone(), tenants.keys, draining.clone()));
+        let standings = config
+            .tenants
+            .map(|tenants| Standings::start(backend.clone(), tenants.replicas, tenants.quota_refresh, draining.clone()));
         Ok(Self {
             log,
             partitions,
             backend,
             keys,
+            key_store,
+            standings,
             acceptor,
             limits,
             erasures: PendingErasures::default(),
@@ -238,6 +253,25 @@ impl IngestState {
                 Ok(*self.partitions.get_or_init(|| count))
             }
         }
+    }
+
+    /// Who calls: by a key of the file, else by one of the key store.
+    ///
+    /// # Errors
+    /// 401 and 403 for keys that let nobody in; 503 where that cannot be known now.
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Answer<Principal> {
+        let by_file = self.keys.authenticate(headers);
+        let Some(store) = self.key_store.as_ref().filter(|_| by_file.is_err()) else { return by_file };
+        match presented(headers).and_then(PresentedKey::read) {
+            Some(presented) => store.admit(&presented).await,
+            None => by_file,
+        }
+    }
+
+    /// How much of the spool a tenant fills, while it stands in for the log.
+    pub(crate) fn spool_level(&self, tenant: &str) -> Option<SpoolLevel> {
+        let spool = self.spool.as_ref().filter(|spool| spool.stands_in())?;
+        Some(SpoolLevel { of_tenant: spool.bytes_of(tenant), bound: spool.max_bytes() })
     }
 
     /// Answers, whenever it is asked, whether the log is away and the spool stands in for it.

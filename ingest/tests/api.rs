@@ -124,6 +124,10 @@ async fn the_openapi_document_names_exactly_the_routes() {
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path}");
             let right = routes::find(path, &method.to_uppercase().parse().unwrap()).and_then(|route| route.right);
+            let route = routes::find(path, &method.to_uppercase().parse().unwrap()).unwrap();
+            assert_eq!(operation["x-memori-entity"].as_str(), routes::names_entity(route).as_str(), "{method} {path}");
+            let scope = routes::takes_operator(route).then_some("operator");
+            assert_eq!(operation["x-memori-scope"].as_str(), scope, "{method} {path}");
             assert_eq!(responses.contains_key("401"), right.is_some(), "{method} {path}");
             assert_eq!(operation["x-memori-right"].as_str(), right.map(|right| right.as_str()), "{method} {path}");
             let named: Vec<&str> =

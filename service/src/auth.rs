@@ -1,21 +1,30 @@
-//! Who may call: keys from a file, each naming one tenant and its rights.
+//! Who may call: keys from a file and from the key store, each naming one tenant and its rights.
 //!
 //! Promises: a key is compared in constant time and never shown; without keys everything belongs to the tenant `default`, and then
 //! only a loopback address is served.
+
+pub mod grant;
+pub mod key_cache;
+pub mod stored_key;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+pub use self::grant::{Binding, Denied, Grant};
+pub use self::stored_key::{KeyId, NewKey, PresentedKey};
 use crate::problem::{Answer, Problem};
 
 /// The tenant of everything where no key is configured.
 pub const DEFAULT_TENANT: &str = "default";
+
+/// What stands in a tenant's place for who administers every tenant; no tenant is called so.
+pub const EVERY_TENANT: &str = "*";
 
 /// The header that carries a key where `Authorization` does not.
 pub const API_KEY_HEADER: &str = "x-memori-api-key";
@@ -26,7 +35,7 @@ pub const API_KEY_HEADER: &str = "x-memori-api-key";
 pub struct AuthError(pub String);
 
 /// What a key may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Right {
     /// Post events, ask their status, wait for them.
@@ -56,6 +65,19 @@ impl Right {
             Self::Admin => "admin",
         }
     }
+
+    /// The right of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|right| right.as_str() == name)
+    }
+}
+
+/// Whether a tenant may be called so: 1 to 128 printable ASCII characters without a space at either end.
+#[must_use]
+pub fn is_tenant_name(name: &str) -> bool {
+    let printable = name.bytes().all(|b| (0x20..0x7f).contains(&b)) && name.trim() == name;
+    printable && (1..=128).contains(&name.len())
 }
 
 /// On whose behalf a request comes.
@@ -63,6 +85,10 @@ impl Right {
 pub struct Principal {
     /// The tenant that owns all it sees.
     pub tenant: Arc<str>,
+    /// Whom of it.
+    pub binding: Binding,
+    /// By which key of the key store; `None`: by one of the file, or without keys.
+    pub key: Option<KeyId>,
     rights: u8,
 }
 
@@ -70,7 +96,26 @@ impl Principal {
     /// May do these things for `tenant`.
     #[must_use]
     pub fn new(tenant: &str, rights: &[Right]) -> Self {
-        Self { tenant: tenant.into(), rights: rights.iter().fold(0, |bits, right| bits | (1 << *right as u8)) }
+        let rights = rights.iter().fold(0, |bits, right| bits | (1 << *right as u8));
+        Self { tenant: tenant.into(), binding: Binding::Any, key: None, rights }
+    }
+
+    /// The same, for these entities alone.
+    #[must_use]
+    pub fn bound_to(self, binding: Binding) -> Self {
+        Self { binding, ..self }
+    }
+
+    /// The same, by this key of the key store.
+    #[must_use]
+    pub fn with_key(self, key: KeyId) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    /// Whether it administers every tenant.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        &*self.tenant == EVERY_TENANT
     }
 
     /// Whether it has a right.
@@ -129,13 +174,14 @@ impl KeyRing {
         Self { keys: None }
     }
 
-    /// The keys for a process that serves `listen`.
+    /// The keys for a process that serves `listen`; with a key store there need be none in a file.
     ///
     /// # Errors
     /// A keys file that cannot be used, or none and an address that others can reach.
-    pub fn for_listener(keys_file: Option<&Path>, listen: SocketAddr) -> Result<Self, AuthError> {
+    pub fn for_listener(keys_file: Option<&Path>, key_store: bool, listen: SocketAddr) -> Result<Self, AuthError> {
         match keys_file {
             Some(path) => Self::load(path),
+            None if key_store => Ok(Self { keys: Some(Arc::from([])) }),
             None if listen.ip().is_loopback() => Ok(Self::open()),
             None => Err(AuthError(format!(
                 "{listen} can be reached by others, and no keys are configured: listen on a loopback address such as 127.0.0.1, \
@@ -166,14 +212,13 @@ impl KeyRing {
         let mut keys: Vec<Key> = Vec::with_capacity(file.keys.len());
         for (number, entry) in file.keys.iter().enumerate() {
             let refuse = |why: &str| AuthError(format!("entry {} (tenant {:?}): {why}", number + 1, entry.tenant));
-            let printable = entry.tenant.bytes().all(|b| (0x20..0x7f).contains(&b)) && entry.tenant.trim() == entry.tenant;
-            if !printable || entry.tenant.is_empty() || entry.tenant.len() > 128 {
+            if !is_tenant_name(&entry.tenant) {
                 return Err(refuse("tenant must be 1 to 128 printable ASCII characters"));
             }
             if entry.rights.is_empty() {
                 return Err(refuse("rights must name at least one of events, recall, erase, gateway, admin"));
             }
-            if entry.tenant == "*" && entry.rights.iter().any(|right| *right != Right::Admin) {
+            if entry.tenant == EVERY_TENANT && entry.rights.iter().any(|right| *right != Right::Admin) {
                 return Err(refuse("only the right admin can be bound to every tenant"));
             }
             let hash = hex::decode(&entry.sha256).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
@@ -198,8 +243,7 @@ impl KeyRing {
     /// 401 without a known key.
     pub fn authenticate(&self, headers: &HeaderMap) -> Answer<Principal> {
         let Some(keys) = &self.keys else { return Ok(Principal::new(DEFAULT_TENANT, &Right::ALL)) };
-        let key = bearer(headers).or_else(|| headers.get(API_KEY_HEADER).map(http::HeaderValue::as_bytes));
-        let hash: [u8; 32] = Sha256::digest(key.ok_or_else(Problem::unauthorized)?).into();
+        let hash: [u8; 32] = Sha256::digest(presented(headers).ok_or_else(Problem::unauthorized)?).into();
         // Every key is compared, so that the time tells nothing of which one it is.
         let mut found = None;
         for known in keys.iter() {
@@ -209,6 +253,12 @@ impl KeyRing {
         }
         found.cloned().ok_or_else(Problem::unauthorized)
     }
+}
+
+/// The key of a request, in whichever header.
+#[must_use]
+pub fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+    bearer(headers).or_else(|| headers.get(API_KEY_HEADER).map(http::HeaderValue::as_bytes))
 }
 
 /// The token of `Authorization: Bearer`.
@@ -283,8 +333,10 @@ mod tests {
         for (listen, fine) in
             [("127.0.0.1:7700", true), ("[::1]:0", true), ("0.0.0.0:7700", false), ("10.0.0.1:1", false), ("[::]:1", false)]
         {
-            let ring = KeyRing::for_listener(None, listen.parse().unwrap());
+            let ring = KeyRing::for_listener(None, false, listen.parse().unwrap());
             assert_eq!(ring.is_ok(), fine, "{listen}");
+            let with_store = KeyRing::for_listener(None, true, listen.parse().unwrap()).unwrap();
+            assert!(with_store.has_keys() && with_store.authenticate(&headers(API_KEY_HEADER, "any")).is_err());
         }
         let principal = KeyRing::open().authenticate(&headers("authorization", "Bearer whatever")).unwrap();
         assert_eq!(&*principal.tenant, DEFAULT_TENANT);

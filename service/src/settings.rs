@@ -92,6 +92,10 @@ section!(
         max_body_bytes_in_flight: usize = 256 << 20,
         /// Dead-lettered events that are put back in a second, at most.
         redrive_per_second: u32 = 100,
+        /// Front doors that share the tenants' quotas; each keeps its part.
+        replicas: u32 = 1,
+        /// How often a front door asks how tenants stand with their quotas, in milliseconds.
+        quota_refresh_ms: u64 = 5_000,
     }
 );
 
@@ -198,6 +202,16 @@ section!(
         keys_file: Option<PathBuf> = None,
         /// Between ingest or worker and writer.
         internal_token: Option<Secret> = None,
+        /// Whether keys of the key store are let in, beside those of the file, and quotas are kept; absent: where there is a file.
+        key_store: Option<bool> = None,
+        /// Keys of the key store that a front door remembers, at most.
+        key_cache_keys: usize = 10_000,
+        /// How long it takes one for true, in milliseconds: a revoked key works so long at most.
+        key_cache_ms: u64 = 10_000,
+        /// How long it uses one while the key store does not answer, in milliseconds.
+        key_cache_keep_ms: u64 = 86_400_000,
+        /// How long an unknown key is not asked for again, in milliseconds.
+        key_cache_absent_ms: u64 = 5_000,
     }
 );
 
@@ -462,6 +476,12 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Whether keys of the key store are let in.
+    #[must_use]
+    pub fn has_key_store(&self) -> bool {
+        self.auth.key_store.unwrap_or(self.auth.keys_file.is_some())
+    }
+
     /// What can be judged without knowing which process reads it.
     fn check(&self) -> Result<(), SettingsError> {
         let bad = |key: &str, value: &str, allowed: &str| Err(SettingsError(format!("{key} is {value:?}; it must be {allowed}")));
@@ -477,7 +497,12 @@ impl Settings {
         if !["classic", "consumer"].contains(&self.kafka.group_protocol.as_str()) {
             return bad("kafka.group_protocol", &self.kafka.group_protocol, "classic or consumer");
         }
-        let bounds: [(&str, u64); 28] = [
+        let bounds: [(&str, u64); 33] = [
+            ("ingest.replicas", u64::from(self.ingest.replicas)),
+            ("ingest.quota_refresh_ms", self.ingest.quota_refresh_ms),
+            ("auth.key_cache_keys", self.auth.key_cache_keys as u64),
+            ("auth.key_cache_ms", self.auth.key_cache_ms),
+            ("auth.key_cache_keep_ms", self.auth.key_cache_keep_ms),
             ("worker.dead_letter_pause_ms", self.worker.dead_letter_pause_ms),
             ("ingest.redrive_per_second", u64::from(self.ingest.redrive_per_second)),
             ("embedding.dimensions", self.embedding.dimensions.unwrap_or(1) as u64),

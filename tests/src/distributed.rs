@@ -38,7 +38,20 @@ impl<'s> Distributed<'s> {
     /// # Errors
     /// As [`Process::start`], or a command fails.
     pub async fn start(servers: &'s Servers, tenants: &[String], workers: usize, env: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let database = servers.empty_database().await?;
+        Self::start_on(servers, servers.empty_database().await?, tenants, workers, env).await
+    }
+
+    /// The same on a database of the caller's.
+    ///
+    /// # Errors
+    /// As [`Distributed::start`].
+    pub async fn start_on(
+        servers: &'s Servers,
+        database: String,
+        tenants: &[String],
+        workers: usize,
+        env: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let prefix = servers.fresh_prefix();
         let dir = tempfile::Builder::new().prefix("memori-distributed-").tempdir()?;
         let keys = Keys::write(tenants, dir.path())?;
@@ -106,6 +119,25 @@ impl<'s> Distributed<'s> {
             args: Vec::new(),
             env: self.common.clone(),
             listen_key: Some("MEMORI__WRITER__LISTEN"),
+            has_admin: true,
+        };
+        tokio::task::block_in_place(|| Process::start(name, program, self.dir.path()))
+    }
+
+    /// Starts another front door beside the first, with a spool of its own.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn another_door(&self, name: &str) -> anyhow::Result<Process> {
+        let mut env = self.common.clone();
+        env.retain(|(key, _)| key != "MEMORI__INGEST__SPOOL_DIR");
+        env.push(("MEMORI__INGEST__SPOOL_DIR".to_owned(), self.dir.path().join(name).display().to_string()));
+        env.push(("MEMORI__INGEST__WRITER_URL".to_owned(), self.writer.api()));
+        let program = Program {
+            binary: "memori-ingest",
+            args: Vec::new(),
+            env,
+            listen_key: Some("MEMORI__INGEST__LISTEN"),
             has_admin: true,
         };
         tokio::task::block_in_place(|| Process::start(name, program, self.dir.path()))

@@ -1,6 +1,7 @@
 //! What the end-to-end, chaos and conformance tests stand on: real servers, each test with a database and topics of its own; real
 //! binaries, to be killed; a workload from a seed.
 
+pub mod administration;
 pub mod audit;
 pub mod client;
 pub mod distributed;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use memori_tests::client::Api;
+use memori_tests::distributed::Distributed;
 use memori_tests::embedded::Embedded;
+use memori_tests::servers::Servers;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -71,6 +73,96 @@ async fn nothing_crosses() -> anyhow::Result<()> {
             let answer = api.send(api.request(method.clone(), path)).await?;
             ensure!(answer.status == StatusCode::UNAUTHORIZED, "{method} {path}: {}", answer.status);
         }
+    }
+    Ok(())
+}
+
+/// Tables of ours that hold rows of tenants, and whether the database walls them.
+const OF_TENANTS: &str = "SELECT format('%I.%I', n.nspname, c.relname), c.relrowsecurity FROM pg_class c \
+    JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant' \
+    WHERE n.nspname IN ('memori', 'memori_control') AND c.relkind IN ('r', 'p') ORDER BY 1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_of_the_recall_role_see_one_tenant_whatever_they_ask() -> anyhow::Result<()> {
+    let servers = Servers::shared()?;
+    let database = servers.empty_database().await?;
+    let role = format!("r{}", uuid::Uuid::now_v7().simple());
+    servers.administer(&format!("CREATE ROLE {role} LOGIN")).await?;
+    let as_role = database.replacen("postgres://postgres@", &format!("postgres://{role}@"), 1);
+    ensure!(as_role != database, "{database} names no role");
+    let tenants = ["tenant-a".to_owned(), "tenant-b".to_owned()];
+    let env = [("MEMORI__POSTGRES__RECALL_URL", as_role.as_str())];
+    let shape = Distributed::start_on(servers, database.clone(), &tenants, 1, &env).await?;
+
+    // What the services do under that role, they do as ever.
+    for (tenant, own, foreign) in [("tenant-a", "amber", "birch"), ("tenant-b", "birch", "amber")] {
+        let api = shape.api(tenant);
+        say(&api, "same", &format!("I like {own} tea.")).await?;
+        let query = json!({"entity_id": "shared", "query": "tea", "limit": 100, "include_messages": true});
+        let seen = api.post("/v1/recall", &query).await?.body.to_string();
+        ensure!(seen.contains(own) && !seen.contains(foreign), "recall shows: {seen}");
+        for fact in api.facts("shared").await? {
+            let lineage = api.get(&format!("/v1/facts/{}/lineage", fact["fact_id"].as_str().context("an id")?)).await?;
+            ensure!(lineage.status == StatusCode::OK, "{}: {}", lineage.status, lineage.body);
+        }
+    }
+    ensure!(!shape.writer.log_text().contains("row level security"), "the writer says that its role is not walled");
+    let letters = Api::new(&shape.ingest.api(), Some(memori_tests::keys::Keys::OPERATOR)).get("/v1/admin/dead-letters").await?;
+    ensure!(letters.status == StatusCode::OK, "{}: {}", letters.status, letters.body);
+
+    // By hand, as somebody with the writer's password would.
+    let (owner, connection) = tokio_postgres::connect(&database, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    let (client, connection) = tokio_postgres::connect(&as_role, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    let may: (bool, bool) = {
+        let row = client.query_one("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user", &[]).await?;
+        (row.get(0), row.get(1))
+    };
+    ensure!(may == (false, false), "the role may bypass row level security");
+    let tables: Vec<(String, bool)> = owner.query(OF_TENANTS, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
+    ensure!(tables.len() >= 20, "{tables:?}");
+    let mut seen_of_a = 0;
+    for (table, walled) in &tables {
+        ensure!(*walled, "{table} has rows of tenants and no wall");
+        let count = async |sql: String| client.query_one(&sql, &[]).await.map(|row| row.get::<_, i64>(0));
+        client.batch_execute("RESET memori.tenant").await?;
+        let all = format!("SELECT count(*) FROM {table}");
+        match count(all.clone()).await {
+            Ok(rows) => ensure!(rows == 0, "{table} shows {rows} rows to who names no tenant"),
+            // Keys, quotas, usage and audit are not recall's to read at all.
+            Err(error) => {
+                let refused = error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE);
+                ensure!(refused && table.starts_with("memori_control."), "{table}: {error}");
+                continue;
+            }
+        }
+        client.batch_execute("SET memori.tenant = 'tenant-a'").await?;
+        let foreign = count(format!("SELECT count(*) FROM {table} WHERE tenant IS DISTINCT FROM 'tenant-a'")).await?;
+        ensure!(foreign == 0, "{table} shows {foreign} rows of others");
+        let joined = count(format!(
+            "SELECT count(*) FROM {table} x RIGHT JOIN (VALUES ('tenant-b')) v(t) ON x.tenant = v.t WHERE x.tenant IS NOT NULL"
+        ))
+        .await?;
+        ensure!(joined == 0, "{table} shows {joined} rows of tenant-b");
+        seen_of_a += count(all.clone()).await?;
+        for change in
+            [format!("DELETE FROM {table}"), format!("UPDATE {table} SET tenant = 'tenant-a'"), format!("TRUNCATE {table}")]
+        {
+            ensure!(client.batch_execute(&change).await.is_err(), "{change} is allowed");
+        }
+        client.batch_execute("SET row_security = off").await?;
+        ensure!(count(all).await.is_err(), "{table} can be read past its wall");
+        client.batch_execute("SET row_security = on").await?;
+    }
+    ensure!(seen_of_a > 0, "nothing of one's own is seen either");
+    for escape in [
+        "SET ROLE postgres",
+        "SET SESSION AUTHORIZATION postgres",
+        "ALTER TABLE memori.facts DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY tenants_are_walls ON memori.facts",
+    ] {
+        ensure!(client.batch_execute(escape).await.is_err(), "{escape} is allowed");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod background;
+pub mod control;
 pub mod memory;
 pub mod metrics;
 pub mod notify;

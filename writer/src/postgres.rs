@@ -110,6 +110,12 @@ impl PostgresTarget {
         Ok(Self { config, tls })
     }
 
+    /// The role that connects.
+    #[must_use]
+    pub fn role(&self) -> Option<&str> {
+        self.config.get_user()
+    }
+
     /// A pool of at most `connections`; nothing is connected yet.
     ///
     /// # Errors

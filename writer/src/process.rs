@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiConfig, ApiState};
 use crate::background::Background;
+use crate::control::{ControlStore, PostgresControl, ROLL_UP_PAUSE, roll_up_until};
 use crate::notify::Commits;
 use crate::packer::PackerConfig;
 use crate::postgres::PostgresTarget;
@@ -27,12 +28,15 @@ use crate::store::{Store, StoreError};
 
 /// The process's name, in logs, traces and `pg_stat_activity`.
 pub const NAME: &str = "memori-writer";
+/// For keys, administration, and counting what is used.
+const CONTROL_CONNECTIONS: usize = 3;
 const DEFAULT_ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 7712);
 
 /// Settings that were understood.
 struct Validated {
     sink: PostgresTarget,
     recall: PostgresTarget,
+    control: PostgresTarget,
     admin_url: String,
     internal_token: Option<String>,
 }
@@ -55,6 +59,7 @@ fn validate(settings: &Settings) -> Result<Validated, ProcessError> {
     Ok(Validated {
         sink: target("postgres.sink_url", &postgres.sink_url)?,
         recall: target("postgres.recall_url", &postgres.recall_url)?,
+        control: target("postgres.url", &None)?,
         admin_url: url.expose().to_owned(),
         internal_token,
     })
@@ -85,6 +90,11 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let store: Arc<dyn Store> = Arc::new(PostgresStore::new(sink_pool, validated.admin_url.clone()));
     let (packs_pool, packer_reads) =
         (validated.sink.pool(1).map_err(|e| usage(&e))?, validated.recall.pool(1).map_err(|e| usage(&e))?);
+    let control_pool = validated.control.pool(CONTROL_CONNECTIONS).map_err(|e| usage(&e))?;
+    let control: Arc<dyn ControlStore> = Arc::new(PostgresControl::new(control_pool.clone()));
+    // A role of its own is held to one tenant at a time.
+    let own_role = settings.postgres.recall_url.is_some();
+    let reads = |pool| if own_role { PostgresReads::behind_walls(pool, control_pool.clone()) } else { PostgresReads::new(pool) };
     let kafka = KafkaConfig {
         properties: settings.kafka.client_properties(),
         replication_factor: settings.kafka.replication_factor,
@@ -105,6 +115,13 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     };
     let Some(log) = scaffold.unless_stopped(starting).await? else { return Ok(()) };
 
+    let recall_reads = reads(recall_pool);
+    if own_role && !recall_reads.is_walled().await.unwrap_or(true) {
+        tracing::warn!(
+            "the role of postgres.recall_url is not held by row level security: name one that is no superuser, does not own the tables \
+             and may not bypass it"
+        );
+    }
     let commits = Commits::new();
     let look_again = Duration::from_millis(settings.writer.look_again_ms);
     let listening = tokio::spawn(listen::listen(validated.recall, commits.clone(), look_again, scaffold.shutdown.token()));
@@ -113,7 +130,8 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let model = embedder.as_ref().map(|embedder| embedder.model().to_owned());
     let topic_prefix = settings.kafka.topic_prefix.clone();
     let config = ApiConfig { recall, topic_prefix, look_again, ..ApiConfig::default() };
-    let state = ApiState::with_embedder(Arc::new(PostgresReads::new(recall_pool)), commits.clone(), config, embedder);
+    let state =
+        ApiState::with_embedder(Arc::new(recall_reads), commits.clone(), config, embedder).with_control(Arc::clone(&control));
     let (readers, slow_reads) = (state.readers(), state.recall().slow_reads());
     let router = api::router(state);
     let router = match validated.internal_token {
@@ -124,14 +142,16 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let api_server = tokio::spawn(admin::serve(api_listener, router, api_stop.clone()));
     let packer = PackerConfig {
         store: Arc::new(PostgresStore::new(packs_pool, validated.admin_url)),
-        reads: Arc::new(PostgresReads::new(packer_reads)),
+        reads: Arc::new(reads(packer_reads)),
         model,
     };
     let sink_config = SinkConfig::from_settings(&settings.writer, &settings.shutdown).beside(readers, slow_reads);
     let sink_config = SinkConfig { packer: Some(packer), ..sink_config };
     // Its connections are its own, so all of it can stand behind those who answer.
     let background = Background::start("memori-sink").map_err(|e| ProcessError::Failed(e.to_string()))?;
+    let counting = roll_up_until(control, commits.clone(), ROLL_UP_PAUSE, scaffold.shutdown.token());
     let sink = background.spawn(run_sink(log, store, commits, sink_config, scaffold.shutdown.token()));
+    let counting = tokio::spawn(counting);
     scaffold.ready(Some(api_address));
 
     // The sink keeps its own deadline, except while a log that hangs takes no commit and lets no partition go.
@@ -154,5 +174,6 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     };
     scaffold.stop(Duration::from_millis(settings.shutdown.deadline_ms / 5), stopping).await;
     listening.abort();
+    counting.abort();
     ended
 }

@@ -7,7 +7,7 @@ use memori_service::ProcessError;
 use serde_json::{Map, Value, json};
 
 use crate::client::{Client, ClientFlags, segment};
-use crate::output::{aside, say, table};
+use crate::output::{aside, say, table, text};
 
 const PATH: &str = "/v1/admin/dead-letters";
 /// Letters of one page; the contract allows 1,000.
@@ -358,14 +358,6 @@ async fn redrive(flags: Redrive) -> Result<(), ProcessError> {
         say(counts.in_words(flags.dry_run));
     }
     Ok(())
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]

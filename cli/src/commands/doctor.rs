@@ -106,7 +106,9 @@ pub(crate) async fn run(settings: Settings, flags: Flags) -> Result<(), ProcessE
 }
 
 fn keys(settings: &Settings) -> Vec<Finding> {
-    let finding = match memori_service::auth::KeyRing::for_listener(settings.auth.keys_file.as_deref(), settings.ingest.listen) {
+    let (file, store) = (settings.auth.keys_file.as_deref(), settings.has_key_store());
+    let finding = match memori_service::auth::KeyRing::for_listener(file, store, settings.ingest.listen) {
+        Ok(_) if file.is_none() && store => Finding::ok("keys", "those of the key store"),
         Ok(ring) if ring.has_keys() => Finding::ok("keys", "the keys file is readable"),
         Ok(_) => Finding::ok("keys", "none: everything belongs to the tenant `default`, on loopback only"),
         Err(error) => Finding::failed("keys", "cannot be used", error.to_string()),

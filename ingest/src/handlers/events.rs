@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{path_id, traceparent};
 use crate::accept::Outcome;
-use crate::app::Caller;
+use crate::app::{Caller, out_of_binding};
 use crate::backend::BackendError;
 use crate::events::{self, Item, MAX_BATCH_BYTES, MAX_EVENT_IDS, WaitRequest};
 use crate::flush::Awaited;
@@ -23,6 +23,7 @@ use crate::limits::HeldBody;
 use crate::metrics;
 use crate::new_event::{MAX_EVENT_BYTES, is_event_id};
 use crate::state::IngestState;
+use crate::tenants::quotas::Refusal;
 
 /// Bodies above this are taken apart on a thread that may block.
 const SMALL_BODY_BYTES: usize = 128 * 1024;
@@ -53,7 +54,17 @@ pub(crate) async fn post_one(
         let held = state.limits.read(&headers, body, MAX_EVENT_BYTES).await?;
         off_the_runtime(held, events::read_event).await?
     };
-    let event = reading.await.inspect_err(|problem: &Problem| metrics::rejected(problem.status))?;
+    let admitted = async {
+        let event = reading.await?;
+        if !caller.binding.covers(&event.entity_id) {
+            return Err(out_of_binding());
+        }
+        match taken(&state, &caller.tenant, 1).await {
+            (0, Some(refusal)) => Err(refusal.to_problem()),
+            _ => Ok(event),
+        }
+    };
+    let event = admitted.await.inspect_err(|problem: &Problem| metrics::rejected(problem.status))?;
     let accepted = state.acceptor.accept(Arc::clone(&caller.tenant), vec![event], traceparent(&headers)).await;
     let (event_id, outcome) = accepted.into_iter().next().ok_or_else(Problem::internal)?;
     let (status, durable_in) = match outcome {
@@ -89,6 +100,11 @@ pub(crate) async fn post_batch(
     let mut valid = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
         match item {
+            Ok(event) if !caller.binding.covers(&event.entity_id) => {
+                let problem = out_of_binding();
+                metrics::rejected(problem.status);
+                results[index] = Some(rejected(index, event.event_id.as_deref(), &problem));
+            }
             Ok(event) => {
                 places.push(index);
                 valid.push(event);
@@ -97,6 +113,18 @@ pub(crate) async fn post_batch(
                 metrics::rejected(problem.status);
                 results[index] = Some(rejected(index, event_id.as_deref(), &problem));
             }
+        }
+    }
+    if let (count, Some(refusal)) = taken(&state, &caller.tenant, valid.len()).await {
+        let problem = refusal.to_problem();
+        // Nothing can go: then the whole request comes again later. Else what came last does.
+        if count == 0 {
+            metrics::rejected(problem.status);
+            return Err(problem);
+        }
+        for (index, event) in places.drain(count..).zip(valid.drain(count..)) {
+            metrics::rejected(problem.status);
+            results[index] = Some(rejected(index, event.event_id.as_deref(), &problem));
         }
     }
     let outcomes = state.acceptor.accept(Arc::clone(&caller.tenant), valid, traceparent(&headers)).await;
@@ -112,6 +140,14 @@ pub(crate) async fn post_batch(
         });
     }
     Ok(Json(json!({"results": results})))
+}
+
+/// How many of a tenant's events its quotas let in; where not all, why.
+async fn taken(state: &IngestState, tenant: &str, wanted: usize) -> (usize, Option<Refusal>) {
+    match &state.standings {
+        Some(standings) if wanted > 0 => standings.events(tenant, wanted, || state.spool_level(tenant)).await,
+        _ => (wanted, None),
+    }
 }
 
 fn rejected(index: usize, event_id: Option<&str>, problem: &Problem) -> Value {

@@ -48,6 +48,8 @@ pub(crate) struct Index {
     keys: HashMap<Digest, u32>,
     /// How many copies of an event wait, and when the first was accepted.
     events: HashMap<Digest, (u32, Micros)>,
+    /// Bytes of a tenant's entries that wait.
+    tenants: HashMap<Digest, u64>,
     entries: usize,
     /// Bytes promised to entries that are being written.
     reserved_bytes: u64,
@@ -89,6 +91,7 @@ impl Index {
         let event = self.events.entry(event_digest(&entry.key, &entry.event_id)).or_insert((0, Micros(entry.accepted_at_us)));
         event.0 += 1;
         event.1 = event.1.min(Micros(entry.accepted_at_us));
+        *self.tenants.entry(tenant_digest(&entry.key)).or_default() += size(entry);
         self.entries += 1;
     }
 
@@ -108,7 +111,24 @@ impl Index {
                 self.events.remove(&event);
             }
         }
+        let tenant = tenant_digest(&entry.key);
+        if let Some(bytes) = self.tenants.get_mut(&tenant) {
+            *bytes = bytes.saturating_sub(size(entry));
+            if *bytes == 0 {
+                self.tenants.remove(&tenant);
+            }
+        }
         self.entries = self.entries.saturating_sub(1);
+    }
+
+    /// Bytes of a tenant's entries that wait.
+    pub(crate) fn bytes_of(&self, tenant: &str) -> u64 {
+        self.tenants.get(&digest(&[tenant.as_bytes()])).copied().unwrap_or(0)
+    }
+
+    /// The bound.
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.max_bytes
     }
 
     /// Whether entries of this key wait: then later ones wait behind them.
@@ -156,9 +176,21 @@ impl Index {
 }
 
 /// The tenant is the first part of a key.
+fn tenant_of(key: &[u8]) -> &str {
+    memori_schemas::ids::parse_log_key(key).map_or("", |(tenant, _)| tenant)
+}
+
+fn tenant_digest(key: &[u8]) -> Digest {
+    digest(&[tenant_of(key).as_bytes()])
+}
+
 fn event_digest(key: &[u8], event_id: &str) -> Digest {
-    let tenant = memori_schemas::ids::parse_log_key(key).map_or("", |(tenant, _)| tenant);
-    digest(&[tenant.as_bytes(), event_id.as_bytes()])
+    digest(&[tenant_of(key).as_bytes(), event_id.as_bytes()])
+}
+
+/// What an entry counts for: its key and its record.
+fn size(entry: &Entry) -> u64 {
+    (entry.key.len() + entry.payload.len()) as u64
 }
 
 #[cfg(test)]
@@ -179,11 +211,12 @@ mod tests {
         assert!(index.has_key(&key) && !index.has_key(b"other"));
         assert_eq!(index.accepted_at("t", "e1"), Some(Micros(1)));
         assert_eq!(index.accepted_at("u", "e1"), None);
+        assert_eq!((index.bytes_of("t"), index.bytes_of("u")), (2 * size(&first), 0));
         index.remove(&first);
         assert!(index.has_key(&key));
         index.remove(&second);
         assert!(!index.has_key(&key) && index.accepted_at("t", "e1").is_none());
-        assert_eq!((index.entries(), index.keys.len(), index.events.len()), (0, 0, 0));
+        assert_eq!((index.entries(), index.keys.len(), index.events.len(), index.tenants.len()), (0, 0, 0, 0));
     }
 
     #[test]

@@ -10,8 +10,11 @@ mod dead_letters;
 mod events;
 mod export;
 mod facts;
+mod keys;
 mod recall;
 mod request;
+mod tenants;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,7 @@ use memori_service::problem::Problem;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
+use crate::control::ControlStore;
 use crate::notify::Commits;
 use crate::pace::Readers;
 use crate::reads::{ReadError, ReadStore};
@@ -34,8 +38,9 @@ use crate::recall::{Recall, RecallConfig};
 
 /// The header that names the tenant.
 pub const TENANT_HEADER: &str = "x-memori-tenant";
-/// What stands there for who administers every tenant; no tenant is called so.
-pub const EVERY_TENANT: &str = "*";
+/// The header that names who administers, for the audit log.
+pub const ACTOR_HEADER: &str = "x-memori-actor";
+pub use memori_service::auth::EVERY_TENANT;
 
 /// Bounds of the API.
 #[derive(Clone, Debug)]
@@ -72,6 +77,7 @@ pub struct ApiState {
     commits: Commits,
     waiters: Arc<Semaphore>,
     config: Arc<ApiConfig>,
+    control: Option<Arc<dyn ControlStore>>,
 }
 
 impl ApiState {
@@ -95,7 +101,19 @@ impl ApiState {
             commits,
             waiters: Arc::new(Semaphore::new(config.max_waiters)),
             config: Arc::new(config),
+            control: None,
         }
+    }
+
+    /// The same, keeping tenants and their keys there.
+    #[must_use]
+    pub fn with_control(self, control: Arc<dyn ControlStore>) -> Self {
+        Self { control: Some(control), ..self }
+    }
+
+    /// Where tenants and their keys are kept.
+    fn control(&self) -> Result<&Arc<dyn ControlStore>, Problem> {
+        self.control.as_ref().ok_or_else(|| Problem::not_found("no tenants are kept here"))
     }
 
     /// Recall, for callers in the same process.
@@ -124,6 +142,18 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/erasures/{erasure_id}", get(facts::erasure))
         .route("/v1/admin/dead-letters", get(dead_letters::list))
         .route("/v1/admin/dead-letters/{id}", get(dead_letters::show))
+        .route("/v1/admin/tenants", get(tenants::list).post(tenants::create))
+        .route("/v1/admin/tenants/{tenant}", get(tenants::show).patch(tenants::change))
+        .route("/v1/admin/tenants/{tenant}/keys", get(keys::list).post(keys::create))
+        .route("/v1/admin/tenants/{tenant}/keys/{key_id}", get(keys::show).delete(keys::revoke))
+        .route("/v1/admin/tenants/{tenant}/keys/{key_id}/rotate", post(keys::rotate))
+        .route("/v1/admin/tenants/{tenant}/quotas", get(tenants::quotas).put(tenants::set_quotas))
+        .route("/v1/admin/tenants/{tenant}/usage", get(usage::of_tenant))
+        .route("/v1/admin/usage", get(usage::of_all))
+        .route("/v1/admin/audit", get(usage::audit))
+        .route("/internal/v1/keys/grants", post(keys::grants))
+        .route("/internal/v1/keys/used", post(keys::used))
+        .route("/internal/v1/tenants/standings", post(tenants::standings))
         .route("/internal/v1/dead-letters/redrivable", post(dead_letters::redrivable))
         .route("/internal/v1/events/status", post(events::status))
         .route("/internal/v1/events/wait", post(events::wait))

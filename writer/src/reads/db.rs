@@ -150,6 +150,8 @@ pub enum Param {
     Int(i64),
     Bytes(Vec<u8>),
     Texts(Vec<String>),
+    OptText(Option<String>),
+    OptInt(Option<i64>),
 }
 
 /// A statement with its parameters, `$1` first.
@@ -161,13 +163,30 @@ pub struct Statement {
     pub params: Vec<Param>,
     /// Which rows.
     pub part: Part,
+    /// It is about rows of whatever tenant; else its first parameter names the tenant.
+    pub across_tenants: bool,
 }
 
 impl Statement {
     /// Of all rows.
     #[must_use]
     pub fn whole(template: &'static str, params: Vec<Param>) -> Self {
-        Self { template, params, part: Part::Whole }
+        Self { template, params, part: Part::Whole, across_tenants: false }
+    }
+
+    /// Of whatever tenant, as operators ask.
+    #[must_use]
+    pub fn across_tenants(template: &'static str, params: Vec<Param>) -> Self {
+        Self { across_tenants: true, ..Self::whole(template, params) }
+    }
+
+    /// Whose rows it is about; `None`: of whatever tenant.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&str> {
+        match self.params.first() {
+            Some(Param::Text(tenant)) if !self.across_tenants => Some(tenant),
+            _ => None,
+        }
     }
 
     /// Of a part of the rows.
@@ -176,7 +195,7 @@ impl Statement {
         if let Part::Since(version) = part {
             params.push(Param::Int(version));
         }
-        Self { template, params, part }
+        Self { template, params, part, across_tenants: false }
     }
 }
 

@@ -301,7 +301,7 @@ fn listing(filter: &LetterFilter, order: LetterOrder, after: Option<&LetterPlace
         let bound = |byte: u8| filter.entity_key.as_ref().map_or_else(|| Param::Bytes(vec![byte; EntityKey::LEN]), key);
         params.extend([text(tenant), bound(0), bound(u8::MAX)]);
     }
-    Statement::whole(template, params)
+    Statement::across_tenants(template, params)
 }
 
 impl<D: Database> SqlReads<D> {
@@ -320,7 +320,7 @@ impl<D: Database> SqlReads<D> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let asked = keys.iter().map(|key| Statement::whole(ONE, key_params(key))).collect();
+        let asked = keys.iter().map(|key| Statement::across_tenants(ONE, key_params(key))).collect();
         let mut found = Vec::with_capacity(keys.len());
         for rows in self.database().snapshot(asked).await? {
             found.push(all(rows, letter_row)?.pop());
@@ -334,7 +334,7 @@ impl<D: Database> SqlReads<D> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let asked = keys.iter().map(|key| Statement::whole(BYTES, key_params(key))).collect();
+        let asked = keys.iter().map(|key| Statement::across_tenants(BYTES, key_params(key))).collect();
         let mut found = Vec::with_capacity(keys.len());
         for rows in self.database().snapshot(asked).await? {
             let mut bytes = all(rows, |row| Ok((row.opt_bytes()?, row.opt_bytes()?)))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Client, Pool};
 use futures::future::join_all;
 use postgres_types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::types::Kind;
@@ -20,6 +20,8 @@ pub type PostgresReads = SqlReads<PostgresDb>;
 #[derive(Clone)]
 pub struct PostgresDb {
     pool: Pool,
+    /// Where `pool` is of a role that row level security holds to one tenant at a time: connections of whoever administers.
+    across_tenants: Option<Pool>,
     statements: Arc<Statements>,
 }
 
@@ -27,9 +29,29 @@ impl PostgresReads {
     /// Over a pool whose connections nobody else uses.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self::over(PostgresDb { pool, statements: Arc::new(Statements::new(Dialect::Postgres)) })
+        Self::over(PostgresDb { pool, across_tenants: None, statements: Arc::new(Statements::new(Dialect::Postgres)) })
+    }
+
+    /// Over a pool of a role that sees one tenant's rows at a time: each statement says whose. What operators ask across tenants goes
+    /// over the other pool.
+    #[must_use]
+    pub fn behind_walls(pool: Pool, across_tenants: Pool) -> Self {
+        let statements = Arc::new(Statements::new(Dialect::Postgres));
+        Self::over(PostgresDb { pool, across_tenants: Some(across_tenants), statements })
+    }
+
+    /// Whether row level security holds the role of these connections.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub async fn is_walled(&self) -> Result<bool, ReadError> {
+        let client = self.database().pool.get().await?;
+        Ok(client.query_one("SELECT row_security_active('memori.facts')", &[]).await?.get(0))
     }
 }
+
+/// Names the tenant whose rows the connection sees, until the next one is named. Nobody else uses it in between.
+const NAME_TENANT: &str = "SELECT set_config('memori.tenant', $1, false)";
 
 /// Whatever the planner believes of a table that was empty yesterday: an entity is found by its key, and what is joined are two
 /// sets of its rows, never each row with a set.
@@ -40,10 +62,13 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
 impl Database for PostgresDb {
     async fn query(&self, statement: Statement) -> Result<Vec<Row>, ReadError> {
         let sql = self.statements.of(&statement);
-        let client = self.pool.get().await?;
+        let (client, tenant) = self.client(statement.tenant()).await?;
         let prepared = client.prepare_cached(&sql).await?;
         let params: Vec<&(dyn ToSql + Sync)> = statement.params.iter().map(|param| param as _).collect();
-        client.query(&prepared, &params).await?.into_iter().map(values).collect()
+        // Polled in order, so sent in order, in one round trip.
+        let (named, rows) = futures::join!(name_tenant(&client, &tenant), client.query(&prepared, &params));
+        named?;
+        rows?.into_iter().map(values).collect()
     }
 
     async fn snapshot(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
@@ -53,9 +78,33 @@ impl Database for PostgresDb {
     }
 }
 
+/// Whom to name, where the connection is held to one tenant.
+type Named<'a> = Option<(tokio_postgres::Statement, &'a str)>;
+
+async fn name_tenant(client: &Client, named: &Named<'_>) -> Result<(), tokio_postgres::Error> {
+    match named {
+        Some((statement, tenant)) => client.execute(statement, &[tenant]).await.map(drop),
+        None => Ok(()),
+    }
+}
+
 impl PostgresDb {
+    /// A connection that may see a tenant's rows, or those of all.
+    async fn client<'a>(&self, tenant: Option<&'a str>) -> Result<(Client, Named<'a>), ReadError> {
+        match (&self.across_tenants, tenant) {
+            (Some(pool), None) => Ok((pool.get().await?, None)),
+            (None, _) => Ok((self.pool.get().await?, None)),
+            (Some(_), Some(tenant)) => {
+                let client = self.pool.get().await?;
+                let statement = client.prepare_cached(NAME_TENANT).await?;
+                Ok((client, Some((statement, tenant))))
+            }
+        }
+    }
+
     async fn in_transaction(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
-        let client = self.pool.get().await?;
+        // Statements of one snapshot are about one tenant, or each about whatever tenant.
+        let (client, tenant) = self.client(statements.first().and_then(Statement::tenant)).await?;
         let mut prepared = Vec::with_capacity(statements.len());
         for statement in &statements {
             prepared.push(client.prepare_cached(&self.statements.of(statement)).await?);
@@ -66,7 +115,8 @@ impl PostgresDb {
         let begin = client.batch_execute(BEGIN);
         let queries = join_all(prepared.iter().zip(&params).map(|(statement, params)| client.query(statement, params)));
         let commit = client.batch_execute("COMMIT");
-        let (began, results, committed) = futures::join!(begin, queries, commit);
+        let (named, began, results, committed) = futures::join!(name_tenant(&client, &tenant), begin, queries, commit);
+        named?;
         began?;
         let results: Vec<Vec<tokio_postgres::Row>> = results.into_iter().collect::<Result<_, _>>()?;
         committed?;
@@ -81,7 +131,9 @@ impl ToSql for Param {
             Self::Texts(texts) => texts.to_sql(ty, out),
             // A UUID travels as its 16 bytes, like any others.
             Self::Bytes(bytes) => bytes.to_sql(&Type::BYTEA, out),
-            Self::Int(n) => match *ty {
+            Self::OptText(text) => text.to_sql(ty, out),
+            Self::OptInt(None) => Ok(IsNull::Yes),
+            Self::Int(n) | Self::OptInt(Some(n)) => match *ty {
                 Type::INT2 => i16::try_from(*n)?.to_sql(ty, out),
                 Type::INT4 => i32::try_from(*n)?.to_sql(ty, out),
                 _ => n.to_sql(&Type::INT8, out),
@@ -163,7 +215,7 @@ impl AsRef<[u8]> for Column {
 /// Bytes from this many on are not copied out of what was received.
 const CHUNK_BYTES: usize = 16 << 10;
 
-fn values(row: tokio_postgres::Row) -> Result<Row, ReadError> {
+pub(crate) fn values(row: tokio_postgres::Row) -> Result<Row, ReadError> {
     let large = |row: &tokio_postgres::Row, i: usize| {
         *row.columns()[i].type_() == Type::BYTEA
             && row.try_get::<_, Option<Received<'_>>>(i).ok().flatten().is_some_and(|bytes| bytes.0.len() >= CHUNK_BYTES)

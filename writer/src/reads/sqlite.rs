@@ -69,12 +69,14 @@ impl SqliteDb {
     }
 }
 
-async fn rows(connection: &mut SqliteConnection, sql: &Arc<str>, params: Vec<Param>) -> Result<Vec<Row>, ReadError> {
+pub(crate) async fn rows(connection: &mut SqliteConnection, sql: &Arc<str>, params: Vec<Param>) -> Result<Vec<Row>, ReadError> {
     let mut query: sqlx::query::Query<'_, Sqlite, SqliteArguments> = sqlx::query(AssertSqlSafe(sql.to_string()));
     for param in params {
         query = match param {
             Param::Text(text) => query.bind(text),
             Param::Int(n) => query.bind(n),
+            Param::OptText(text) => query.bind(text),
+            Param::OptInt(n) => query.bind(n),
             Param::Bytes(bytes) => query.bind(bytes),
             Param::Texts(texts) => query.bind(serde_json::Value::from(texts).to_string()),
         };

@@ -28,8 +28,11 @@ use crate::plan::{
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Apart from the table of the log's migrations, which may live in the same file.
 const MIGRATIONS_TABLE: &str = "store_migrations";
+/// Of what is no view, so apart: it stays where the view is dropped.
+static CONTROL_MIGRATIONS: Migrator = sqlx::migrate!("migrations/control/sqlite");
+const CONTROL_MIGRATIONS_TABLE: &str = "control_migrations";
 
-/// All but `active_generations`, which is truth.
+/// All but what is truth: `active_generations`, and what the control store keeps.
 const VIEW_TABLES: [&str; 15] = [
     "log_offsets",
     "entities",
@@ -185,6 +188,9 @@ impl Store for SqliteStore {
         migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
         // In one immediate transaction, because the migrator itself takes no lock on SQLite.
         let mut transaction = self.database.writes().begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        migrator.run_direct(None, &mut *transaction, false).await.map_err(broken)?;
+        let mut migrator = Migrator::with_migrations(CONTROL_MIGRATIONS.iter().cloned().collect());
+        migrator.dangerous_set_table_name(CONTROL_MIGRATIONS_TABLE);
         migrator.run_direct(None, &mut *transaction, false).await.map_err(broken)?;
         transaction.commit().await.map_err(failed)
     }

@@ -40,8 +40,29 @@ use known::{Known, Memory, Version};
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// Inside the view's schema, so that dropping the view drops the memory of having made it.
 const MIGRATIONS_TABLE: &str = "memori.store_migrations";
+/// Of what is no view, so apart: it stays where the view is dropped.
+static CONTROL_MIGRATIONS: Migrator = sqlx::migrate!("migrations/control/postgres");
+const CONTROL_MIGRATIONS_TABLE: &str = "memori_control.control_migrations";
 /// The view's, and that of what is not a view.
 pub const SCHEMAS: [&str; 2] = ["memori", "memori_control"];
+
+/// What recall reads.
+const READABLE: [&str; 14] = [
+    "entities",
+    "events",
+    "messages",
+    "outcomes",
+    "facts",
+    "mentions",
+    "fact_stats",
+    "validity",
+    "erasures",
+    "forgets",
+    "dead_letters",
+    "message_vectors",
+    "entity_changes",
+    "packs",
+];
 
 /// Begins a flush. The planner's guesses about a table that was empty yesterday must not turn key look-ups into scans.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
@@ -68,6 +89,22 @@ impl PostgresStore {
     #[must_use]
     pub fn new(pool: Pool, admin_url: impl Into<String>) -> Self {
         Self { pool, admin_url: admin_url.into(), memory: Arc::default() }
+    }
+
+    /// Lets a role read what recall reads, within the walls between tenants.
+    ///
+    /// # Errors
+    /// There is no such role, or it may not be let in.
+    pub async fn let_read(&self, role: &str) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let role: String = client.query_one("SELECT quote_ident($1)", &[&role]).await.map_err(failed)?.get(0);
+        let tables: Vec<String> = READABLE.iter().map(|table| format!("memori.{table}")).collect();
+        let sql = format!(
+            "GRANT USAGE ON SCHEMA memori, memori_control TO {role}; \
+             GRANT SELECT ON {}, memori_control.active_generations TO {role}",
+            tables.join(", ")
+        );
+        client.batch_execute(&sql).await.map_err(failed)
     }
 
     async fn client(&self) -> Result<Client, StoreError> {
@@ -115,6 +152,10 @@ async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
     }
     let mut migrator = Migrator::with_migrations(migrations);
     migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    migrator.set_locking(false);
+    migrator.run_direct(None, &mut *transaction, false).await.map_err(migration_failed)?;
+    let mut migrator = Migrator::with_migrations(CONTROL_MIGRATIONS.iter().cloned().collect());
+    migrator.dangerous_set_table_name(CONTROL_MIGRATIONS_TABLE);
     migrator.set_locking(false);
     migrator.run_direct(None, &mut *transaction, false).await.map_err(migration_failed)?;
     transaction.commit().await.map_err(migration_failed)
