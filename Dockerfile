@@ -18,7 +18,9 @@ COPY . .
 ENV CARGO_PROFILE_RELEASE_STRIP=symbols \
     RUSTFLAGS="--remap-path-prefix=/src=memori-stream --remap-path-prefix=/usr/local/cargo=cargo"
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,id=target-${TARGETARCH} \
-    cargo build --release --locked -p memori-cli -p memori-ingest -p memori-augment-worker -p memori-writer \
+    # jemalloc takes the pages of whoever builds it for those of whoever runs it; on arm64 some kernels have 64 KiB
+    if [ "$TARGETARCH" = arm64 ]; then export JEMALLOC_SYS_WITH_LG_PAGE=16; fi \
+    && cargo build --release --locked -p memori-cli -p memori-ingest -p memori-augment-worker -p memori-writer \
     && install -D -t /image/usr/local/bin target/release/memori target/release/memori-ingest \
         target/release/memori-augment-worker target/release/memori-writer
 # The weights are part of the image: a worker that starts fetches nothing, and its root file system is never written.

@@ -219,7 +219,7 @@ def scaling(checks, objects):
     env = environment(objects, "augment-worker")
     checks.that(env["MEMORI__EXTRACTOR__REPLICAS"] == "24", "workers share the provider's limits by another number")
     topic = triggers["kafka-lag-live"]["metadata"]
-    checks.that((topic["topic"], topic["consumerGroup"]) == ("memori.conversations.live", "memori.memori-augment-worker-1"), f"the lag is asked of {topic}")
+    checks.that((topic["topic"], topic["consumerGroup"]) == ("memori.conversations.live", "memori.memori-augment-worker-1.conversations.live"), f"the lag is asked of {topic}")
     return {name: t["metadata"]["query"] for name, t in triggers.items() if t["type"] == "prometheus"}
 
 

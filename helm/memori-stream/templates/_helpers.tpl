@@ -104,6 +104,9 @@ capabilities: {drop: [ALL]}
 - {name: MEMORI__KAFKA__REPLICATION_FACTOR, value: {{ .replicationFactor | quote }}}
 {{- end }}
 - {name: MEMORI__KAFKA__GROUP_PROTOCOL, value: {{ .groupProtocol | quote }}}
+{{- with $.Values.registry.url }}
+- {name: MEMORI__REGISTRY__URL, value: {{ . | quote }}}
+{{- end }}
 {{- range $name, $value := .properties }}
 - {name: MEMORI__KAFKA__PROPERTIES__{{ upper $name }}, value: {{ $value | quote }}}
 {{- end }}
