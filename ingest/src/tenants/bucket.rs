@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 const WHOLE: i128 = 1_000_000;
 
-/// A bucket of at most a second's worth, and of one whole at least.
+/// A bucket of at most a second's worth, or of one whole, and what is not yet another whole one.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     /// Millionths a second.
@@ -18,7 +18,7 @@ impl Bucket {
     /// `part` of `per_second`, full at the start: as one of so many that share it.
     pub(crate) fn new(per_second: i64, sharers: u32, now: Instant) -> Self {
         let rate = rate_of(per_second, sharers);
-        Self { rate, saved: depth(rate), filled_at: now }
+        Self { rate, saved: if rate == 0 { 0 } else { rate.max(WHOLE) }, filled_at: now }
     }
 
     /// From now on so fast. What was saved stays, within the new bound.
@@ -76,8 +76,9 @@ fn rate_of(per_second: i64, sharers: u32) -> i128 {
     i128::from(per_second.max(0)) * WHOLE / i128::from(sharers.max(1))
 }
 
+/// Just short of one more than a second's worth: so whoever asks each second loses no part of one.
 fn depth(rate: i128) -> i128 {
-    if rate == 0 { 0 } else { rate.max(WHOLE) }
+    if rate == 0 { 0 } else { rate + WHOLE - 1 }
 }
 
 #[cfg(test)]
