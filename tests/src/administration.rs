@@ -50,7 +50,7 @@ impl Operator {
     /// Somebody's way in.
     #[must_use]
     pub fn with(&self, key: &str) -> Api {
-        Api::new(&self.base, Some(key))
+        self.api.with_key(Some(key))
     }
 
     async fn done(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Answer> {

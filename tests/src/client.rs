@@ -40,6 +40,12 @@ impl Api {
         Self { base: base.to_owned(), key: key.map(str::to_owned), http }
     }
 
+    /// The same with another key, over the same connections.
+    #[must_use]
+    pub fn with_key(&self, key: Option<&str>) -> Self {
+        Self { key: key.map(str::to_owned), ..self.clone() }
+    }
+
     /// A request with this tenant's key.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));

@@ -176,7 +176,7 @@ impl World {
     }
 
     async fn call(&self, operation: &Operation, key: Option<&str>, things: &Things) -> anyhow::Result<Answer> {
-        let api = Api::new(self.operator.base(), key);
+        let api = self.operator.api().with_key(key);
         let mut request = api.request(operation.method.clone(), &self.path(operation, things)?);
         if let Some(body) = &operation.body {
             let mut body = body.clone();
