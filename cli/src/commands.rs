@@ -13,5 +13,6 @@ pub(crate) mod quality;
 pub(crate) mod quota;
 pub(crate) mod recall;
 pub(crate) mod tenant;
+pub(crate) mod top;
 pub(crate) mod topics;
 pub(crate) mod up;

@@ -2,6 +2,7 @@
 
 mod client;
 mod commands;
+mod exposition;
 mod output;
 mod platform;
 
@@ -61,6 +62,8 @@ enum Command {
     Doctor(commands::doctor::Flags),
     /// Whether a process is ready; ends with 0 where it is.
     Health(commands::health::Flags),
+    /// Watch lanes, lag, throughput, what is in flight, and the model's health.
+    Top(commands::top::Flags),
 }
 
 fn main() -> ExitCode {
@@ -92,5 +95,6 @@ fn main() -> ExitCode {
         Command::Quality(flags) => commands::quality::run(settings, flags).await,
         Command::Doctor(flags) => commands::doctor::run(settings, flags).await,
         Command::Health(flags) => commands::health::run(flags).await,
+        Command::Top(flags) => commands::top::run(flags).await,
     })
 }

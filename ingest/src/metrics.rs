@@ -84,6 +84,8 @@ pub const REDRIVE_REFUSED: &str = "memori_ingest_redrive_refused_total";
 
 /// Events and queries refused because a tenant's quota was used up, by quota.
 pub const QUOTA_REFUSED: &str = "memori_ingest_quota_refused_total";
+/// How much the tenant that is nearest to its bound has used of a quota that fills up, by quota.
+pub const QUOTA_USED: &str = "memori_ingest_quota_used_ratio";
 /// Requests with a key of the key store that lets nobody in, by reason.
 pub const KEYS_DENIED: &str = "memori_ingest_keys_denied_total";
 /// Look-ups of keys at the key store, by result (`found`, `unknown`, `unanswered`), and uses of a key beyond its age because nobody
@@ -125,6 +127,8 @@ pub fn describe() {
     for refusal in Refusal::ALL {
         counter!(REDRIVE_REFUSED, "reason" => refusal.as_str()).increment(0);
     }
+    describe_gauge!(QUOTA_USED, "share used of a quota that fills up, by the tenant that is nearest to its bound");
+    quotas_used([(Quota::StoredFacts, 0.0), (Quota::LlmTokensPerDay, 0.0)]);
     describe_counter!(QUOTA_REFUSED, "events and queries refused because a tenant's quota was used up, by quota");
     for quota in Quota::ALL {
         counter!(QUOTA_REFUSED, "quota" => quota.as_str()).increment(0);
@@ -216,6 +220,13 @@ pub(crate) fn redriven(lane: memori_schemas::Lane, count: usize) {
 /// Counts a dead letter that was not put back.
 pub(crate) fn redrive_refused(refusal: Refusal) {
     counter!(REDRIVE_REFUSED, "reason" => refusal.as_str()).increment(1);
+}
+
+/// Tells how much of each quota the tenant that is nearest to its bound has used, 1 being all.
+pub(crate) fn quotas_used(used: [(Quota, f64); 2]) {
+    for (quota, ratio) in used {
+        gauge!(QUOTA_USED, "quota" => quota.as_str()).set(ratio);
+    }
 }
 
 /// Counts events or queries that a quota refuses.

@@ -102,6 +102,23 @@ DASHBOARDS = {
             ("Torn bytes found at start", "bytes", "lines", {"{{instance}}": total("memori_ingest_spool_torn_bytes_total", "instance")}),
         ]),
     ]),
+    "tenants": ("Memori Stream: tenants", [
+        ("Quotas", [
+            ("Used by whoever is nearest to its bound", "percentunit", "lines", {"{{quota}}": total("memori_ingest_quota_used_ratio", "quota", of="max")},
+             "Of tenants that called within a minute. Who it is: memori quota show TENANT."),
+            ("Refused", "ops", "lines", {"{{quota}}": rate("memori_ingest_quota_refused_total", "quota")}),
+        ]),
+        ("Keys", [
+            ("Denied", "ops", "lines", {"{{reason}}": rate("memori_ingest_keys_denied_total", "reason")}),
+            ("Look-ups", "ops", "lines", {"{{result}}": rate("memori_ingest_key_lookups_total", "result")}),
+            ("Remembered", "short", "lines", {"{{instance}}": total("memori_ingest_keys_remembered", "instance")}),
+        ]),
+        ("Usage", [
+            ("Tokens", "short", "lines", {"{{tenant}} {{lane}}": rate("memori_llm_usage_tokens_total", "tenant, lane")},
+             "Per second; tenants that configuration names, else other. All of them: memori tenant usage."),
+            ("Cost per hour", "short", "lines", {"{{tenant}}": f"3600 / 1e6 * {rate('memori_llm_usage_cost_micros_total', 'tenant')}"}, "By the configured prices."),
+        ]),
+    ]),
     "worker": ("Memori Stream: worker", [
         ("Scaling", [
             ("Drain time", "s", "lines", {"{{lane}}": f"memori:worker_drain:seconds{{{N}}}"}),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use memori_service::ProcessError;
 
+use crate::exposition;
 use crate::output::say;
 
 /// Longer than that is not healthy; below what health checks are given by default.
@@ -67,7 +68,7 @@ async fn until_spool_empty(http: &reqwest::Client, base: &str, within: Duration)
 
 /// How many events wait in the spool, by a front door's `/metrics`.
 fn spooled(metrics: &str) -> Option<f64> {
-    metrics.lines().find_map(|line| line.strip_prefix(SPOOL_EVENTS)?.strip_prefix(' ')?.trim().parse().ok())
+    exposition::samples(metrics).into_iter().find(|sample| sample.name == SPOOL_EVENTS).map(|sample| sample.value)
 }
 
 #[cfg(test)]

@@ -162,6 +162,22 @@ impl QuotaBook {
         self.tenants.iter().filter(|(_, held)| held.used_at >= since).map(|(tenant, _)| tenant.clone()).collect()
     }
 
+    /// Of the quotas that fill up and do not come back by themselves: how much the one who called since `since` and is nearest to its
+    /// bound has used of it, 1 being all. 0 where nobody is bounded.
+    pub(crate) fn nearest(&self, since: Instant, now_us: i64) -> [(Quota, f64); 2] {
+        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+        let share = |used: i64, most: Option<i64>| most.map_or(0.0, |most| used as f64 / most.max(1) as f64);
+        let today = now_us.div_euclid(DAY_US);
+        let lively = self.tenants.values().filter(|held| held.used_at >= since).map(|held| held.standing);
+        lively.fold([(Quota::StoredFacts, 0.0), (Quota::LlmTokensPerDay, 0.0)], |[(_, facts), (_, tokens)], standing| {
+            let of_today = if standing.day == today { standing.tokens } else { 0 };
+            [
+                (Quota::StoredFacts, share(standing.facts, standing.limits.stored_facts).max(facts)),
+                (Quota::LlmTokensPerDay, share(of_today, standing.limits.llm_tokens_per_day).max(tokens)),
+            ]
+        })
+    }
+
     /// Whether a tenant's share of the spool is bounded.
     pub(crate) fn shares_spool(&self, tenant: &str) -> bool {
         self.tenants.get(tenant).is_some_and(|held| held.standing.limits.spool_percent.is_some())
@@ -271,6 +287,21 @@ mod tests {
         book.learned("acme", standing(limits), later);
         assert_eq!(quota(&mut book, Some(SpoolLevel { of_tenant: 10, bound: 100 })), Some(Quota::SpoolShare));
         assert_eq!(quota(&mut book, Some(SpoolLevel { of_tenant: 9, bound: 100 })), None);
+    }
+
+    #[test]
+    fn the_nearest_to_its_bound_is_told_of_those_that_call() {
+        let now = Instant::now();
+        let mut book = QuotaBook::new(1, 10);
+        let limits = Limits { stored_facts: Some(100), llm_tokens_per_day: Some(1_000), ..Limits::default() };
+        for (tenant, facts, tokens) in [("a", 10, 900), ("b", 70, 0), ("unbounded", 1 << 40, 1 << 40)] {
+            let limits = if tenant == "unbounded" { Limits::default() } else { limits };
+            book.learned(tenant, Standing { limits, facts, tokens, day: 3 }, now);
+        }
+        let told = |book: &QuotaBook, since, day| book.nearest(since, day * DAY_US).map(|(_, ratio)| (ratio * 100.0).round());
+        assert!(told(&book, now, 3) == [70.0, 90.0]);
+        assert!(told(&book, now, 4) == [70.0, 0.0], "the tokens of yesterday");
+        assert!(told(&book, now + Duration::from_secs(1), 3) == [0.0, 0.0], "nobody calls");
     }
 
     #[test]

@@ -127,12 +127,14 @@ impl Standings {
 async fn refresh_until(standings: Weak<Standings>, refresh: Duration, draining: CancellationToken) {
     while draining.run_until_cancelled(tokio::time::sleep(refresh)).await.is_some() {
         let Some(standings) = standings.upgrade() else { return };
-        let lively = Instant::now().checked_sub(LIVELY).map(|since| standings.book().lively(since)).unwrap_or_default();
+        let Some(since) = Instant::now().checked_sub(LIVELY) else { continue };
+        let lively = standings.book().lively(since);
         for some in lively.chunks(A_QUESTION) {
             if let Err(error) = standings.ask(some).await {
                 tracing::debug!(%error, "how tenants stand with their quotas is not known anew");
                 break;
             }
         }
+        metrics::quotas_used(standings.book().nearest(since, Micros::now().0));
     }
 }
