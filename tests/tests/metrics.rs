@@ -11,6 +11,7 @@ use memori_tests::client::{Api, metric};
 use memori_tests::distributed::Distributed;
 use memori_tests::drive::{self, Pace, Weather};
 use memori_tests::embedded::Embedded;
+use memori_tests::process::binary;
 use memori_tests::servers::Servers;
 use memori_tests::storm::tell;
 use memori_tests::workload::{self, Workload, WorkloadConfig};
@@ -201,6 +202,33 @@ async fn series(shape: &Embedded) -> anyhow::Result<std::collections::BTreeSet<S
     Ok(lines.filter_map(|line| line.rsplit_once(' ')).map(|(series, _)| series.to_owned()).collect())
 }
 
+/// `memori top` sees what goes on between its two looks.
+async fn watched(shape: &Embedded) -> anyhow::Result<()> {
+    let mut command = tokio::process::Command::new(binary("memori")?);
+    command.args(["top", "--once", "--json", "--interval-ms", "2000", "--from", &shape.process.admin()]);
+    let watching = command.output();
+    let using = async {
+        let few: Vec<String> = (0..10).map(|n| format!("customer-{n}")).collect();
+        for turn in 2.. {
+            used_by(shape, &few, turn).await?;
+        }
+        anyhow::Ok(())
+    };
+    let output = tokio::select! {
+        output = watching => output?,
+        ended = using => return ended,
+    };
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let view: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    for what in
+        ["accepted_per_second", "applied_per_second", "recalls_per_second", "recallable_p99_seconds", "recall_p99_seconds"]
+    {
+        ensure!(view[what].as_f64().is_some_and(|value| value > 0.0), "{what} in {view}");
+    }
+    ensure!(view["lanes"].as_array().is_some_and(|lanes| lanes.len() == 2), "{view}");
+    Ok(())
+}
+
 /// `MEMORI_SOAK=1` has ten thousand of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn series_do_not_grow_with_tenants() -> anyhow::Result<()> {
@@ -212,6 +240,7 @@ async fn series_do_not_grow_with_tenants() -> anyhow::Result<()> {
     used_by(&shape, &tenants, 1).await?;
     let all = series(&shape).await?;
     tell(&format!("series of 10 tenants: {}, of {many}: {}", few.len(), all.len()));
+    watched(&shape).await?;
     // Some causes are met only under load; none of them belongs to a tenant.
     ensure!(all.len() * 10 <= few.len() * 11, "grown by {:?}", all.difference(&few).collect::<Vec<_>>());
     ensure!(!all.iter().any(|one| one.contains("customer-")), "a series names a tenant");

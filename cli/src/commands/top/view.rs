@@ -66,7 +66,7 @@ struct Between<'a>(Vec<(&'a [Sample], &'a [Sample], f64)>);
 impl Between<'_> {
     fn now(&self, name: &str, holds: impl Fn(&Sample) -> bool) -> f64 {
         let all = self.0.iter().flat_map(|(_, now, _)| now.iter());
-        all.filter(|sample| sample.name == name && holds(sample)).map(|sample| sample.value).sum()
+        all.filter(|sample| sample.name == name && holds(sample)).map(|sample| sample.value).fold(0.0, std::ops::Add::add)
     }
 
     fn largest(&self, name: &str, holds: impl Fn(&Sample) -> bool) -> f64 {
