@@ -15,7 +15,7 @@ use memori_schemas::framing::registry::{
 };
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_id, get_schema_by_subject, post_schema};
 use schema_registry_converter::error::SRCError;
-use schema_registry_converter::schema_registry_common::{SchemaType, SubjectNameStrategy, SuppliedSchema};
+use schema_registry_converter::schema_registry_common::{RegisteredSchema, SchemaType, SubjectNameStrategy, SuppliedSchema};
 use serde_json::json;
 
 use crate::seam::{
@@ -99,7 +99,7 @@ impl RegistryLog {
                 hold_to_rule(&http, url, &named, &subject).await?;
             }
             let schema = SuppliedSchema::new(Some(subject.clone()), SchemaType::Avro, version.avsc.to_owned());
-            let registered = post_schema(&settings, subject.clone(), schema).await.map_err(|error| {
+            let registered = registered(&settings, &subject, schema).await.map_err(|error| {
                 if has_status(&error, "409") || has_status(&error, "422") {
                     return LogError::Fatal(format!(
                         "the schema registry at {named} refuses version {} of {subject}: it is not {COMPATIBILITY} compatible with what is \
@@ -125,6 +125,8 @@ impl RegistryLog {
 
 /// Between two tries to reach a registry.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Times that a schema is offered before the registry's refusal counts.
+const REGISTER_TRIES: usize = 3;
 
 /// The log, behind a registry where one is named; one that is away is waited for within `patience`.
 ///
@@ -145,13 +147,27 @@ pub async fn behind(log: Arc<dyn Log>, url: Option<&str>, patience: Duration) ->
     }
 }
 
+/// Registers a schema. Processes that start together register the same ones, and a registry may refuse one of two that come at the same
+/// time; so what it refuses is tried again before it counts.
+async fn registered(settings: &SrSettings, subject: &str, schema: SuppliedSchema) -> Result<RegisteredSchema, SRCError> {
+    let mut tries = 1;
+    loop {
+        match post_schema(settings, subject.to_owned(), schema.clone()).await {
+            Err(error) if has_status(&error, "409") && tries < REGISTER_TRIES => tries += 1,
+            answer => return answer,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Registries differ in what they hold a subject to by themselves; some to nothing.
 async fn hold_to_rule(http: &reqwest::Client, url: &str, named: &str, subject: &str) -> Result<(), LogError> {
     let asked = http.put(format!("{url}/config/{subject}")).json(&json!({"compatibility": COMPATIBILITY})).send().await;
     let answer = asked.map_err(|error| away(named, &error.without_url()))?;
     match answer.status() {
         status if status.is_success() => Ok(()),
-        status if status.is_server_error() => Err(away(named, &status)),
+        // Another process sets it at the same time.
+        status if status.is_server_error() || status == reqwest::StatusCode::CONFLICT => Err(away(named, &status)),
         status => Err(LogError::Fatal(format!(
             "the schema registry at {named} does not let the compatibility of {subject} be set ({status}): let this program's user \
              write /config/{subject}"
