@@ -8,9 +8,9 @@ const KEPT_BELOW_BYTES: std::ffi::c_int = 4 << 20;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT_BYTES: std::ffi::c_int = 64 << 20;
 
-/// Lets memory that one image was read into serve the next. By default glibc takes every chunk from the system and gives it back:
-/// then the faults of its fresh pages cost several times what is done with them. To be called before there are other threads; a
-/// process under another allocator is left as it is.
+/// Lets memory that one image was read into serve the next, where glibc gives it out: to SQLite, and to all of a program that has no
+/// allocator of its own. By default glibc takes every chunk from the system and gives it back: then the faults of its fresh pages cost
+/// several times what is done with them. To be called before there are other threads.
 pub fn keep_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, bytes) in [(libc::M_MMAP_THRESHOLD, KEPT_BELOW_BYTES), (libc::M_TRIM_THRESHOLD, KEPT_BYTES)] {
