@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # What a platform runs, held: the chart, compose, rules, dashboards. Parts by name, or all:
 #
-#   ops/platform.sh [chart] [metrics] [compose] [cluster] [scale] [image]
+#   ops/platform.sh [chart] [metrics] [contract] [compose] [cluster] [scale] [image]
 #
 #   chart     lint, values against the API's schemas, hostile values, security of every pod
 #   metrics   rules and dashboards against docs/metrics.md, every alert firing and clearing, runbooks
+#   contract  the HTTP API against its OpenAPI document: no 5xx, nothing that it does not name, nothing without a key
 #   compose   docker-compose.yml read by Compose itself, then every service as a plain process: a conversation, a scrape, alerts in incidents
 #   cluster   the chart on a real API server: install, upgrade, rollback. Its control plane takes about eight minutes to build, once: it is
 #             built where MEMORI_PLATFORM=1, MEMORI_SOAK or its name asks, and used wherever the cache has it
@@ -18,7 +19,7 @@ cd "$here/.."
 
 parts=("$@")
 named=$#
-[ ${#parts[@]} -gt 0 ] || parts=(chart metrics compose cluster scale image)
+[ ${#parts[@]} -gt 0 ] || parts=(chart metrics contract compose cluster scale image)
 
 if ! command -v promtool >/dev/null 2>&1 || ! command -v prometheus >/dev/null 2>&1; then
   as=(); [ "$(id -u)" = 0 ] || as=(sudo -n)
@@ -43,6 +44,12 @@ chart() {
 metrics() {
   python3 ops/grafana/build.py --check
   "$python" ops/platform/metrics.py
+}
+
+contract() {
+  [ -x "$target/memori" ] || { echo "platform.sh: $target has no programs: cargo build --workspace" >&2; exit 1; }
+  local more=(); [ -z "${MEMORI_SOAK:-}" ] || more=(--examples 200)
+  "$python" ops/platform/contract.py "$(tools schemathesis)/schemathesis" "$target/memori" "${more[@]}"
 }
 
 compose() {
@@ -95,7 +102,7 @@ image() {
 
 for part in "${parts[@]}"; do
   case $part in
-    chart|metrics|compose|cluster|scale|image) "$part" ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    chart|metrics|contract|compose|cluster|scale|image) "$part" ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 done

@@ -10,6 +10,7 @@
 #   schemas       what it holds them against: Kubernetes' own, and those of the CRDs, in SCHEMAS/NAME.json; the CRDs in SCHEMAS/crds
 #   compose       Docker Compose's own reader: `docker-compose config`
 #   yaml          a Python that reads YAML
+#   schemathesis  requests made from an OpenAPI document
 #   registry      the schema registry: Apicurio, as compose runs it
 #   etcd          the control plane's store
 #   kubernetes    kube-apiserver, kube-controller-manager, kube-scheduler (kubectl, without npm): some minutes of building, once
@@ -31,6 +32,7 @@ etcd_version=3.6.16
 kwok_version=0.8.0
 kwok_sum=h1:OTIOTwgROqPMovcTwxICx2eYQ4AwLpSx5EpjbDKF4SQ=
 yaml_version=6.0.3
+schemathesis_version=4.32.5
 registry_version=3.0.9
 registry_sha256=2b28181501a20cbf6efcd77f9b7153908fc01f3d3a7c32024c0bd9e1b04c8a43
 go_version=1.26.6
@@ -51,6 +53,7 @@ folder_of() {
     schemas) echo "kubernetes-schemas-$kubernetes_version-r2" ;;
     compose) echo "docker-compose-$compose_version" ;;
     yaml) echo "pyyaml-$yaml_version" ;;
+    schemathesis) echo "schemathesis-$schemathesis_version" ;;
     registry) echo "apicurio-registry-$registry_version" ;;
     etcd) echo "etcd-$etcd_version" ;;
     kubernetes) echo "kubernetes-$kubernetes_version" ;;
@@ -187,6 +190,13 @@ make_yaml() {
   # a program, as the other tools are
   printf '#!/bin/sh\nPYTHONPATH=$(dirname "$0")/lib exec python3 "$@"\n' >"$1/python"
   chmod +x "$1/python"
+}
+
+make_schemathesis() {
+  say "installing Schemathesis $schemathesis_version"
+  quiet python3 -m pip install -q --disable-pip-version-check --no-cache-dir --only-binary :all: --no-deps --target "$1/lib" --requirement "$here/tools/schemathesis/requirements.txt"
+  printf '#!/bin/sh\nPYTHONPATH=$(dirname "$0")/lib exec python3 -m schemathesis.cli "$@"\n' >"$1/schemathesis"
+  chmod +x "$1/schemathesis"
 }
 
 make_registry() {

@@ -17,6 +17,7 @@ mod policy;
 #[cfg(feature = "kafka")]
 pub mod process;
 mod publish;
+pub mod replay;
 pub mod slots;
 mod window;
 pub mod worker;
@@ -26,6 +27,7 @@ pub use extractor::{Builtin, ExtractError, Extraction, Extractor, RetryReason};
 pub use in_flight::InFlight;
 pub use llm::{HttpKnownFacts, KnownFact, KnownFacts, KnownFactsError, Llm};
 pub use policy::RetryPolicy;
+pub use replay::{Complaint, Followers, Generations, GenerationsError, HttpGenerations, Replays, Scope};
 pub use worker::{WorkerConfig, run};
 
 use std::sync::Arc;

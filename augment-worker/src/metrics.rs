@@ -63,6 +63,13 @@ pub const VECTORS: &str = "memori_worker_vectors_total";
 /// Texts that stay without a vector, by cause.
 pub const VECTORS_LEFT_OUT: &str = "memori_worker_vectors_left_out_total";
 
+/// Replays that run in this process.
+pub const REPLAYS_RUNNING: &str = "memori_worker_replays_running";
+/// Records that the replays of this process have not come to.
+pub const REPLAY_LAG: &str = "memori_worker_replay_lag_events";
+/// Events that were carried over from one generation to another.
+pub const CARRIED: &str = "memori_worker_events_carried_over_total";
+
 /// Whether a burst of dead letters holds the worker back (1).
 pub const DEAD_LETTER_BURST: &str = "memori_worker_dead_letter_burst";
 
@@ -164,6 +171,12 @@ pub fn describe() {
     for counted in [PUT_OFF, REREAD, STALLS] {
         counter!(counted).increment(0);
     }
+    describe_gauge!(REPLAYS_RUNNING, "replays that run in this process");
+    describe_gauge!(REPLAY_LAG, "records that the replays of this process have not come to");
+    describe_counter!(CARRIED, "events that were carried over from one generation to another");
+    gauge!(REPLAYS_RUNNING).set(0.0);
+    gauge!(REPLAY_LAG).set(0.0);
+    counter!(CARRIED).increment(0);
     gauge!(DEFERRED).set(0.0);
     gauge!(HALTED).set(0.0);
     gauge!(IN_FLIGHT).set(0.0);
@@ -193,6 +206,63 @@ pub(crate) fn dead_lettered(class: DeadLetterClass) {
 
 pub(crate) fn dead_letter_burst(on: bool) {
     gauge!(DEAD_LETTER_BURST).set(f64::from(u8::from(on)));
+}
+
+pub(crate) fn carried_over(events: usize) {
+    counter!(CARRIED).increment(events as u64);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub(crate) fn replays_running(replays: usize) {
+    gauge!(REPLAYS_RUNNING).set(replays as f64);
+}
+
+/// What the driver of a replay tells.
+#[derive(Debug, Default)]
+pub(crate) struct OfReplay(Mutex<BTreeMap<TopicPartition, i64>>);
+
+impl OfReplay {
+    /// What this replay adds to the lag of all.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    fn tell(&self, change: impl FnOnce(&mut BTreeMap<TopicPartition, i64>)) {
+        let mut lags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before: i64 = lags.values().sum();
+        change(&mut lags);
+        gauge!(REPLAY_LAG).increment((lags.values().sum::<i64>() - before) as f64);
+    }
+}
+
+impl Drop for OfReplay {
+    fn drop(&mut self) {
+        self.tell(BTreeMap::clear);
+    }
+}
+
+impl Observer for OfReplay {
+    fn lag(&self, partition: TopicPartition, events: i64, _seconds: f64) {
+        self.tell(|lags| {
+            lags.insert(partition, events);
+        });
+    }
+
+    fn rebalanced(&self, change: Rebalance, partitions: &[TopicPartition]) {
+        if change != Rebalance::Assigned {
+            self.tell(|lags| lags.retain(|partition, _| !partitions.contains(partition)));
+        }
+    }
+
+    fn dropped_by_epoch(&self, records: usize) {
+        counter!(DROPPED).increment(records as u64);
+    }
+
+    fn halted(&self, partition: TopicPartition, reason: &str) {
+        tracing::error!(%partition, reason, "a partition of a replay stands still");
+    }
+
+    fn log_failed(&self, error: &LogError) {
+        counter!(LOG_FAILURES).increment(1);
+        tracing::warn!(%error, "the log failed a replay; asking again");
+    }
 }
 
 /// `reason` is one of [`RETRY_REASONS`].

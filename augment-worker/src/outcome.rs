@@ -24,6 +24,8 @@ const MAX_REASON_BYTES: usize = 2_000;
 pub(crate) struct Source<'a> {
     pub(crate) record: &'a LogRecord,
     pub(crate) generation: i32,
+    /// By which lane what came of it goes; absent: by its own.
+    pub(crate) facts_lane: Option<Lane>,
     /// The trace to continue.
     pub(crate) traceparent: Option<&'a str>,
 }
@@ -88,7 +90,7 @@ pub(crate) fn facts(
     });
     let payload = framing::encode(&body)?;
     Ok(NewRecord {
-        topic: Topic::facts(source.lane()),
+        topic: Topic::facts(source.facts_lane.unwrap_or(source.lane())),
         key: source.record.key.clone(),
         payload: payload.into(),
         headers: source.headers(of.map(|event| event.tenant.as_str()), framing::fingerprint_hex(&body)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memori_event_log::backoff::Backoff;
-use memori_event_log::driver::Reading;
+use memori_event_log::driver::{Reading, Windowing};
 use memori_event_log::{LogRecord, TopicPartition};
 use memori_schemas::framing::{self, FramingError};
 use memori_schemas::{ConversationEvent, DeadLetterClass, LogRecordBody, Message, ids};
@@ -20,25 +20,33 @@ pub(crate) enum Incoming {
     Event(Arc<ConversationEvent>),
     /// Closes the window before it; nothing else is to be done.
     Flush,
+    /// Another worker's.
+    Elsewhere,
     /// Never to be extracted.
     Hopeless { class: DeadLetterClass, reason: String, event: Option<Box<ConversationEvent>> },
 }
 
-/// Reads a record: what it is, whose turn it takes, and what that costs.
-pub(crate) fn reading(record: &LogRecord) -> Reading<Incoming> {
+/// A record of somebody whose events are not this worker's: there is nothing to do.
+pub(crate) fn elsewhere(tenant: Arc<str>) -> Reading<Incoming> {
+    Reading { tenant, cost: 1, bytes: 0, window: windowing(&Incoming::Elsewhere), item: Incoming::Elsewhere }
+}
+
+/// Reads a record: what it is, whose turn it takes, and what that costs. Events that are carried over are gathered apart from those that
+/// are extracted.
+pub(crate) fn reading(record: &LogRecord, carries: impl Fn(&ConversationEvent) -> bool) -> Reading<Incoming> {
     let item = incoming(&record.key, &record.payload);
+    let mut window = windowing(&item);
+    if let (Incoming::Event(event), Windowing::With { group, .. }) = (&item, &mut window)
+        && carries(event)
+    {
+        *group = !*group;
+    }
     let event = match &item {
         Incoming::Event(event) => Some(&**event),
-        Incoming::Flush => None,
+        Incoming::Flush | Incoming::Elsewhere => None,
         Incoming::Hopeless { event, .. } => event.as_deref(),
     };
-    Reading {
-        tenant: tenant(&record.key),
-        cost: event.map_or(1, cost),
-        bytes: event.map_or(0, memory),
-        window: windowing(&item),
-        item,
-    }
+    Reading { tenant: tenant(&record.key), cost: event.map_or(1, cost), bytes: event.map_or(0, memory), window, item }
 }
 
 /// Whose key it is; empty where it is none of ours.
@@ -83,9 +91,11 @@ pub(crate) fn incoming(key: &[u8], payload: &[u8]) -> Incoming {
         }
         LogRecordBody::Conversation(event) => Incoming::Event(Arc::new(event)),
         LogRecordBody::Flush(_) => Incoming::Flush,
-        LogRecordBody::Facts(_) | LogRecordBody::EraseEntity(_) | LogRecordBody::ForgetFact(_) | LogRecordBody::DeadLetter(_) => {
-            hopeless(DeadLetterClass::UnknownRecord, "a record of another topic".into())
-        }
+        LogRecordBody::Facts(_)
+        | LogRecordBody::EraseEntity(_)
+        | LogRecordBody::ForgetFact(_)
+        | LogRecordBody::WithdrawFacts(_)
+        | LogRecordBody::DeadLetter(_) => hopeless(DeadLetterClass::UnknownRecord, "a record of another topic".into()),
     }
 }
 
@@ -202,7 +212,7 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    use super::{Forgiven, Incoming, RetryPolicy, incoming, reading};
+    use super::{Forgiven, Incoming, RetryPolicy, incoming};
 
     const POLICY: RetryPolicy = RetryPolicy {
         max_attempts: 4,
@@ -257,14 +267,15 @@ mod tests {
     #[test]
     fn whose_turn_a_record_takes_and_what_it_costs() {
         let read = |key: &[u8], payload: Vec<u8>| {
-            reading(&LogRecord {
+            let record = LogRecord {
                 source: TopicPartition { topic: Topic::ConversationsLive, partition: 0 },
                 offset: 0,
                 appended_at_ms: 0,
                 key: Bytes::copy_from_slice(key),
                 payload: payload.into(),
                 headers: Vec::new(),
-            })
+            };
+            super::reading(&record, |_| false)
         };
         let said = |content: &str| Message {
             message_id: None,

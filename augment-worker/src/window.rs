@@ -17,7 +17,7 @@ pub(crate) fn windowing(incoming: &Incoming) -> Windowing {
             Windowing::With { group: group(event), messages: u32::try_from(event.messages.len()).unwrap_or(u32::MAX) }
         }
         Incoming::Flush => Windowing::Closes,
-        Incoming::Hopeless { .. } => Windowing::Alone,
+        Incoming::Hopeless { .. } | Incoming::Elsewhere => Windowing::Alone,
     }
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Turn<'a> {
 pub(crate) fn turns(window: &[Arc<Held<Incoming>>]) -> Vec<Turn<'_>> {
     let turns = window.iter().filter_map(|held| match &held.item {
         Incoming::Event(event) => Some(Turn { record: &held.record, event }),
-        Incoming::Flush | Incoming::Hopeless { .. } => None,
+        Incoming::Flush | Incoming::Elsewhere | Incoming::Hopeless { .. } => None,
     });
     turns.collect()
 }

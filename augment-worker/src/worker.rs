@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use memori_embedding::Embedder;
 use memori_event_log::driver::{
-    Fairness, Held, KeyedConfig, LaneFloors, Levels, LiveBound, Reading, RecordHandler, Share, Verdict, WindowBounds, Work,
-    run_keyed,
+    Fairness, Held, KeyedConfig, LaneFloors, Levels, LiveBound, Observer, Reading, RecordHandler, Share, Verdict, WindowBounds,
+    Work, run_keyed,
 };
 use memori_event_log::{AppendError, Fence, Log, LogError, LogIdentity, LogRecord, NewRecord, Producer, Topic, TopicPartition};
 use memori_schemas::{ConversationEvent, DeadLetterClass, Micros};
@@ -32,6 +32,7 @@ use crate::metrics::{self, Metrics};
 use crate::outcome::{self, GivenUp, Source};
 use crate::policy::{self, Forgiven, Incoming, RetryPolicy};
 use crate::publish::{Publishing, Yield};
+use crate::replay::{Carried, Scope, carry};
 use crate::window::{self, Turn};
 
 /// How long a record whose lease has passed on waits for the driver to drop it.
@@ -69,6 +70,8 @@ pub struct WorkerConfig {
     pub read_ahead_records: usize,
     /// How long an event may be worked on before the worker ends with an error.
     pub stall_after: Duration,
+    /// Whose events it takes, and how it comes by what they state.
+    pub scope: Scope,
     /// Told how full the worker is.
     pub levels: Levels,
     /// Told where work stands still.
@@ -103,6 +106,7 @@ impl WorkerConfig {
             },
             read_ahead_records: settings.worker.read_ahead_records,
             stall_after: Duration::from_millis(settings.worker.stall_after_ms),
+            scope: Scope::everything(settings.worker.generation, crate::replay::Followers::default()),
             levels: Levels::default(),
             health: None,
         }
@@ -167,6 +171,7 @@ pub async fn run(
         extractor,
         embedder,
         generation: config.generation,
+        scope: config.scope.clone(),
         retry: config.retry,
         forgiven: Mutex::new(Forgiven::new(config.budget_events)),
         in_flight,
@@ -192,8 +197,13 @@ pub async fn run(
         stall_after: config.stall_after,
         ..KeyedConfig::new(config.group(), topics)
     };
-    let metrics = Metrics::telling(config.levels, config.health);
-    let working = run_keyed(log, keyed, Arc::new(handler), Arc::new(metrics), shutdown);
+    // What is read again is not behind: the first generation alone tells how far the present is.
+    let observer: Arc<dyn Observer> = if config.scope.is_replay() {
+        Arc::new(metrics::OfReplay::default())
+    } else {
+        Arc::new(Metrics::telling(config.levels, config.health))
+    };
+    let working = run_keyed(log, keyed, Arc::new(handler), observer, shutdown);
     tokio::select! {
         ended = working => ended,
         () = least.follow_least(&bounds) => unreachable!("there are bounds to follow"),
@@ -208,6 +218,7 @@ pub(crate) struct Handler {
     extractor: Arc<dyn Extractor>,
     embedder: Option<Arc<dyn Embedder>>,
     generation: i32,
+    scope: Scope,
     retry: RetryPolicy,
     forgiven: Mutex<Forgiven>,
     in_flight: InFlight,
@@ -240,7 +251,11 @@ impl RecordHandler for Handler {
     type Item = Incoming;
 
     fn read(&self, record: &LogRecord) -> Reading<Incoming> {
-        policy::reading(record)
+        let tenant = policy::tenant(&record.key);
+        if !self.scope.takes(&tenant) {
+            return policy::elsewhere(tenant);
+        }
+        policy::reading(record, |event| self.scope.carries(event))
     }
 
     fn tenant(&self, key: &[u8]) -> Option<Arc<str>> {
@@ -289,7 +304,8 @@ enum Next {
 
 impl Handler {
     async fn work_on(&self, job: &Job<'_>, window: &[Arc<Held<Incoming>>], traceparent: Option<&str>) -> Verdict {
-        let source = Source { record: job.record, generation: self.generation, traceparent };
+        let facts_lane = job.record.source.topic.lane().map(|lane| self.scope.lane(&policy::tenant(&job.record.key), lane));
+        let source = Source { record: job.record, generation: self.generation, facts_lane, traceparent };
         for held in window {
             let Incoming::Hopeless { class, reason, event } = &held.item else { continue };
             let attempts = job.attempt.saturating_add(1);
@@ -312,6 +328,15 @@ impl Handler {
         let _in_flight: Vec<_> = events.iter().map(|event| self.in_flight.enter(&event.tenant, &event.event_id)).collect();
         let lane = source.lane();
         let begin = Instant::now();
+        let carried = events.iter().filter(|event| self.scope.carries(event)).count();
+        if carried > 0 {
+            if carried < events.len() {
+                return Verdict::Apart;
+            }
+            if let Some(verdict) = Box::pin(self.carry(source, job, turns, &events, begin)).await {
+                return verdict;
+            }
+        }
         let extracted = self.extractor.extract(lane, &events).await;
         metrics::extraction_took(lane, begin.elapsed());
         let extracted = extracted.and_then(|extraction| match check(&extraction.facts, &events) {
@@ -325,6 +350,32 @@ impl Handler {
             }
             // In a box of its own, as all that is rare here: what every window carries stays small.
             Err(error) => Box::pin(self.failed(source, job, turns, begin.into_std(), error)).await,
+        }
+    }
+
+    /// Says again what the base made of these; `None` where they are to be extracted.
+    async fn carry(
+        &self,
+        source: Source<'_>,
+        job: &Job<'_>,
+        turns: &[Turn<'_>],
+        events: &[Arc<ConversationEvent>],
+        begin: Instant,
+    ) -> Option<Verdict> {
+        let model = self.embedder.as_deref().map(Embedder::model);
+        match carry(self.scope.base()?, events, model).await {
+            Ok(Carried::Over(mut extraction, vectors)) => {
+                let vectors = match vectors {
+                    Some(vectors) => vectors,
+                    None => embed::embed(self.embedder.as_deref(), events, &mut extraction.facts).await,
+                };
+                metrics::carried_over(events.len());
+                Some(self.publish(source, job, turns, Yield { extraction, vectors }).await)
+            }
+            Ok(Carried::Anew) => None,
+            Ok(Carried::Apart) if turns.len() > 1 => Some(Verdict::Apart),
+            Ok(Carried::Apart) => None,
+            Err(error) => Some(self.failed(source, job, turns, begin.into_std(), error).await),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::report::{Better, Report, quantile};
 const TENANT: &str = "tenant-a";
 
 /// Milliseconds per event.
-async fn ours(api: &Api, count: usize, round: usize) -> anyhow::Result<Vec<f64>> {
+pub(crate) async fn ours(api: &Api, count: usize, round: usize) -> anyhow::Result<Vec<f64>> {
     let mut took = Vec::with_capacity(count);
     for n in 0..count {
         let event_id = format!("bench-{round}-{n}");

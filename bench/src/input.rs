@@ -152,5 +152,5 @@ pub(crate) fn flush(tenant: &str, entities: usize, numbers: Range<usize>, facts:
         from,
         next,
     });
-    FlushInput { moves: moves.to_vec(), entities: batches, unowned: Vec::new(), unsure: false }
+    FlushInput { moves: moves.to_vec(), entities: batches.into(), unowned: Vec::new(), unsure: false }
 }

@@ -3,14 +3,17 @@
 //! A ratio says how near we are to what the machine gives at all: 1 is the floor itself. Only ratios travel between machines.
 
 mod allocations;
+mod backfill;
 mod embedding;
 mod end_to_end;
 mod extraction;
 mod input;
 mod log_postgres;
+mod pipeline;
 mod producer;
 mod recall;
 mod recall_peer;
+mod replay;
 mod report;
 mod sdk;
 mod under_sink;
@@ -31,6 +34,8 @@ static ALLOCATOR: allocations::Counted = allocations::Counted;
 enum Bench {
     /// Our producer over a raw one.
     Producer,
+    /// The importer over a raw producer.
+    Backfill,
     /// Appends to the SQL log on Postgres over one INSERT and a commit.
     LogPostgres,
     /// The worker: events per second over its bound, its own cost, tenants and lanes beside each other.
@@ -45,6 +50,10 @@ enum Bench {
     Embedding,
     /// From a durable answer to the fact in a recall.
     Recallable,
+    /// The same of live events while history is replayed, over without.
+    Replay,
+    /// Events from Kafka to Postgres by a worker and a writer, over the rows alone, and over the model alone.
+    Pipeline,
     /// The builtin extractor over one that makes no mistake.
     Extraction,
     /// Calls to a model from a Python program with memory, over the same without.
@@ -102,6 +111,9 @@ async fn main() -> anyhow::Result<()> {
     if wanted(Bench::Producer) {
         producer::run(&servers, options, &mut report).await?;
     }
+    if wanted(Bench::Backfill) {
+        backfill::run(&servers, options, &mut report).await?;
+    }
     if wanted(Bench::LogPostgres) {
         log_postgres::run(&servers, options, &mut report).await?;
     }
@@ -119,6 +131,12 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(Bench::Recallable) {
         end_to_end::run(&servers, options, &mut report).await?;
+    }
+    if wanted(Bench::Replay) {
+        replay::run(&servers, options, &mut report).await?;
+    }
+    if wanted(Bench::Pipeline) {
+        pipeline::run(&servers, options, &mut report).await?;
     }
     report.write(&flags.out)?;
     report::say(&format!("written to {}", flags.out.display()));

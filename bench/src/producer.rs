@@ -61,7 +61,8 @@ impl ProducerContext for Reports {
     }
 }
 
-fn raw(brokers: &str, topic: &str, records: &[(Vec<u8>, Vec<u8>)]) -> anyhow::Result<f64> {
+/// Records a second, by a producer that lingers as ours does for that topic.
+pub(crate) fn raw(brokers: &str, topic: &str, linger_ms: &str, records: &[(Vec<u8>, Vec<u8>)]) -> anyhow::Result<f64> {
     let reports = Reports::default();
     let producer: ThreadedProducer<Reports> = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -69,7 +70,7 @@ fn raw(brokers: &str, topic: &str, records: &[(Vec<u8>, Vec<u8>)]) -> anyhow::Re
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random")
         .set("compression.type", "zstd")
-        .set("linger.ms", "2")
+        .set("linger.ms", linger_ms)
         .set("message.max.bytes", "8388608")
         .create_with_context(reports.clone())?;
     // The connection is not part of what is measured.
@@ -150,7 +151,7 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
         // The first pair warms broker and page cache up, and is dropped.
         for run in 0..=options.runs {
             let (floor, own) = (
-                tokio::task::block_in_place(|| raw(servers.kafka_brokers(), &topic, &records))?,
+                tokio::task::block_in_place(|| raw(servers.kafka_brokers(), &topic, "2", &records))?,
                 ours(&log, &records, batch).await?,
             );
             if run > 0 {

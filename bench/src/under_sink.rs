@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use memori_service::background::Background;
 use memori_tests::servers::Servers;
-use memori_writer::background::Background;
 use memori_writer::pace::{Pace, Readers};
 use memori_writer::postgres::PostgresTarget;
 use memori_writer::reads::PostgresReads;

@@ -35,8 +35,15 @@ enum Command {
     /// The log's topics.
     #[command(subcommand)]
     Topics(commands::topics::Topics),
+    /// Make all tables that are derived from the log again.
+    Rebuild(commands::rebuild::Flags),
+    /// The log's records, kept beyond its retention.
+    #[command(subcommand)]
+    Archive(commands::archive::Commands),
     /// Post conversation events from a file of JSON lines.
     Ingest(commands::ingest::Flags),
+    /// Import conversations that were had elsewhere: exports, logs, tables, databases.
+    Backfill(commands::backfill::Flags),
     /// Ask what is known about an entity.
     Recall(commands::recall::Flags),
     /// Show what became of an event.
@@ -44,6 +51,12 @@ enum Command {
     /// What could not be processed: list, show, put back.
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::DeadLetters),
+    /// What extractors, models and prompts made: list, take back, have it made again.
+    #[command(subcommand)]
+    Facts(commands::facts::Facts),
+    /// Extract history again into a generation beside: look, switch, switch back.
+    #[command(subcommand)]
+    Replay(commands::replay::Replay),
     /// Who uses the platform, how much, and who changed what.
     #[command(subcommand)]
     Tenant(commands::tenant::Tenant),
@@ -73,7 +86,9 @@ fn main() -> ExitCode {
     if let (Ok(settings), Command::Up(flags)) = (&mut settings, &cli.command) {
         flags.apply(settings);
     }
-    if !matches!(cli.command, Command::Up(_)) && std::env::var_os("MEMORI__LOG__LEVEL").is_none() {
+    if !matches!(cli.command, Command::Up(_) | Command::Archive(commands::archive::Commands::Run))
+        && std::env::var_os("MEMORI__LOG__LEVEL").is_none()
+    {
         // A person reads the output of these: only what went wrong belongs beside it.
         if let Ok(settings) = &mut settings {
             settings.log.level = "warn".to_owned();
@@ -84,10 +99,15 @@ fn main() -> ExitCode {
         Command::Demo(flags) => commands::demo::run(settings, flags).await,
         Command::Migrate => commands::migrate::run(settings).await,
         Command::Topics(topics) => commands::topics::run(settings, topics).await,
+        Command::Rebuild(flags) => commands::rebuild::run(settings, flags).await,
+        Command::Archive(command) => commands::archive::run(settings, command).await,
         Command::Ingest(flags) => commands::ingest::run(flags).await,
+        Command::Backfill(flags) => commands::backfill::run(settings, flags).await,
         Command::Recall(flags) => commands::recall::run(flags).await,
         Command::Event(flags) => commands::event::run(flags).await,
         Command::DeadLetters(command) => commands::dead_letters::run(command).await,
+        Command::Facts(command) => commands::facts::run(command).await,
+        Command::Replay(command) => commands::replay::run(command).await,
         Command::Tenant(command) => commands::tenant::run(command).await,
         Command::Key(key) => commands::key::run(key).await,
         Command::Quota(command) => commands::quota::run(command).await,

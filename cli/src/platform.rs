@@ -13,6 +13,7 @@ pub(crate) async fn kafka(settings: &Settings, patience: Duration) -> Result<Kaf
     let config = KafkaConfig {
         properties: kafka.client_properties(),
         replication_factor: kafka.replication_factor,
+        retention_days: kafka.retention_days.clone(),
         ..KafkaConfig::new(kafka.brokers.clone(), kafka.topic_prefix.clone())
     };
     process::reach(&format!("kafka at {}", kafka.brokers), patience, || KafkaLog::connect(config.clone())).await

@@ -1,5 +1,7 @@
 //! What is known of an entity, for the extractor: recall in this process.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use memori_augment_worker::llm::known::{KNOWN_FACTS, KNOWN_INSTRUCTIONS};
 use memori_augment_worker::{KnownFact, KnownFacts, KnownFactsError};
@@ -7,10 +9,19 @@ use memori_schemas::{FactKind, Micros};
 use memori_writer::recall::{Recall, RecallQuery, RecalledFact};
 
 /// Recall as the extractor asks it.
-pub(super) struct Known(pub(super) Recall);
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) recall: Recall,
+    /// Absent: whichever is read.
+    pub(super) generation: Option<i32>,
+}
 
 #[async_trait]
 impl KnownFacts for Known {
+    fn of_generation(&self, generation: i32) -> Arc<dyn KnownFacts> {
+        Arc::new(Self { generation: Some(generation), ..self.clone() })
+    }
+
     async fn known(
         &self,
         tenant: &str,
@@ -24,7 +35,11 @@ impl KnownFacts for Known {
             token_budget: Some(token_budget),
             ..RecallQuery::new(entity_id, query)
         };
-        let recalled = self.0.recall(tenant, &query, "worker").await.map_err(|e| KnownFactsError(e.to_string()))?;
+        let recalled = match self.generation {
+            Some(generation) => self.recall.recall_of(tenant, &query, generation, "worker").await,
+            None => self.recall.recall(tenant, &query, "worker").await,
+        };
+        let recalled = recalled.map_err(|e| KnownFactsError(e.to_string()))?;
         let known = |fact: RecalledFact| {
             Some(KnownFact {
                 kind: FactKind::parse(fact.kind)?,

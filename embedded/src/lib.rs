@@ -8,8 +8,10 @@ mod adopt;
 mod config;
 pub mod folder;
 mod keeper;
+mod kept;
 mod known;
 mod late;
+mod rebuild;
 mod rooms;
 mod server;
 mod slot;
@@ -18,6 +20,7 @@ mod system;
 
 pub use adopt::{adopt, remove};
 pub use config::{Database, LibraryConfig};
+pub use rebuild::Rebuild;
 pub use server::Embedded;
 pub use slot::Slot;
 pub use system::{Knobs, Start, State, System, SystemLevels};

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use memori_augment_worker::{Burst, BurstLimits, Extractor, InFlight, WorkerConfig, extractor_with};
+use memori_augment_worker::{
+    Burst, BurstLimits, Complaint, Extractor, Followers, InFlight, KnownFacts, Replays, Scope, WorkerConfig, extractor_with,
+};
 use memori_embedding::Embedder;
 use memori_event_log::LogError;
 use memori_event_log::driver::{Levels, LiveBound};
 use memori_ingest::ExtractingProbe;
 use memori_service::{Health, ProcessError, Settings};
-use memori_writer::api::{ApiConfig, ApiState};
+use memori_writer::api::{ApiConfig, ApiState, Estimates};
+use memori_writer::generations::{DroppedGenerations, KEEPER_PAUSE, follow_dropped_until, keep_generations_until};
 use memori_writer::notify::Commits;
 use memori_writer::packer::PackerConfig;
 use memori_writer::recall::service::RecallConfig;
@@ -18,8 +21,12 @@ use memori_writer::run::{SinkConfig, run_sink};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::kept::Kept;
 use crate::known::Known;
 use crate::storage::Storage;
+
+/// Before what the sink must know is asked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What each of requests, worker and sink may take of the shutdown's deadline: they end one after the other, and a part is left
 /// for closing files.
@@ -106,6 +113,7 @@ pub(crate) struct Rooms {
     pub(crate) extractor: Arc<dyn Extractor>,
     worker: Room,
     sink: Room,
+    replays: Option<Room>,
 }
 
 impl Rooms {
@@ -120,13 +128,28 @@ impl Rooms {
         let model = embedder.as_ref().map(|one| one.model().to_owned());
         let packer = PackerConfig { model, ..storage.packer.clone() };
         let writer = reads(settings, storage, commits, embedder.clone());
-        let extractor = extractor_with(settings, Some(Arc::new(Known(writer.recall().clone()))))?;
+        let known: Arc<dyn KnownFacts> = Arc::new(Known { recall: writer.recall().clone(), generation: None });
+        let extractor = extractor_with(settings, Some(known.clone()))?;
+        let followers = Followers::default();
+        let replays = Replays {
+            log: storage.log.clone(),
+            generations: Arc::new(Kept(storage.generations.clone())),
+            settings: settings.clone(),
+            embedder: embedder.clone(),
+            known: Some(known),
+            followers: followers.clone(),
+            // The database's connections are everybody's here, so its threads are, too.
+            background: None,
+            complaint: Complaint::default(),
+        };
+        let dropped = DroppedGenerations::default();
         let share = drain_share(settings);
         let sink = SinkConfig {
             batch_rows: live.batch_rows.clone(),
             drain_deadline: share,
             packer: Some(packer),
             levels: live.sink.clone(),
+            dropped: dropped.clone(),
             ..SinkConfig::from_settings(&settings.writer, &settings.shutdown)
                 .beside(writer.readers(), writer.recall().slow_reads())
         };
@@ -135,14 +158,38 @@ impl Rooms {
             drain_deadline: share,
             levels: live.worker.clone(),
             burst: live.burst.clone(),
+            scope: Scope::everything(settings.worker.generation, followers),
             ..WorkerConfig::from_settings(settings)
         };
         let (log, store, commits) = (storage.log.clone(), storage.store.clone(), commits.clone());
-        let sink = Room::run("sink", |stop| tokio::spawn(run_sink(log, store, commits, sink, stop)));
+        let generations = storage.generations.clone();
+        let sink = Room::run("sink", |stop| {
+            tokio::spawn(async move {
+                // Of what is dropped nothing is to come back, by a rebuild neither.
+                while let Some(Err(error)) = stop.run_until_cancelled(dropped.look(&*generations)).await {
+                    tracing::warn!(%error, "generations cannot be read; trying again");
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                let follow = follow_dropped_until(dropped, generations.clone(), stop.clone());
+                let keep = keep_generations_until(generations, KEEPER_PAUSE, stop.clone());
+                let beside = tokio::spawn(async move { tokio::join!(follow, keep) });
+                let ended = run_sink(log, store, commits, sink, stop).await;
+                beside.abort();
+                ended
+            })
+        });
         let (log, working, in_flight) = (storage.log.clone(), extractor.clone(), live.in_flight.clone());
         let worker =
             Room::run("worker", |stop| tokio::spawn(memori_augment_worker::run(log, worker, working, embedder, in_flight, stop)));
-        Ok(Self { writer: memori_writer::api::router(writer), extractor, worker, sink })
+        let replays = (settings.worker.replays != "off").then(|| {
+            Room::run("replays", |stop| {
+                tokio::spawn(async move {
+                    replays.run(stop).await;
+                    Ok(())
+                })
+            })
+        });
+        Ok(Self { writer: memori_writer::api::router(writer), extractor, worker, sink, replays })
     }
 
     /// Waits until one of them ends by itself; says which, and why.
@@ -155,7 +202,12 @@ impl Rooms {
 
     /// Stops them in the data's order: the worker, then the sink. Each drains within its share.
     pub(crate) async fn stop(self) {
-        self.worker.stop().await;
+        let replays = async {
+            if let Some(replays) = self.replays {
+                replays.stop().await;
+            }
+        };
+        tokio::join!(self.worker.stop(), replays);
         self.sink.stop().await;
     }
 }
@@ -166,7 +218,9 @@ fn reads(settings: &Settings, storage: &Storage, commits: &Commits, embedder: Op
         topic_prefix: settings.kafka.topic_prefix.clone(),
         ..ApiConfig::default()
     };
-    ApiState::with_embedder(storage.reads.clone(), commits.clone(), config, embedder).with_control(storage.control.clone())
+    ApiState::with_embedder(storage.reads.clone(), commits.clone(), config, embedder)
+        .with_control(storage.control.clone())
+        .with_generations(storage.generations.clone(), Estimates::of(settings))
 }
 
 struct Extracting(InFlight);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use memori_ingest::backfill::BackfillsConfig;
 use memori_ingest::{IngestConfig, IngestParts, IngestState, Lookup, SpoolConfig, WriterBackend};
 use memori_service::auth::KeyRing;
 use memori_service::{Health, ProcessError, Settings, Shutdown, admin, metrics_endpoint};
@@ -17,7 +18,9 @@ use crate::rooms::{Live, Rooms, drain_share};
 use crate::storage::{Sharing, Storage};
 
 /// Connections of the log to Postgres.
-const LOG_CONNECTIONS: u32 = 12;
+pub(crate) const LOG_CONNECTIONS: u32 = 12;
+/// Where imports lie in the folder that the API starts.
+const BACKFILLS: &str = "backfills";
 
 /// The running system.
 pub struct Embedded {
@@ -72,7 +75,13 @@ impl Embedded {
         live.tell_of_bursts(&health);
 
         let (api_stop, replay_stop) = (CancellationToken::new(), CancellationToken::new());
-        let (config, spool) = door(&settings, &folder, &database, &api_stop, &replay_stop);
+        let (mut config, spool) = door(&settings, &folder, &database, &api_stop, &replay_stop);
+        config.backfills = Some(BackfillsConfig {
+            folder: settings.ingest.backfill_dir.clone().unwrap_or_else(|| folder.path().join(BACKFILLS)),
+            sources: BackfillsConfig::sources(&settings.ingest.backfill_sources),
+            running: settings.ingest.backfills_running,
+            shutdown: api_stop.clone(),
+        });
         let parts = IngestParts {
             log: storage.log.clone(),
             backend: WriterBackend::InProcess(rooms.writer.clone()),

@@ -9,6 +9,7 @@ use memori_event_log::sqlite::SqliteDatabase;
 use memori_event_log::{Log, LogError};
 use memori_service::{ProcessError, Secret, Settings, process};
 use memori_writer::control::{ControlStore, PostgresControl, SqliteControl};
+use memori_writer::generations::GenerationStore;
 use memori_writer::notify::Commits;
 use memori_writer::packer::PackerConfig;
 use memori_writer::postgres::PostgresTarget;
@@ -61,6 +62,7 @@ pub(crate) struct Storage {
     pub(crate) reads: Arc<dyn ReadStore>,
     pub(crate) packer: PackerConfig,
     pub(crate) control: Arc<dyn ControlStore>,
+    pub(crate) generations: Arc<dyn GenerationStore>,
     sqlite: Option<SqliteDatabase>,
     _listening: DropGuard,
 }
@@ -134,6 +136,7 @@ async fn sqlite(file: &Path, sharing: &Sharing, commits: &Commits) -> Result<Sto
     Ok(Storage {
         log: Arc::new(log),
         control: Arc::new(SqliteControl::new(database.clone())),
+        generations: Arc::new(SqliteControl::new(database.clone())),
         packer: PackerConfig { store: Arc::new(store.clone()), reads: reads.clone(), model: None },
         store: Arc::new(store),
         reads,
@@ -166,13 +169,16 @@ async fn postgres(settings: &Settings, url: &Secret, sharing: &Sharing, commits:
         settled => Ok(settled),
     });
     migrated.await?.map_err(|e| usage(&e))?;
-    let control: Arc<dyn ControlStore> = Arc::new(PostgresControl::new(pool(CONTROL_CONNECTIONS)?));
+    let control_pool = pool(CONTROL_CONNECTIONS)?;
+    let control: Arc<dyn ControlStore> = Arc::new(PostgresControl::new(control_pool.clone()));
+    let generations: Arc<dyn GenerationStore> = Arc::new(PostgresControl::new(control_pool));
     let listening = CancellationToken::new();
     let look_again = Duration::from_millis(settings.writer.look_again_ms);
     tokio::spawn(listen::listen(target.clone(), commits.clone(), look_again, listening.clone()));
     Ok(Storage {
         log: Arc::new(log),
         control,
+        generations,
         store: Arc::new(store),
         reads: Arc::new(PostgresReads::new(recall)),
         packer,

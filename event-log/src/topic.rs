@@ -69,6 +69,17 @@ impl Topic {
         }
     }
 
+    /// What it carries, whatever the lane: as its retention is named.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::ConversationsLive | Self::ConversationsBackfill => "conversations",
+            Self::FactsLive | Self::FactsBackfill => "facts",
+            Self::Controls => "controls",
+            Self::DeadLetters => "dead-letters",
+        }
+    }
+
     /// The lane of a conversation or facts topic.
     #[must_use]
     pub fn lane(self) -> Option<Lane> {

@@ -147,25 +147,26 @@ impl Acceptor {
         let recent = lock(&self.recent);
         let place = |accepted: &Accepted| Awaited {
             entity_id: Arc::clone(&accepted.entity_id),
-            lane: Lane::Live,
+            lane: accepted.lane,
             accepted_at: accepted.accepted_at,
         };
         recent.get(&EventName::new(tenant, event_id)).iter().map(place).collect()
     }
 
-    /// Accepts events of one request, in order. Answers, in the same order, each event's id and what became of it.
+    /// Accepts events of one request into a lane, in order. Answers, in the same order, each event's id and what became of it.
     /// Runs to its end on its own task, whatever becomes of the caller.
     pub async fn accept(
         self: &Arc<Self>,
         tenant: Arc<str>,
         events: Vec<NewEvent>,
+        lane: Lane,
         traceparent: Option<String>,
     ) -> Vec<(String, Outcome)> {
         let ids: Vec<String> =
             events.iter().map(|event| event.event_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string())).collect();
         let acceptor = Arc::clone(self);
         let named = ids.clone();
-        let accepting = tokio::spawn(async move { acceptor.decide(&tenant, events, &named, traceparent.as_deref()).await });
+        let accepting = tokio::spawn(async move { acceptor.decide(&tenant, events, &named, lane, traceparent.as_deref()).await });
         let outcomes = match accepting.await {
             Ok(outcomes) => outcomes,
             Err(error) => {
@@ -183,12 +184,26 @@ impl Acceptor {
         ids.into_iter().zip(outcomes).collect()
     }
 
-    async fn decide(&self, tenant: &str, events: Vec<NewEvent>, ids: &[String], traceparent: Option<&str>) -> Vec<Outcome> {
+    async fn decide(
+        &self,
+        tenant: &str,
+        events: Vec<NewEvent>,
+        ids: &[String],
+        lane: Lane,
+        traceparent: Option<&str>,
+    ) -> Vec<Outcome> {
         if let Err(problem) = self.make_room().await {
             return vec![Outcome::Refused(problem); events.len()];
         }
         let names: Vec<EventName> = ids.iter().map(|id| EventName::new(tenant, id)).collect();
-        let claims: Vec<Claim> = events.iter().map(|event| Claim::of_new(event, tenant, event.content_hash())).collect();
+        let claims: Vec<Claim> = events
+            .iter()
+            .map(|event| {
+                let claim = Claim::of_new(event, tenant, event.content_hash());
+                // Two exports of one conversation may disagree about times; what was said is the same.
+                if lane == Lane::Backfill { claim.of_content_alone() } else { claim }
+            })
+            .collect();
         metrics::count(metrics::CONTEXT_BLOCKS_REMOVED, events.iter().map(|event| event.context_blocks_removed).sum());
         // Only an id that the client gave can have been seen before.
         let given: HashSet<EventName> =
@@ -234,12 +249,12 @@ impl Acceptor {
             });
         }
 
-        let results = if records.is_empty() { Vec::new() } else { self.publisher.publish(records, traceparent).await };
+        let results = if records.is_empty() { Vec::new() } else { self.publisher.publish(records, lane, traceparent).await };
         {
             let mut recent = lock(&self.recent);
             for ((place, entity_id, accepted_at), result) in published.into_iter().zip(&results) {
                 if result.is_ok() {
-                    let accepted = Accepted { claim: claims[place].clone(), entity_id, accepted_at };
+                    let accepted = Accepted { claim: claims[place].clone(), entity_id, lane, accepted_at };
                     recent.remember(names[place].clone(), accepted);
                 }
             }

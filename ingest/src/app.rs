@@ -15,7 +15,7 @@ use memori_service::trace_context;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
-use crate::handlers::{admin, dead_letters, erase, events, path_id, reads};
+use crate::handlers::{admin, backfills, dead_letters, erase, events, lineages, path_id, reads};
 use crate::state::IngestState;
 use crate::{metrics, routes};
 
@@ -65,11 +65,22 @@ fn handlers_of(path: &str) -> MethodRouter<Arc<IngestState>> {
         "/v1/erasures/{erasure_id}" => get(erase::receipt),
         "/v1/admin/dead-letters" | "/v1/admin/dead-letters/{id}" => get(reads::forward),
         "/v1/admin/dead-letters/redrive" => post(dead_letters::redrive),
+        "/v1/admin/backfills" => get(backfills::list).post(backfills::begin),
+        "/v1/admin/backfills/{backfill_id}" => get(backfills::get).delete(backfills::delete),
+        "/v1/admin/backfills/{backfill_id}/pause"
+        | "/v1/admin/backfills/{backfill_id}/resume"
+        | "/v1/admin/backfills/{backfill_id}/cancel" => post(backfills::act),
+        "/v1/admin/lineages" => get(reads::forward),
+        "/v1/admin/lineages/withdraw" => post(lineages::withdraw),
+        "/v1/admin/lineages/re-extract" => post(lineages::re_extract),
         "/v1/admin/tenants" | "/v1/admin/tenants/{tenant}/keys" => get(admin::forward).post(admin::forward),
         "/v1/admin/tenants/{tenant}" => get(admin::forward).patch(admin::forward),
         "/v1/admin/tenants/{tenant}/keys/{key_id}" => get(admin::forward).delete(admin::forward),
         "/v1/admin/tenants/{tenant}/keys/{key_id}/rotate" => post(admin::forward),
         "/v1/admin/tenants/{tenant}/quotas" => get(admin::forward).put(admin::forward),
+        "/v1/admin/replays" => get(admin::forward).post(admin::forward),
+        "/v1/admin/replays/{generation}" | "/v1/admin/replays/{generation}/diff" => get(admin::forward),
+        "/v1/admin/replays/estimate" | "/v1/admin/replays/{generation}/{act}" => post(admin::forward),
         "/v1/admin/tenants/{tenant}/usage" | "/v1/admin/usage" | "/v1/admin/audit" => get(admin::forward),
         "/openapi.json" => get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)),
         other => unreachable!("{other} is declared and has no handler"),

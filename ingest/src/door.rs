@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use memori_schemas::{ContentHash, ConversationEvent, EntityKey, Micros};
+use memori_schemas::{ContentHash, ConversationEvent, EntityKey, Lane, Micros};
 
 use crate::new_event::NewEvent;
 
@@ -69,6 +69,12 @@ impl Claim {
             message_ids: trimmed(event.messages.iter().map(|m| m.message_id.clone()).collect()),
             created_at: trimmed(event.messages.iter().map(|m| m.created_at).collect()),
         }
+    }
+
+    /// Without what a client gave beside the content: it agrees with every claim of the same content.
+    #[must_use]
+    pub fn of_content_alone(self) -> Self {
+        Self { occurred_at: None, session_id: None, message_ids: Vec::new(), created_at: Vec::new(), ..self }
     }
 
     /// The same content, and the same times, session and message ids wherever both gave one.
@@ -134,15 +140,18 @@ pub struct Accepted {
     pub claim: Claim,
     /// Whom it is about.
     pub entity_id: Arc<str>,
+    /// Where it went.
+    pub lane: Lane,
     /// When.
     pub accepted_at: Micros,
 }
 
 impl Accepted {
-    /// As a record on the log or in the spool says.
+    /// As a record of a lane or in the spool says.
     #[must_use]
-    pub fn of_record(event: &ConversationEvent) -> Self {
-        Self { claim: Claim::of_record(event), entity_id: event.entity_id.as_str().into(), accepted_at: event.accepted_at }
+    pub fn of_record(event: &ConversationEvent, lane: Lane) -> Self {
+        let entity_id = event.entity_id.as_str().into();
+        Self { claim: Claim::of_record(event), entity_id, lane, accepted_at: event.accepted_at }
     }
 }
 
@@ -272,7 +281,7 @@ mod tests {
     }
 
     fn accepted(claim: Claim) -> Accepted {
-        Accepted { claim, entity_id: "a".into(), accepted_at: Micros(0) }
+        Accepted { claim, entity_id: "a".into(), lane: Lane::Live, accepted_at: Micros(0) }
     }
 
     #[test]

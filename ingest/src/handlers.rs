@@ -1,9 +1,11 @@
 //! One function per route: reads the request, asks the parts, words the answer.
 
 pub(crate) mod admin;
+pub(crate) mod backfills;
 pub(crate) mod dead_letters;
 pub(crate) mod erase;
 pub(crate) mod events;
+pub(crate) mod lineages;
 pub(crate) mod reads;
 
 use http::HeaderMap;

@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod app;
 pub mod backend;
+pub mod backfill;
 pub mod context_block;
 pub mod door;
 pub mod events;

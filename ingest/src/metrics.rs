@@ -43,7 +43,7 @@ pub const UNCONFIRMED: &str = "memori_ingest_log_unconfirmed_total";
 pub const LOOKUPS: &str = "memori_ingest_door_lookups_total";
 /// Events that the door remembers.
 pub const RECENT_EVENTS: &str = "memori_ingest_door_recent_events";
-/// Controls put on the log, by kind (`erase`, `forget`).
+/// Controls put on the log, by kind (`erase`, `forget`, `withdraw`).
 pub const CONTROLS: &str = "memori_ingest_controls_total";
 /// Flushes that waits asked for, by result (`sent`, `failed`, `asked_before`, `too_many`).
 pub const FLUSHES: &str = "memori_ingest_flushes_total";
@@ -76,6 +76,13 @@ impl Flushed {
         }
     }
 }
+
+/// Imports that run here, or wait for their turn.
+pub const BACKFILLS: &str = "memori_ingest_backfills_running";
+/// Events that imports put on the log.
+pub const BACKFILL_EVENTS: &str = "memori_ingest_backfill_events_total";
+/// Parts of records that imports set aside.
+pub const BACKFILL_REJECTED: &str = "memori_ingest_backfill_rejected_total";
 
 /// Dead-lettered events put back, by the lane that they went to.
 pub const REDRIVEN: &str = "memori_ingest_redriven_total";
@@ -119,6 +126,14 @@ pub fn describe() {
     for result in Flushed::ALL {
         counter!(FLUSHES, "result" => result.as_str()).increment(0);
     }
+    describe_gauge!(BACKFILLS, "imports that run here, or wait for their turn");
+    level(BACKFILLS, 0);
+    for (name, what) in
+        [(BACKFILL_EVENTS, "events that imports put on the log"), (BACKFILL_REJECTED, "parts of records that imports set aside")]
+    {
+        describe_counter!(name, what);
+        counter!(name).increment(0);
+    }
     describe_counter!(REDRIVEN, "dead-lettered events put back, by the lane that they went to");
     describe_counter!(REDRIVE_REFUSED, "dead letters that were not put back, by reason");
     for lane in memori_schemas::Lane::ALL {
@@ -160,7 +175,7 @@ pub fn describe() {
     ] {
         counter!(name).increment(0);
     }
-    for kind in ["erase", "forget"] {
+    for kind in ["erase", "forget", "withdraw"] {
         counter!(CONTROLS, "kind" => kind).increment(0);
     }
     // That a front door is there is read off this one.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accept::Lookup;
 use crate::backend::WriterBackend;
+use crate::backfill::BackfillsConfig;
 use crate::state::{IngestConfig, IngestParts, IngestState, SpoolConfig, StartError};
 use crate::tenants::TenantsConfig;
 
@@ -28,6 +29,9 @@ const DEFAULT_ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 7710);
 const PATIENCE_WITHOUT_SPOOL: Duration = Duration::from_secs(10);
 /// What the producer may take to settle what it still has.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where imports lie in the spool's folder that the API starts.
+const BACKFILLS: &str = "backfills";
 
 fn ingest_config(settings: &Settings, draining: CancellationToken) -> IngestConfig {
     let ingest = &settings.ingest;
@@ -43,6 +47,14 @@ fn ingest_config(settings: &Settings, draining: CancellationToken) -> IngestConf
         lookup: Lookup::BestEffort(Duration::from_millis(ingest.lookup_timeout_ms)),
         // How the workers elsewhere extract is not known here.
         flush_on_wait: ingest.flush_on_wait.unwrap_or(true),
+        backfills: ingest.backfill_dir.clone().or_else(|| Some(ingest.spool_dir.as_ref()?.join(BACKFILLS))).map(|folder| {
+            BackfillsConfig {
+                folder,
+                sources: BackfillsConfig::sources(&ingest.backfill_sources),
+                running: ingest.backfills_running,
+                shutdown: draining.clone(),
+            }
+        }),
         draining,
         ..IngestConfig::default()
     }
@@ -51,7 +63,9 @@ fn ingest_config(settings: &Settings, draining: CancellationToken) -> IngestConf
 fn start_failed(error: StartError) -> ProcessError {
     match error {
         StartError::Log(LogError::Transient(_)) => ProcessError::Unreachable(error.to_string()),
-        StartError::Log(LogError::Fatal(_)) | StartError::Spool { .. } => ProcessError::Usage(error.to_string()),
+        StartError::Log(LogError::Fatal(_)) | StartError::Spool { .. } | StartError::Backfills { .. } => {
+            ProcessError::Usage(error.to_string())
+        }
         _ => ProcessError::Failed(error.to_string()),
     }
 }
@@ -80,6 +94,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         let log = KafkaLog::connect(kafka).await.map_err(|e| start_failed(e.into()))?;
         let deadline = Duration::from_millis(settings.start.deadline_ms);
         let log = behind(Arc::new(log), settings.registry.url.as_deref(), deadline).await.map_err(|e| start_failed(e.into()))?;
+        let log = memori_archive::behind(log, settings.archive.url.as_deref()).map_err(|e| start_failed(e.into()))?;
         // Where there is a spool, it stands in for a log that is away.
         if settings.ingest.spool_dir.is_none() {
             reach("the log (run `memori topics create` once)", deadline, || async { log.identity().await.map(drop) }).await?;

@@ -150,8 +150,19 @@ impl Publisher {
         self.spool.as_ref().and_then(|spool| spool.accepted_at(tenant, event_id))
     }
 
-    /// Makes events durable; answers in their order. Events of one entity keep their order.
-    pub async fn publish(&self, events: Vec<ConversationEvent>, traceparent: Option<&str>) -> Vec<Result<DurableIn, Problem>> {
+    /// Makes events of a lane durable; answers in their order. Events of one entity keep their order. The spool is the live lane's:
+    /// history comes again by itself, and takes no place of what does not.
+    pub async fn publish(
+        &self,
+        events: Vec<ConversationEvent>,
+        lane: Lane,
+        traceparent: Option<&str>,
+    ) -> Vec<Result<DurableIn, Problem>> {
+        let spool = self.spool.as_ref().filter(|_| lane == Lane::Live);
+        let topic = match lane {
+            Lane::Live => Topic::ConversationsLive,
+            Lane::Backfill => Topic::ConversationsBackfill,
+        };
         let mut results: Vec<Result<DurableIn, Problem>> = vec![Ok(DurableIn::Log); events.len()];
         let mut direct = Vec::with_capacity(events.len());
         let mut records = Vec::with_capacity(events.len());
@@ -159,7 +170,7 @@ impl Publisher {
         // Asked once per key, so that the events of one request do not overtake each other when the spool runs dry in between.
         let mut queues: HashMap<Vec<u8>, bool> = HashMap::new();
         for (place, event) in events.into_iter().enumerate() {
-            let queue = self.spool.as_ref().is_some_and(|spool| {
+            let queue = spool.is_some_and(|spool| {
                 let key = ids::log_key(&event.tenant, &event.entity_id);
                 *queues.entry(key).or_insert_with_key(|key| spool.must_queue(key))
             });
@@ -172,7 +183,7 @@ impl Publisher {
                 LogRecordBody::Conversation(event) => (&*event.tenant, &*event.entity_id),
                 _ => unreachable!("made two lines above"),
             };
-            match new_record(Topic::ConversationsLive, tenant, entity_id, &body, traceparent) {
+            match new_record(topic, tenant, entity_id, &body, traceparent) {
                 Ok(record) => {
                     records.push(record);
                     let LogRecordBody::Conversation(event) = body else { unreachable!("made above") };
@@ -185,20 +196,20 @@ impl Publisher {
             let appended = append(&self.producer, records, self.patience).await;
             for (sent, result) in direct.into_iter().zip(appended) {
                 let Err(error) = result else { continue };
-                match (&error, &self.spool) {
+                match (&error, spool) {
                     (AppendError::Unconfirmed(_), Some(_)) => to_spool.push(sent),
                     _ => results[sent.place] = Err(refusal(&error)),
                 }
                 if let AppendError::Unconfirmed(why) = &error {
                     metrics::count(metrics::UNCONFIRMED, 1);
                     tracing::debug!(why, "an event is not confirmed by the log");
-                    if let Some(spool) = &self.spool {
+                    if let Some(spool) = spool {
                         spool.log_is_away();
                     }
                 }
             }
         }
-        if let Some(spool) = &self.spool
+        if let Some(spool) = spool
             && !to_spool.is_empty()
         {
             // Back in the order of the request.

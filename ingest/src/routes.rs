@@ -20,7 +20,7 @@ const fn route(method: Method, path: &'static str, right: Right) -> Route {
 }
 
 /// Every route.
-pub static ROUTES: [Route; 32] = [
+pub static ROUTES: [Route; 48] = [
     route(Method::POST, "/v1/events", Right::Events),
     route(Method::POST, "/v1/events/batch", Right::Events),
     route(Method::POST, "/v1/events/wait", Right::Events),
@@ -38,6 +38,16 @@ pub static ROUTES: [Route; 32] = [
     route(Method::GET, "/v1/admin/dead-letters", Right::Admin),
     route(Method::GET, "/v1/admin/dead-letters/{id}", Right::Admin),
     route(Method::POST, "/v1/admin/dead-letters/redrive", Right::Admin),
+    route(Method::GET, "/v1/admin/backfills", Right::Admin),
+    route(Method::POST, "/v1/admin/backfills", Right::Admin),
+    route(Method::GET, "/v1/admin/backfills/{backfill_id}", Right::Admin),
+    route(Method::DELETE, "/v1/admin/backfills/{backfill_id}", Right::Admin),
+    route(Method::POST, "/v1/admin/backfills/{backfill_id}/pause", Right::Admin),
+    route(Method::POST, "/v1/admin/backfills/{backfill_id}/resume", Right::Admin),
+    route(Method::POST, "/v1/admin/backfills/{backfill_id}/cancel", Right::Admin),
+    route(Method::GET, "/v1/admin/lineages", Right::Admin),
+    route(Method::POST, "/v1/admin/lineages/withdraw", Right::Admin),
+    route(Method::POST, "/v1/admin/lineages/re-extract", Right::Admin),
     route(Method::GET, "/v1/admin/tenants", Right::Admin),
     route(Method::POST, "/v1/admin/tenants", Right::Admin),
     route(Method::GET, "/v1/admin/tenants/{tenant}", Right::Admin),
@@ -52,13 +62,21 @@ pub static ROUTES: [Route; 32] = [
     route(Method::GET, "/v1/admin/tenants/{tenant}/usage", Right::Admin),
     route(Method::GET, "/v1/admin/usage", Right::Admin),
     route(Method::GET, "/v1/admin/audit", Right::Admin),
+    route(Method::GET, "/v1/admin/replays", Right::Admin),
+    route(Method::POST, "/v1/admin/replays", Right::Admin),
+    route(Method::POST, "/v1/admin/replays/estimate", Right::Admin),
+    route(Method::GET, "/v1/admin/replays/{generation}", Right::Admin),
+    route(Method::GET, "/v1/admin/replays/{generation}/diff", Right::Admin),
+    route(Method::POST, "/v1/admin/replays/{generation}/{act}", Right::Admin),
     Route { method: Method::GET, path: "/openapi.json", right: None },
 ];
 
-/// Whether a route reads query parameters: the writer's listings do, and judge them.
+/// Whether a route reads query parameters, and judges them: the writer's listings do, events name their lane, and an upload its
+/// import.
 #[must_use]
 pub fn takes_parameters(route: &Route) -> bool {
-    route.method == Method::GET && matches!(route.right, Some(Right::Recall | Right::Admin))
+    (route.method == Method::GET && matches!(route.right, Some(Right::Recall | Right::Admin)))
+        || (route.method == Method::POST && matches!(route.path, "/v1/events" | "/v1/events/batch" | "/v1/admin/backfills"))
 }
 
 /// Where a request names the entity that it is about.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use memori_event_log::{Log, LogError, Topic, TopicPartition};
-use memori_schemas::{LogRecordBody, Micros, framing};
+use memori_schemas::{Lane, LogRecordBody, Micros, framing};
 use memori_service::auth::{KeyRing, PresentedKey, Principal, presented};
 use memori_service::problem::{Answer, Problem};
 use serde_json::Value;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Acceptor, Lookup, known_at_writer};
 use crate::backend::{BackendError, WriterBackend};
+use crate::backfill::{Backfills, BackfillsConfig};
 use crate::door::{Accepted, EventName, RecentEvents};
 use crate::flush::Flushes;
 use crate::limits::Limits;
@@ -59,6 +60,8 @@ pub struct IngestConfig {
     pub flush_on_wait: bool,
     /// How keys of the key store and quotas are kept; `None`: neither is.
     pub tenants: Option<TenantsConfig>,
+    /// Where imports are kept that the API starts; `None`: it starts none.
+    pub backfills: Option<BackfillsConfig>,
     /// The process is to end: whoever still waits is answered.
     pub draining: CancellationToken,
 }
@@ -79,6 +82,7 @@ impl Default for IngestConfig {
             lookup: Lookup::BestEffort(Duration::from_millis(50)),
             flush_on_wait: false,
             tenants: None,
+            backfills: None,
             draining: CancellationToken::new(),
         }
     }
@@ -129,6 +133,14 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The folder of imports.
+    #[error("the backfills in {folder} cannot be used: {source}; see ingest.backfill_dir")]
+    Backfills {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The writer, where the door must be exact.
     #[error("what the writer knows is not readable: {0}")]
     Writer(#[from] BackendError),
@@ -149,6 +161,7 @@ pub struct IngestState {
     /// Where the worker gathers windows.
     pub(crate) flushes: Option<Flushes>,
     pub(crate) redrives: Redrives,
+    pub(crate) backfills: Option<Arc<Backfills>>,
     pub(crate) draining: CancellationToken,
     extracting: Option<Arc<dyn ExtractingProbe>>,
     spool: Option<Arc<Spool>>,
@@ -215,6 +228,9 @@ impl IngestState {
                 }
             });
         }
+        let backfills_dir = config.backfills.as_ref().map(|backfills| backfills.folder.clone()).unwrap_or_default();
+        let backfills = Self::open_backfills(config.backfills, log.producer())
+            .map_err(|source| StartError::Backfills { folder: backfills_dir, source })?;
         let limits = Limits::new(config.max_requests, config.max_body_bytes_in_flight, config.body_timeout);
         let flushes = config.flush_on_wait.then(|| Flushes::new(log.producer()));
         let draining = config.draining.clone();
@@ -234,6 +250,7 @@ impl IngestState {
             erasures: PendingErasures::default(),
             flushes,
             redrives: Redrives::new(config.redrive_per_second, config.redrive_time),
+            backfills,
             draining: config.draining,
             extracting,
             spool,
@@ -372,13 +389,15 @@ async fn remember_tails(
     recent: &mut RecentEvents,
 ) -> Result<(), StartError> {
     let patience = tokio::time::Instant::now() + config.start_deadline;
-    for partition in 0..partitions {
+    // An exact door answers for history, too; of several doors none does, and what comes twice is one event behind them.
+    let lanes: &[Lane] = if config.lookup == Lookup::Exact { &[Lane::Backfill, Lane::Live] } else { &[Lane::Live] };
+    for (lane, partition) in lanes.iter().flat_map(|lane| (0..partitions).map(|partition| (*lane, partition))) {
         // What was remembered of a partition that is read again is remembered once.
-        while let Err(error) = remember_tail(log, partition, backend, config, recent).await {
+        while let Err(error) = remember_tail(log, lane, partition, backend, config, recent).await {
             if !is_away(&error) || tokio::time::Instant::now() >= patience {
                 return Err(error);
             }
-            tracing::info!(partition, %error, "the log's tail cannot be read yet");
+            tracing::info!(partition, lane = lane.as_str(), %error, "the log's tail cannot be read yet");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -418,7 +437,7 @@ async fn open_spool(spool: SpoolConfig, mut recent: RecentEvents) -> Result<(Arc
     let folder = spool.folder.clone();
     let opening = tokio::task::spawn_blocking(move || {
         let opened = Spool::open(&spool.folder, spool.max_bytes, |event| {
-            let accepted = Accepted::of_record(event);
+            let accepted = Accepted::of_record(event, Lane::Live);
             recent.remember(EventName::new(&event.tenant, &event.event_id), accepted);
             recent.forget_surplus();
         });
@@ -435,12 +454,17 @@ const TAIL_CHUNK: i64 = 500;
 /// event of a chunk: the sink takes a partition in order, so everything before is known to it, too.
 async fn remember_tail(
     log: &dyn Log,
+    lane: Lane,
     partition: i32,
     backend: &WriterBackend,
     config: &IngestConfig,
     recent: &mut RecentEvents,
 ) -> Result<(), StartError> {
-    let source = TopicPartition { topic: Topic::ConversationsLive, partition };
+    let topic = match lane {
+        Lane::Live => Topic::ConversationsLive,
+        Lane::Backfill => Topic::ConversationsBackfill,
+    };
+    let source = TopicPartition { topic, partition };
     let (start, end) = log.watermarks(source).await?;
     let mut chunks: Vec<Vec<(EventName, Accepted)>> = Vec::new();
     let mut upper = end;
@@ -453,7 +477,7 @@ async fn remember_tail(
             .filter(|record| record.offset < upper)
             .filter_map(|record| match framing::decode(&record.payload) {
                 Ok(LogRecordBody::Conversation(event)) => {
-                    Some((EventName::new(&event.tenant, &event.event_id), Accepted::of_record(&event)))
+                    Some((EventName::new(&event.tenant, &event.event_id), Accepted::of_record(&event, lane)))
                 }
                 _ => None,
             })

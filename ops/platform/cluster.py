@@ -5,13 +5,10 @@ their rules, roll-outs, hooks, history. What it does not: images, probes, networ
 """
 
 import base64
-import contextlib
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,8 +17,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import checks
 import docs
 import yaml
+from checks import that
+from ports import free_ports
 
 CHART = "helm/memori-stream"
 VALUES = "ops/platform/values"
@@ -31,21 +31,6 @@ CLASS = {
     "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "Immediate",
     "metadata": {"name": "pretended", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
 }
-
-
-def free_ports(count):
-    """Ports that nobody listens on, below those that the system gives away."""
-    held, ports = [], []
-    while len(ports) < count:
-        port = random.SystemRandom().randint(12000, 32000)
-        with contextlib.suppress(OSError):
-            s = socket.socket()
-            s.bind(("127.0.0.1", port))
-            held.append(s)
-            ports.append(port)
-    for s in held:
-        s.close()
-    return ports
 
 
 class Cluster:
@@ -164,17 +149,6 @@ class Cluster:
         return done.stdout
 
 
-PASSED = 0
-
-
-def that(holds, what):
-    """Ends where it does not hold."""
-    global PASSED  # noqa: PLW0603
-    if not holds:
-        raise SystemExit(f"FAILED: {what}")
-    PASSED += 1
-
-
 def keys(cluster):
     """What the generated Secret holds."""
     return cluster.get("secret", "memori-memori-stream-auth")["data"]
@@ -270,7 +244,7 @@ def main(helm, kubernetes, etcd, kwok, schemas):
         check(cluster, schemas)
     finally:
         cluster.stop()
-    print(f"cluster: {PASSED} passed, 0 failed, in {time.monotonic() - since:.0f} s")
+    print(f"cluster: {checks.passed} passed, 0 failed, in {time.monotonic() - since:.0f} s")
 
 
 if __name__ == "__main__":

@@ -9,21 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import checks
 import docs
 import yaml
+from checks import that
 from incidents import Incidents, faster
 from stack import Stack, get
 
 KEY, OPERATOR = "memori-dev-key", "memori-dev-admin"
-PASSED = 0
-
-
-def that(holds, what):
-    """Ends where it does not hold."""
-    global PASSED  # noqa: PLW0603
-    if not holds:
-        raise SystemExit(f"FAILED: {what}")
-    PASSED += 1
 
 
 def refused(compose):
@@ -38,6 +31,14 @@ def refused(compose):
         that(done.returncode != 0, f"compose takes {what}")
     done = subprocess.run([compose, "config", "-q"], capture_output=True, text=True, check=False)
     that(done.returncode == 0 and not done.stderr.strip(), f"docker compose config: {done.stderr}")
+
+
+def sources():
+    """Whoever builds the image is given every folder that the workspace names."""
+    members = re.search(r"^members = \[(.*?)\]", Path("Cargo.toml").read_text(), re.S | re.M).group(1)
+    given = set(Path(".dockerignore").read_text().split())
+    for member in re.findall(r'"([^"/]+)(?:/[^"]*)?"', members):
+        that(f"!{member}" in given, f".dockerignore keeps {member} from the image, which is compiled from it")
 
 
 def hardened(stack):
@@ -151,6 +152,7 @@ def main(compose, binaries, where_registry):
     since = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     refused(compose)
+    sources()
     stack = Stack(compose, binaries, where_registry, rules=faster)
     try:
         hardened(stack)
@@ -167,7 +169,7 @@ def main(compose, binaries, where_registry):
             that(stack.stop(name, number) == 0, f"{name} did not drain")
     finally:
         stack.down()
-    print(f"compose: {PASSED} passed, 0 failed, in {time.monotonic() - since:.0f} s")
+    print(f"compose: {checks.passed} passed, 0 failed, in {time.monotonic() - since:.0f} s")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ Grafana's server is in no package registry: its files are checked, and it is not
 import contextlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ import urllib.request
 from pathlib import Path
 
 import yaml
+from ports import free_ports
 
 NOBODY = 65534
 # what each service listens on, inside
@@ -28,21 +27,6 @@ PORTS = {
     "kafka": [9092, 9093], "postgres": [5432], "registry": [8080], "ingest": [7700, 7710], "augment-worker": [7711],
     "writer": [7702, 7712], "prometheus": [9090], "grafana": [3000], "topics": [], "migrate": [],
 }
-
-
-def free_ports(count):
-    """Ports that nobody listens on, below those that the system gives away."""
-    held, ports = [], []
-    while len(ports) < count:
-        port = random.SystemRandom().randint(12000, 32000)
-        with contextlib.suppress(OSError):
-            s = socket.socket()
-            s.bind(("127.0.0.1", port))
-            held.append(s)
-            ports.append(port)
-    for s in held:
-        s.close()
-    return ports
 
 
 def get(url, data=None, key=None, timeout=20):

@@ -13,6 +13,6 @@ pub use ids::{ContentHash, EntityKey, EventIdentity, FactId, MessageKey, TextHas
 pub use records::{
     ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo, Fact, FactKind,
     FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageVector, MetadataEntry, Origin, Role, Supplied,
-    Vector,
+    Vector, WithdrawFacts,
 };
 pub use time::Micros;

@@ -471,6 +471,35 @@ pub struct ForgetFact {
     pub key_id: Option<String>,
 }
 
+/// Withdraws what a lineage made of an entity's events: see decision 5. A selector that is absent selects all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawFacts {
+    /// The owner.
+    pub tenant: String,
+    /// Whose facts.
+    pub entity_id: String,
+    /// Names the withdrawal; the same for every entity that it concerns.
+    pub withdrawal_id: String,
+    /// When it was asked.
+    pub requested_at: Micros,
+    /// The extractor's name.
+    pub extractor: Option<String>,
+    /// The extractor's version.
+    pub version: Option<String>,
+    /// The model.
+    pub model: Option<String>,
+    /// The prompt's hash.
+    pub prompt_hash: Option<String>,
+    /// The generation.
+    pub generation: Option<i32>,
+    /// End offset of the entity's partition in the live facts topic: what comes later stands.
+    pub live_end_offset: i64,
+    /// End offset of the entity's partition in the backfill facts topic.
+    pub backfill_end_offset: i64,
+    /// Reserved for sealed bodies.
+    pub key_id: Option<String>,
+}
+
 /// A record that cannot be processed. Identified by (source_topic_id, source_partition, source_offset, generation).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
@@ -523,6 +552,8 @@ pub enum LogRecordBody {
     EraseEntity(EraseEntity),
     /// On the controls topic.
     ForgetFact(ForgetFact),
+    /// On the controls topic.
+    WithdrawFacts(WithdrawFacts),
     /// On the dead letters topic.
     DeadLetter(DeadLetter),
 }
@@ -537,6 +568,7 @@ impl LogRecordBody {
             Self::Facts(r) => r.key_id.as_deref(),
             Self::EraseEntity(r) => r.key_id.as_deref(),
             Self::ForgetFact(r) => r.key_id.as_deref(),
+            Self::WithdrawFacts(r) => r.key_id.as_deref(),
             Self::DeadLetter(r) => r.key_id.as_deref(),
         }
     }

@@ -9,7 +9,7 @@ use memori_schemas::framing::{self, FramingError, RELEASED};
 use memori_schemas::{
     ContentFormat, ContentHash, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo,
     Fact, FactKind, FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageKey, MessageVector, MetadataEntry,
-    Micros, Origin, Role, Supplied, TextHash, TripleHash, Vector,
+    Micros, Origin, Role, Supplied, TextHash, TripleHash, Vector, WithdrawFacts,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -245,7 +245,26 @@ fn controls() -> impl Strategy<Value = LogRecordBody> {
                 key_id,
             })
         });
-    prop_oneof![flush, erase, forget]
+    let selectors = (of(text()), of(text()), of(text()), of(text()), of(any::<i32>()));
+    let withdraw = ((text(), text(), text()), micros(), selectors, any::<(i64, i64)>(), of(text())).prop_map(
+        |(names, requested_at, (extractor, version, model, prompt_hash, generation), ends, key_id)| {
+            LogRecordBody::WithdrawFacts(WithdrawFacts {
+                tenant: names.0,
+                entity_id: names.1,
+                withdrawal_id: names.2,
+                requested_at,
+                extractor,
+                version,
+                model,
+                prompt_hash,
+                generation,
+                live_end_offset: ends.0,
+                backfill_end_offset: ends.1,
+                key_id,
+            })
+        },
+    );
+    prop_oneof![flush, erase, forget, withdraw]
 }
 
 proptest! {

@@ -4,9 +4,13 @@
 
 pub mod admin;
 pub mod auth;
+pub mod background;
+pub mod generations;
 pub mod health;
 pub mod host;
 pub mod metrics_endpoint;
+#[cfg(feature = "objects")]
+pub mod objects;
 pub mod problem;
 pub mod process;
 pub mod scaffold;

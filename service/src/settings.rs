@@ -47,6 +47,8 @@ section!(
         kafka: Kafka = Kafka::default(),
         /// The schema registry.
         registry: Registry = Registry::default(),
+        /// Where the log's records are kept beyond its retention.
+        archive: Archive = Archive::default(),
         /// The store.
         postgres: Postgres = Postgres::default(),
         /// Text to vectors.
@@ -92,6 +94,14 @@ section!(
         max_body_bytes_in_flight: usize = 256 << 20,
         /// Dead-lettered events that are put back in a second, at most.
         redrive_per_second: u32 = 100,
+        /// Where imports keep their files that `/v1/admin/backfills` starts; absent: in the spool's folder (`memori up`: in its own), and
+        /// without a spool it starts none.
+        backfill_dir: Option<PathBuf> = None,
+        /// Beginnings of the URLs that such imports may read, such as `s3://history/`, with commas between; they are read with this
+        /// process's rights.
+        backfill_sources: String = String::new(),
+        /// Such imports that run at once.
+        backfills_running: usize = 2,
         /// Front doors that share the tenants' quotas; each keeps its part.
         replicas: u32 = 1,
         /// How often a front door asks how tenants stand with their quotas, in milliseconds.
@@ -148,6 +158,10 @@ section!(
         dead_letter_pause_ms: u64 = 300_000,
         /// The generation that is written.
         generation: i32 = 1,
+        /// Whether this process extracts for replays too: `on`, `off`, or `only` (nothing else).
+        replays: String = "on".to_owned(),
+        /// Replays that it runs at a time, at most.
+        max_replays: usize = 4,
         /// For extractors that take several events in one call: events of one session that are extracted together, at most. 1: each alone.
         window_events: usize = 8,
         /// Their messages, at most; an event with more is extracted alone.
@@ -232,6 +246,9 @@ section!(
         group_instance_id: Option<String> = None,
         /// Who assigns partitions: `classic` (the group's members) or `consumer` (the brokers, from 4.0 on).
         group_protocol: String = "classic".to_owned(),
+        /// Days that topics keep records, when they are made, by what they carry: `conversations`, `facts`, `controls`, `dead-letters`.
+        /// Absent: without limit. What is older is read from the archive.
+        retention_days: BTreeMap<String, u32> = BTreeMap::new(),
         /// librdkafka's own, with `_` for `.`.
         properties: BTreeMap<String, Secret> = BTreeMap::new(),
     }
@@ -242,6 +259,20 @@ section!(
     Registry {
         /// Its Confluent API; absent: single-object encoding.
         url: Option<String> = None,
+    }
+);
+
+section!(
+    /// Where the log's records are kept beyond its retention.
+    Archive {
+        /// A folder, or `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, `http(s)://…`; absent: there is none.
+        url: Option<String> = None,
+        /// Bytes of records that close a range, over all partitions of one archiver.
+        roll_bytes: usize = 64 << 20,
+        /// Age that closes a range, in seconds: so long it takes at most until a record is archived, or an erasure applied.
+        roll_age_s: u64 = 300,
+        /// Whether to begin at the log's start where the archive has nothing and the log has lost its head.
+        begin_at_log_start: bool = false,
     }
 );
 
@@ -491,13 +522,19 @@ impl Settings {
         if !["builtin", "llm"].contains(&self.extractor.kind.as_str()) {
             return bad("extractor.kind", &self.extractor.kind, "builtin or llm");
         }
+        if !["on", "off", "only"].contains(&self.worker.replays.as_str()) {
+            return bad("worker.replays", &self.worker.replays, "on, off or only");
+        }
         if !["builtin", "minilm", "openai", "none"].contains(&self.embedding.kind.as_str()) {
             return bad("embedding.kind", &self.embedding.kind, "builtin, minilm, openai or none");
         }
         if !["classic", "consumer"].contains(&self.kafka.group_protocol.as_str()) {
             return bad("kafka.group_protocol", &self.kafka.group_protocol, "classic or consumer");
         }
-        let bounds: [(&str, u64); 33] = [
+        let bounds: [(&str, u64); 36] = [
+            ("archive.roll_bytes", self.archive.roll_bytes as u64),
+            ("archive.roll_age_s", self.archive.roll_age_s),
+            ("worker.max_replays", self.worker.max_replays as u64),
             ("ingest.replicas", u64::from(self.ingest.replicas)),
             ("ingest.quota_refresh_ms", self.ingest.quota_refresh_ms),
             ("auth.key_cache_keys", self.auth.key_cache_keys as u64),
@@ -534,6 +571,15 @@ impl Settings {
         ];
         if let Some((key, _)) = bounds.into_iter().find(|(_, value)| *value == 0) {
             return bad(key, "0", "at least 1");
+        }
+        for (kind, days) in &self.kafka.retention_days {
+            let key = format!("kafka.retention_days.{kind}");
+            if !RETENTION_KINDS.contains(&kind.as_str()) {
+                return bad(&key, &days.to_string(), "one of conversations, facts, controls, dead-letters");
+            }
+            if *days == 0 {
+                return bad(&key, "0", "at least 1; leave it out to keep records without limit");
+            }
         }
         for (key, value) in [("kafka.partitions", self.kafka.partitions), ("embedded.partitions", self.embedded.partitions)] {
             if !(1..=10_000).contains(&value) {
@@ -590,6 +636,9 @@ impl Settings {
         shown
     }
 }
+
+/// What topics carry, as their retention is named.
+const RETENTION_KINDS: [&str; 4] = ["conversations", "facts", "controls", "dead-letters"];
 
 /// What the variables of the one list of sections begin with.
 const ENDPOINTS: &str = "MEMORI__EXTRACTOR__ENDPOINTS__";

@@ -62,8 +62,15 @@ pub fn init(process: &'static str, settings: &Settings) -> Result<Telemetry, Set
             SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build()
         }
     };
-    // Spans exist even when none is sent, so that trace context goes from a request through the log to the flush.
-    let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer(process)).with_filter(our_spans());
+    // Spans exist even when none is sent, so that trace context goes from a request through the log to the flush. Where and on which
+    // thread one was made, and how often it rested, is told to nobody then: each entry would read the clock.
+    let told = settings.otlp.endpoint.is_some();
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer(process))
+        .with_location(told)
+        .with_threads(told)
+        .with_tracked_inactivity(told)
+        .with_filter(our_spans());
     // A test or an embedding program may have installed its own subscriber: then it keeps it.
     let _ = tracing_subscriber::registry().with(spans).with(logs.with_filter(filter)).try_init();
     Ok(Telemetry { provider: Some(provider) })

@@ -143,6 +143,16 @@ impl<'s> Distributed<'s> {
         tokio::task::block_in_place(|| Process::start(name, program, self.dir.path()))
     }
 
+    /// Runs `memori ARGS` to its end, on these servers.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn memori(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {
+        let mut command = Command::new(process::binary("memori")?);
+        command.args(args).env_clear().envs(self.common.iter().cloned());
+        Ok(tokio::task::block_in_place(|| command.output())?)
+    }
+
     /// Makes the tables again where they are missing.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use crate::process::{Process, Program};
 pub struct Embedded {
     /// Its process.
     pub process: Process,
+    env: Vec<(String, String)>,
     keys: Keys,
     dir: tempfile::TempDir,
 }
@@ -32,12 +33,12 @@ impl Embedded {
         let program = Program {
             binary: "memori",
             args: vec!["up".to_owned()],
-            env: environment,
+            env: environment.clone(),
             listen_key: Some("MEMORI__INGEST__LISTEN"),
             has_admin: false,
         };
         let process = Process::start("memori", program, dir.path())?;
-        Ok(Self { process, keys, dir })
+        Ok(Self { process, env: environment, keys, dir })
     }
 
     /// Starts one whose log and store are in this database.
@@ -58,6 +59,16 @@ impl Embedded {
     #[must_use]
     pub fn key(&self, tenant: &str) -> &str {
         self.keys.of(tenant)
+    }
+
+    /// Runs `memori ARGS` to its end, on this folder.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn memori(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {
+        let mut command = std::process::Command::new(crate::process::binary("memori")?);
+        command.args(args).env_clear().envs(self.env.iter().cloned());
+        Ok(tokio::task::block_in_place(|| command.output())?)
     }
 
     /// Its data.

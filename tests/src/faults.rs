@@ -48,6 +48,14 @@ impl Store for FaultyStore {
         self.inner.drop_view().await
     }
 
+    async fn empty_view(&self) -> Result<(), StoreError> {
+        self.inner.empty_view().await
+    }
+
+    async fn epoch(&self) -> Result<i64, StoreError> {
+        self.inner.epoch().await
+    }
+
     async fn next_offsets(&self, keys: &[OffsetKey]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.next_offsets(keys).await
     }

@@ -37,7 +37,7 @@ pub fn input(runs: &[Run<'_>]) -> FlushInput {
         for (n, body) in run.records.iter().enumerate() {
             let offset = i64::try_from(run.from + n).expect("few records");
             let place = Place { lane: run.topic.lane().unwrap_or(Lane::Live), topic_id: topic_id.clone(), partition: 0, offset };
-            take(&mut input.entities, body, &place);
+            take(Arc::make_mut(&mut input.entities), body, &place);
         }
         let end = |n: usize| i64::try_from(n).expect("few records");
         let key = OffsetKey { cluster_id: Arc::from("cluster"), topic_id, partition: 0 };
@@ -69,6 +69,9 @@ fn take(entities: &mut BTreeMap<EntityRef, EntityBatch>, body: &LogRecordBody, p
         }),
         LogRecordBody::ForgetFact(control) => batch(&control.entity_id, &mut |_, batch| {
             batch.forgets.push(intake::forget(control, 7).expect("a storable forget"));
+        }),
+        LogRecordBody::WithdrawFacts(control) => batch(&control.entity_id, &mut |_, batch| {
+            batch.withdrawals.push(intake::withdrawal(control, 7).expect("a storable withdrawal"));
         }),
         LogRecordBody::Flush(_) => {}
     }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use memori_event_log::topic::Topic;
 use memori_schemas::{
     ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo, Fact, FactKind,
-    FactsExtracted, ForgetFact, Lane, LogRecordBody, Message, MessageVector, Micros, Origin, Role, Supplied, Vector, ids,
+    FactsExtracted, ForgetFact, Lane, LogRecordBody, Message, MessageVector, Micros, Origin, Role, Supplied, Vector,
+    WithdrawFacts, ids,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -67,7 +68,8 @@ pub fn partition(seed: u64, entities: usize, events: usize) -> Partition {
         builder.event(&entity, n);
         match builder.rng.random_range(0..12) {
             0 => builder.erase(&entity),
-            1 | 2 => builder.forget(&entity),
+            1 => builder.forget(&entity),
+            2 => builder.withdraw(&entity),
             _ => {}
         }
     }
@@ -350,6 +352,37 @@ impl Builder {
             key_id: None,
         };
         self.append(Topic::Controls, LogRecordBody::ForgetFact(control));
+    }
+
+    /// What extractors have made so far, or did some time ago; and one event is put back, to be extracted again.
+    fn withdraw(&mut self, entity: &str) {
+        let requested_at = self.now();
+        let n = self.partition[&Topic::Controls].len();
+        let end = |topic: Topic| i64::try_from(self.partition[&topic].len()).expect("few records");
+        let back = self.rng.random_range(0..3);
+        let control = WithdrawFacts {
+            tenant: TENANT.to_owned(),
+            entity_id: entity.to_owned(),
+            withdrawal_id: format!("withdrawal-{n}"),
+            requested_at,
+            extractor: self.rng.random_bool(0.5).then(|| "builtin".to_owned()),
+            version: None,
+            model: None,
+            prompt_hash: None,
+            generation: self.rng.random_bool(0.5).then_some(GENERATION),
+            live_end_offset: (end(Topic::FactsLive) - back).max(0),
+            backfill_end_offset: (end(Topic::FactsBackfill) - back).max(0),
+            key_id: None,
+        };
+        self.append(Topic::Controls, LogRecordBody::WithdrawFacts(control));
+        let mine: Vec<Standing> = self.standing.iter().filter(|standing| standing.event.entity_id == entity).cloned().collect();
+        if let Some(standing) = mine.choose(&mut self.rng).cloned() {
+            let mut event = standing.event;
+            event.attempt += 1;
+            event.origin = event.origin.or(Some(Origin { lane: standing.lane, offset: standing.offset }));
+            let again = self.stand(event, Lane::Backfill);
+            self.extract(&[again]);
+        }
     }
 
     fn known_fact(&mut self, entity: &str) -> Option<Fact> {

@@ -163,7 +163,7 @@ fn flush(entities: usize, numbers: Range<usize>, from: usize) -> FlushInput {
         from: number(from),
         next: number(next),
     });
-    FlushInput { moves: moves.to_vec(), entities: batches, unowned: Vec::new(), unsure: false }
+    FlushInput { moves: moves.to_vec(), entities: batches.into(), unowned: Vec::new(), unsure: false }
 }
 
 #[tokio::test(flavor = "multi_thread")]

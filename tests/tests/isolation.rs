@@ -18,6 +18,10 @@ const RIGHTS: [&str; 5] = ["events", "recall", "erase", "gateway", "admin"];
 /// What was changed is known at the front door that soon.
 const QUICK: (&str, &str) = ("MEMORI__AUTH__KEY_CACHE_MS", "200");
 
+/// What a backfill may read, where nobody answers.
+const NOWHERE: &str = "https://127.0.0.1:1/";
+const MAY_READ: (&str, &str) = ("MEMORI__INGEST__BACKFILL_SOURCES", NOWHERE);
+
 /// One method of one path, as the document describes it.
 struct Operation {
     method: Method,
@@ -99,6 +103,7 @@ fn example(document: &Value, schema: &Value, name: &str) -> Value {
         _ => match name {
             "entity_id" => "alice",
             "tenant" => "a-new-one",
+            "source" => NOWHERE,
             _ => "x",
         }
         .into(),
@@ -120,6 +125,8 @@ async fn things(operator: &Operator, tenant: &str, all: &Api) -> anyhow::Result<
     let fact = all.facts("alice").await?.first().and_then(|fact| fact["fact_id"].as_str()).context("a fact")?.to_owned();
     let erased = all.delete("/v1/entities/erased").await?;
     let erasure = erased.body["erasure_id"].as_str().context("a receipt")?.to_owned();
+    let replay = operator.api().post("/v1/admin/replays", &json!({"tenants": [tenant]})).await?;
+    ensure!(replay.status == StatusCode::CREATED, "{}: {}", replay.status, replay.body);
     let spare = operator.key(tenant, &["events"], &json!({})).await?;
     Ok(Things::from([
         ("event_id", "there".to_owned()),
@@ -128,6 +135,8 @@ async fn things(operator: &Operator, tenant: &str, all: &Api) -> anyhow::Result<
         ("erasure_id", erasure),
         ("tenant", tenant.to_owned()),
         ("key_id", spare.id),
+        ("generation", replay.body["generation"].to_string()),
+        ("act", "pause".to_owned()),
         // Nothing was given up, so there is none.
         ("id", "0000".to_owned()),
     ]))
@@ -158,7 +167,17 @@ impl World {
             of.push(keys);
         }
         let (strangers, keys) = (of.pop().context("globex")?, of.pop().context("acme")?);
-        let acme = things(&operator, "acme", &operator.with(&keys["all"].key)).await?;
+        let mut acme = things(&operator, "acme", &operator.with(&keys["all"].key)).await?;
+        // An import that is not over while the test lasts.
+        let admin = operator.with(&keys["admin"].key);
+        let line =
+            |n| format!("{{\"entity_id\": \"imported\", \"messages\": [{{\"role\": \"user\", \"content\": \"number {n}\"}}]}}\n");
+        let lines: String = (0..1_000).map(line).collect();
+        let upload =
+            admin.request(Method::POST, "/v1/admin/backfills?rate=1").header("content-type", "application/x-ndjson").body(lines);
+        let begun = admin.send(upload).await?;
+        ensure!(begun.status == StatusCode::ACCEPTED, "{}: {}", begun.status, begun.body);
+        acme.insert("backfill_id", begun.body["backfill_id"].as_str().context("an id")?.to_owned());
         Ok(Self { operator, operations, acme, keys, strangers })
     }
 
@@ -212,7 +231,9 @@ fn name_entity(value: &mut Value, entity_id: &str) {
 
 /// What the path names can be another tenant's.
 fn names_somebodys(operation: &Operation) -> bool {
-    ["{fact_id}", "{event_id}", "{erasure_id}", "{tenant}", "{key_id}", "{id}"].iter().any(|part| operation.path.contains(part))
+    ["{fact_id}", "{event_id}", "{erasure_id}", "{tenant}", "{key_id}", "{id}", "{backfill_id}"]
+        .iter()
+        .any(|part| operation.path.contains(part))
 }
 
 async fn every_route(base: &str) -> anyhow::Result<()> {
@@ -337,7 +358,7 @@ async fn every_route(base: &str) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_right_and_key_embedded() -> anyhow::Result<()> {
-    let shape = Embedded::start(&["in-the-file".to_owned()], &[QUICK])?;
+    let shape = Embedded::start(&["in-the-file".to_owned()], &[QUICK, MAY_READ])?;
     every_route(&shape.process.api()).await?;
     let log = shape.process.log_text();
     ensure!(!log.contains("mk_"), "the log holds a key");
@@ -349,7 +370,7 @@ async fn every_route_right_and_key_embedded() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_right_and_key_on_kafka_and_postgres() -> anyhow::Result<()> {
     let servers = Servers::shared()?;
-    let mut shape = Distributed::start(servers, &["in-the-file".to_owned()], 1, &[QUICK]).await?;
+    let mut shape = Distributed::start(servers, &["in-the-file".to_owned()], 1, &[QUICK, MAY_READ]).await?;
     let base = shape.ingest.api();
     every_route(&base).await?;
 

@@ -112,8 +112,8 @@ async fn fill(store: &dyn Store, entity: &EntityRef, from: u32, count: u32) -> a
         batch.copies.push(copy);
         batch.extractions.push(extraction);
     }
-    let entities = [(entity.clone(), batch)].into();
-    store::flush(store, &FlushInput { entities, ..FlushInput::default() }).await?;
+    let entities = std::collections::BTreeMap::from([(entity.clone(), batch)]);
+    store::flush(store, &FlushInput { entities: entities.into(), ..FlushInput::default() }).await?;
     Ok(())
 }
 
@@ -172,6 +172,7 @@ fn said(entity_key: &EntityKey, n: u32, text: &str) -> (EventCopy, Extraction) {
         event_spooled: false,
         event_accepted_at_us: at_us,
         attempt: 0,
+        withdrawn: false,
         dead_letter_class: None,
         dead_letter_reason: None,
         extractor_name: None,

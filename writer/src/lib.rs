@@ -1,8 +1,8 @@
 //! The sink (batches to the store, exactly once) and recall.
 
 pub mod api;
-pub mod background;
 pub mod control;
+pub mod generations;
 pub mod memory;
 pub mod metrics;
 pub mod notify;
@@ -13,6 +13,7 @@ pub mod postgres;
 #[cfg(feature = "kafka")]
 pub mod process;
 pub mod reads;
+pub mod rebuild;
 pub mod recall;
 pub mod run;
 pub mod sink;

@@ -14,9 +14,9 @@ use memori_service::settings::Settings;
 use memori_service::{Scaffold, admin};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiConfig, ApiState};
-use crate::background::Background;
+use crate::api::{self, ApiConfig, ApiState, Estimates};
 use crate::control::{ControlStore, PostgresControl, ROLL_UP_PAUSE, roll_up_until};
+use crate::generations::{DroppedGenerations, GenerationStore, KEEPER_PAUSE, follow_dropped_until, keep_generations_until};
 use crate::notify::Commits;
 use crate::packer::PackerConfig;
 use crate::postgres::PostgresTarget;
@@ -25,11 +25,14 @@ use crate::recall::RecallConfig;
 use crate::run::{SinkConfig, run_sink};
 use crate::store::postgres::{PostgresStore, listen};
 use crate::store::{Store, StoreError};
+use memori_service::background::Background;
 
 /// The process's name, in logs, traces and `pg_stat_activity`.
 pub const NAME: &str = "memori-writer";
 /// For keys, administration, and counting what is used.
 const CONTROL_CONNECTIONS: usize = 3;
+/// For generations: what compares and frees them keeps nobody from a key.
+const GENERATION_CONNECTIONS: usize = 3;
 const DEFAULT_ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 7712);
 
 /// Settings that were understood.
@@ -92,6 +95,8 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         (validated.sink.pool(1).map_err(|e| usage(&e))?, validated.recall.pool(1).map_err(|e| usage(&e))?);
     let control_pool = validated.control.pool(CONTROL_CONNECTIONS).map_err(|e| usage(&e))?;
     let control: Arc<dyn ControlStore> = Arc::new(PostgresControl::new(control_pool.clone()));
+    let generation_pool = validated.control.pool(GENERATION_CONNECTIONS).map_err(|e| usage(&e))?;
+    let generations: Arc<dyn GenerationStore> = Arc::new(PostgresControl::new(generation_pool));
     // A role of its own is held to one tenant at a time.
     let own_role = settings.postgres.recall_url.is_some();
     let reads = |pool| if own_role { PostgresReads::behind_walls(pool, control_pool.clone()) } else { PostgresReads::new(pool) };
@@ -102,6 +107,7 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         group_protocol: GroupProtocol::parse(&settings.kafka.group_protocol).unwrap_or_default(),
         ..KafkaConfig::new(&settings.kafka.brokers, &settings.kafka.topic_prefix)
     };
+    let dropped = DroppedGenerations::default();
     let start_deadline = Duration::from_millis(settings.start.deadline_ms);
     let starting = async {
         reach("the store (run `memori migrate` once)", start_deadline, || async {
@@ -110,7 +116,12 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         .await?;
         let log: Arc<dyn Log> = Arc::new(KafkaLog::connect(kafka).await.map_err(start_failed)?);
         let log = behind(log, settings.registry.url.as_deref(), start_deadline).await.map_err(start_failed)?;
+        let log = memori_archive::behind(log, settings.archive.url.as_deref()).map_err(start_failed)?;
         reach("the log (run `memori topics create` once)", start_deadline, || async { log.identity().await.map(drop) }).await?;
+        reach("the generations (run `memori migrate` once)", start_deadline, || async {
+            dropped.look(&*generations).await.map_err(|e| e.to_string())
+        })
+        .await?;
         Ok(log)
     };
     let Some(log) = scaffold.unless_stopped(starting).await? else { return Ok(()) };
@@ -130,8 +141,9 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     let model = embedder.as_ref().map(|embedder| embedder.model().to_owned());
     let topic_prefix = settings.kafka.topic_prefix.clone();
     let config = ApiConfig { recall, topic_prefix, look_again, ..ApiConfig::default() };
-    let state =
-        ApiState::with_embedder(Arc::new(recall_reads), commits.clone(), config, embedder).with_control(Arc::clone(&control));
+    let state = ApiState::with_embedder(Arc::new(recall_reads), commits.clone(), config, embedder)
+        .with_control(Arc::clone(&control))
+        .with_generations(Arc::clone(&generations), Estimates::of(&settings));
     let (readers, slow_reads) = (state.readers(), state.recall().slow_reads());
     let router = api::router(state);
     let router = match validated.internal_token {
@@ -146,12 +158,19 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
         model,
     };
     let sink_config = SinkConfig::from_settings(&settings.writer, &settings.shutdown).beside(readers, slow_reads);
-    let sink_config = SinkConfig { packer: Some(packer), ..sink_config };
+    let sink_config = SinkConfig { packer: Some(packer), dropped: dropped.clone(), ..sink_config };
     // Its connections are its own, so all of it can stand behind those who answer.
     let background = Background::start("memori-sink").map_err(|e| ProcessError::Failed(e.to_string()))?;
     let counting = roll_up_until(control, commits.clone(), ROLL_UP_PAUSE, scaffold.shutdown.token());
     let sink = background.spawn(run_sink(log, store, commits, sink_config, scaffold.shutdown.token()));
     let counting = tokio::spawn(counting);
+    let stop = scaffold.shutdown.token();
+    let keeping = tokio::spawn(async move {
+        tokio::join!(
+            follow_dropped_until(dropped, Arc::clone(&generations), stop.clone()),
+            keep_generations_until(generations, KEEPER_PAUSE, stop),
+        )
+    });
     scaffold.ready(Some(api_address));
 
     // The sink keeps its own deadline, except while a log that hangs takes no commit and lets no partition go.
@@ -175,5 +194,6 @@ pub async fn run(settings: Settings) -> Result<(), ProcessError> {
     scaffold.stop(Duration::from_millis(settings.shutdown.deadline_ms / 5), stopping).await;
     listening.abort();
     counting.abort();
+    keeping.abort();
     ended
 }

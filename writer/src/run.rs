@@ -9,6 +9,7 @@ use memori_service::settings;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::generations::DroppedGenerations;
 use crate::notify::Commits;
 use crate::pace::{Pace, Readers};
 use crate::packer::{Packer, PackerConfig, SlowReads};
@@ -20,6 +21,9 @@ use crate::store::Store;
 pub const GROUP: &str = "memori-writer";
 /// Commits this close together are announced to other writers once.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How often it is looked whether the view was made anew.
+const EPOCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the sink's end waits for the packer's.
 const PACKER_DEADLINE: Duration = Duration::from_millis(500);
@@ -43,6 +47,8 @@ pub struct SinkConfig {
     pub levels: Levels,
     /// What recall tells the packer.
     pub slow_reads: SlowReads,
+    /// What is passed over.
+    pub dropped: DroppedGenerations,
 }
 
 impl SinkConfig {
@@ -58,6 +64,7 @@ impl SinkConfig {
             pace: Pace { share_percent: writer.sink_share_percent, ..Pace::default() },
             levels: Levels::default(),
             slow_reads: SlowReads::default(),
+            dropped: DroppedGenerations::default(),
         }
     }
 
@@ -103,8 +110,21 @@ pub async fn run_sink(
     if let Some(packer) = &packer {
         config.slow_reads.to(packer.clone());
     }
-    let sink = Sink::new(log.clone(), store, identity, commits, committed).with_packer(packer).at_pace(config.pace);
-    let ended = run_batches(log, batches, Box::new(sink), Arc::new(SinkObserver::telling(config.levels)), shutdown).await;
+    let observer: Arc<SinkObserver> = Arc::new(SinkObserver::telling(config.levels));
+    let ended = loop {
+        let round = shutdown.child_token();
+        let Some(epoch) = shutdown.run_until_cancelled(epoch(&*store)).await else { break Ok(()) };
+        let watching = tokio::spawn(watch_epoch(store.clone(), epoch, round.clone()));
+        let sink = Sink::new(log.clone(), store.clone(), identity.clone(), commits.clone(), committed.clone());
+        let sink = Box::new(sink.with_packer(packer.clone()).at_pace(config.pace.clone()).without(config.dropped.clone()));
+        let ended = run_batches(log.clone(), batches.clone(), sink, observer.clone(), round).await;
+        watching.abort();
+        if ended.is_ok() && !shutdown.is_cancelled() {
+            tracing::warn!("the view was made anew; reading the log from where the store says");
+            continue;
+        }
+        break ended;
+    };
     announcing.abort();
     stop_packing.cancel();
     if let Some(packing) = packing {
@@ -112,6 +132,26 @@ pub async fn run_sink(
         let _ = tokio::time::timeout(PACKER_DEADLINE, packing).await;
     }
     ended
+}
+
+/// Which making of the view this is, as soon as the store tells.
+async fn epoch(store: &dyn Store) -> i64 {
+    loop {
+        match store.epoch().await {
+            Ok(epoch) => return epoch,
+            Err(error) => tracing::warn!(%error, "which view this is is not known now"),
+        }
+        tokio::time::sleep(EPOCH_INTERVAL).await;
+    }
+}
+
+/// Ends a round of the sink once somebody has emptied the view: what it has read is of another one, and where nothing new comes, no flush
+/// would tell it.
+async fn watch_epoch(store: Arc<dyn Store>, began: i64, round: CancellationToken) {
+    while epoch(&*store).await == began {
+        tokio::time::sleep(EPOCH_INTERVAL).await;
+    }
+    round.cancel();
 }
 
 /// Tells other writers of commits, one message for all since the last.

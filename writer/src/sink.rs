@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use crate::generations::DroppedGenerations;
 use crate::notify::Commits;
 use crate::pace::Pace;
 use crate::packer::PackerHandle;
@@ -46,6 +47,7 @@ pub struct Sink {
     /// The last attempt may have been committed.
     unsure: bool,
     pace: Pace,
+    dropped: DroppedGenerations,
     /// Refused records of the batch under way whose dead letters are acknowledged.
     buried: BTreeSet<(TopicPartition, i64)>,
 }
@@ -77,6 +79,7 @@ impl Sink {
             controls_until,
             unsure: false,
             pace: Pace::default(),
+            dropped: DroppedGenerations::default(),
             buried,
         }
     }
@@ -85,6 +88,12 @@ impl Sink {
     #[must_use]
     pub fn at_pace(self, pace: Pace) -> Self {
         Self { pace, ..self }
+    }
+
+    /// Passes over what is of these.
+    #[must_use]
+    pub fn without(self, dropped: DroppedGenerations) -> Self {
+        Self { dropped, ..self }
     }
 
     /// Tells a packer of what its flushes change.
@@ -134,9 +143,9 @@ impl Sink {
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
         let now = Micros::now();
-        let prepared = prepare::prepare(&batch.records, &self.identity, now)?;
+        let prepared = prepare::prepare(&batch.records, &self.identity, &self.dropped, now)?;
         self.bury(&prepared.refused).await?;
-        let Prepared { mut input, passed, .. } = prepared;
+        let Prepared { mut input, passed, of_dropped, .. } = prepared;
         for advance in &batch.advances {
             input.moves.push(OffsetMove {
                 key: self.offset_key(advance.partition)?,
@@ -155,6 +164,7 @@ impl Sink {
         for (topic, class) in passed {
             metrics::passed(topic.as_str(), class.as_str());
         }
+        metrics::of_dropped_generations(of_dropped);
         self.after_commit(report);
         Ok(())
     }
@@ -163,7 +173,7 @@ impl Sink {
         metrics::committed(&report, Micros::now().0);
         self.commits.bump();
         self.committed.notify_one();
-        tracing::debug!(rows = report.rows, applied = report.applied_accepted_at_us.len(), "committed");
+        tracing::debug!(rows = report.rows, applied = report.applied, "committed");
         if let Some(packer) = &self.packer {
             packer.flushed(report.changed);
         }

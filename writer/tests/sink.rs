@@ -47,6 +47,7 @@ fn quick() -> SinkConfig {
         pace: memori_writer::pace::Pace::default(),
         levels: memori_event_log::driver::Levels::default(),
         slow_reads: memori_writer::packer::SlowReads::default(),
+        dropped: memori_writer::generations::DroppedGenerations::default(),
     }
 }
 

@@ -19,7 +19,7 @@ pub const KNOWN_FACTS: usize = 30;
 /// Instructions that are asked for.
 pub const KNOWN_INSTRUCTIONS: usize = 10;
 /// The header that names the tenant to the writer.
-const TENANT_HEADER: &str = "x-memori-tenant";
+pub(crate) const TENANT_HEADER: &str = "x-memori-tenant";
 /// The most that an answer may hold.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
@@ -60,6 +60,9 @@ pub struct KnownFactsError(pub String);
 /// Whoever knows what is known.
 #[async_trait]
 pub trait KnownFacts: Send + Sync + 'static {
+    /// The same of one generation, whichever is read.
+    fn of_generation(&self, generation: i32) -> Arc<dyn KnownFacts>;
+
     /// What is known of the tenant's entity about `query`, the most useful first: at most [`KNOWN_FACTS`] facts and
     /// [`KNOWN_INSTRUCTIONS`] instructions, of about `token_budget` tokens. The caller has a deadline of its own and bounds the answer.
     ///
@@ -129,6 +132,7 @@ fn within(known: Vec<KnownFact>, token_budget: usize) -> Vec<KnownFact> {
 }
 
 /// The writer's recall over HTTP.
+#[derive(Clone)]
 pub struct HttpKnownFacts {
     http: reqwest::Client,
     url: reqwest::Url,
@@ -143,25 +147,30 @@ impl HttpKnownFacts {
     pub fn new(base_url: &str, token: Option<&Secret>) -> Result<Self, String> {
         let url = format!("{}/v1/recall", base_url.trim_end_matches('/'));
         let url = reqwest::Url::parse(&url).map_err(|e| format!("the writer's address cannot be used: {e}"))?;
-        let authorization = match token {
-            None => None,
-            Some(token) => {
-                let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
-                    .map_err(|_| "auth.internal_token must be printable ASCII".to_owned())?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-        };
-        // Inside the platform: no proxy stands between, and nobody is followed elsewhere with our token.
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(2))
-            .timeout(Duration::from_secs(30))
-            .build()
-            .map_err(|e| format!("no HTTP client: {}", e.without_url()))?;
+        let (http, authorization) = client(token)?;
         Ok(Self { http, url, authorization })
     }
+}
+
+/// Inside the platform: no proxy stands between, and nobody is followed elsewhere with our token.
+pub(crate) fn client(token: Option<&Secret>) -> Result<(reqwest::Client, Option<HeaderValue>), String> {
+    let authorization = match token {
+        None => None,
+        Some(token) => {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
+                .map_err(|_| "auth.internal_token must be printable ASCII".to_owned())?;
+            value.set_sensitive(true);
+            Some(value)
+        }
+    };
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(2))
+        .timeout(Duration::from_secs(30))
+        .build()
+        .map_err(|e| format!("no HTTP client: {}", e.without_url()))?;
+    Ok((http, authorization))
 }
 
 #[derive(Deserialize)]
@@ -186,6 +195,14 @@ struct RecalledFact {
 
 #[async_trait]
 impl KnownFacts for HttpKnownFacts {
+    fn of_generation(&self, generation: i32) -> Arc<dyn KnownFacts> {
+        let mut one = self.clone();
+        // In place of `/v1/recall`, behind whatever stands before it.
+        let path = one.url.path().trim_end_matches("/v1/recall").to_owned();
+        one.url.set_path(&format!("{path}/internal/v1/generations/{generation}/recall"));
+        Arc::new(one)
+    }
+
     async fn known(
         &self,
         tenant: &str,
@@ -251,6 +268,10 @@ mod tests {
 
     #[async_trait]
     impl KnownFacts for Answers {
+        fn of_generation(&self, _: i32) -> Arc<dyn KnownFacts> {
+            Arc::new(Self(self.0))
+        }
+
         async fn known(&self, _: &str, _: &str, _: &str, _: usize) -> Result<Vec<KnownFact>, KnownFactsError> {
             match self.0 {
                 Some(0) => Err(KnownFactsError("away".into())),

@@ -88,6 +88,7 @@ impl World {
             extractor: script.clone(),
             embedder: None,
             generation: 1,
+            scope: crate::replay::Scope::default(),
             retry: RetryPolicy {
                 max_attempts: 2,
                 max_elapsed: Duration::from_secs(60),

@@ -7,14 +7,44 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use memori_schemas::Lane;
 use rdkafka::ClientConfig;
 
 use crate::seam::LogError;
+use crate::topic::Topic;
 
 /// The largest record that a topic takes: key, payload and headers.
 pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// What one process's members of groups fetch ahead together, at most, but for each one's last answer.
 const FETCHED_AHEAD_KBYTES: usize = 16 * 1024;
+/// How much of history a broker gathers before it answers, and for how long at most, in ms.
+const HISTORY_FETCH_BYTES: &str = "65536";
+const HISTORY_WAIT_MS: &str = "50";
+
+/// Whether somebody waits for a record. Nobody waits for history: its records travel in company, which costs client and broker less
+/// than one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    Live,
+    History,
+}
+
+impl Haste {
+    /// What is in no lane is waited for.
+    pub(super) fn of(topic: Topic) -> Self {
+        match topic.lane() {
+            Some(Lane::Backfill) => Self::History,
+            Some(Lane::Live) | None => Self::Live,
+        }
+    }
+
+    fn linger_ms(self) -> &'static str {
+        match self {
+            Self::Live => "2",
+            Self::History => "10",
+        }
+    }
+}
 
 /// How members of a group agree on who reads what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +79,8 @@ pub struct KafkaConfig {
     pub properties: BTreeMap<String, String>,
     /// Replicas of every topic when it is made; none: the broker's default.
     pub replication_factor: Option<i32>,
+    /// Days that topics keep records when they are made, by [`Topic::kind`](crate::topic::Topic::kind); of others without limit.
+    pub retention_days: BTreeMap<String, u32>,
     /// For how long the producer tries to deliver a record before it reports it as unconfirmed.
     pub delivery_timeout: Duration,
     /// A name of this process' members that outlives it, unlike any other process'. A member that stops then keeps its partitions
@@ -67,6 +99,7 @@ impl KafkaConfig {
             topic_prefix: topic_prefix.into(),
             properties: BTreeMap::new(),
             replication_factor: None,
+            retention_days: BTreeMap::new(),
             delivery_timeout: Duration::from_secs(30),
             group_instance_id: None,
             group_protocol: GroupProtocol::Classic,
@@ -82,6 +115,7 @@ impl std::fmt::Debug for KafkaConfig {
             .field("topic_prefix", &self.topic_prefix)
             .field("properties", &self.properties.keys().collect::<Vec<_>>())
             .field("replication_factor", &self.replication_factor)
+            .field("retention_days", &self.retention_days)
             .field("delivery_timeout", &self.delivery_timeout)
             .field("group_instance_id", &self.group_instance_id)
             .field("group_protocol", &self.group_protocol)
@@ -252,7 +286,7 @@ impl Properties {
             )));
         }
         // librdkafka's own check of names and values, before anything is connected
-        for client in [properties.producer(), properties.consumer("check", 1)] {
+        for client in [properties.producer(Haste::Live), properties.consumer("check", 1, Haste::Live)] {
             client.create_native_config().map_err(|error| LogError::Fatal(format!("kafka.properties: {error}")))?;
         }
         Ok(properties)
@@ -274,14 +308,14 @@ impl Properties {
         with(self.base(), &[&self.connection])
     }
 
-    pub(super) fn producer(&self) -> ClientConfig {
+    pub(super) fn producer(&self, haste: Haste) -> ClientConfig {
         let mut client = self.base();
         client
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
             .set("compression.type", "zstd")
-            .set("linger.ms", "2")
+            .set("linger.ms", haste.linger_ms())
             .set("message.max.bytes", MAX_MESSAGE_BYTES.to_string())
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536")
@@ -309,12 +343,15 @@ impl Properties {
     }
 
     /// For one of `beside` members of groups that share what may be fetched ahead.
-    pub(super) fn consumer(&self, group_id: &str, beside: usize) -> ClientConfig {
+    pub(super) fn consumer(&self, group_id: &str, beside: usize, haste: Haste) -> ClientConfig {
         let mut client = self.fetching();
         client
             .set("group.id", group_id)
             .set("max.poll.interval.ms", "300000")
             .set("queued.max.messages.kbytes", (FETCHED_AHEAD_KBYTES / beside.max(1)).to_string());
+        if haste == Haste::History {
+            client.set("fetch.min.bytes", HISTORY_FETCH_BYTES).set("fetch.wait.max.ms", HISTORY_WAIT_MS);
+        }
         match self.group_protocol {
             GroupProtocol::Classic => client
                 .set("partition.assignment.strategy", "cooperative-sticky")
@@ -377,10 +414,26 @@ mod tests {
     }
 
     #[test]
+    fn history_waits_for_company() {
+        assert_eq!(Topic::ALL.map(Haste::of).iter().filter(|haste| **haste == Haste::History).count(), 2);
+        let properties = Properties::validate(&config(&[])).unwrap();
+        let more = |live: &ClientConfig, history: &ClientConfig| {
+            let (live, history) = (listing(live), listing(history));
+            history.lines().filter(|line| !live.contains(line)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (live, history) = (Haste::Live, Haste::History);
+        assert_eq!(more(&properties.producer(live), &properties.producer(history)), ["linger.ms=10"]);
+        let consumers = (properties.consumer("g", 1, live), properties.consumer("g", 1, history));
+        assert_eq!(more(&consumers.0, &consumers.1), ["fetch.min.bytes=65536", "fetch.wait.max.ms=50"]);
+        let given = Properties::validate(&config(&[("linger_ms", "7")])).unwrap();
+        assert_eq!(given.producer(history).get("linger.ms"), Some("7"), "an operator's word is for both");
+    }
+
+    #[test]
     fn the_producers_properties() {
         let properties = Properties::validate(&config(&[])).unwrap();
         assert_eq!(
-            listing(&properties.producer()),
+            listing(&properties.producer(Haste::Live)),
             "acks=all\n\
              bootstrap.servers=broker:9092\n\
              client.id=memori\n\
@@ -401,7 +454,7 @@ mod tests {
     fn a_consumers_properties() {
         let properties = Properties::validate(&config(&[])).unwrap();
         assert_eq!(
-            listing(&properties.consumer("memori.writer", 1)),
+            listing(&properties.consumer("memori.writer", 1, Haste::Live)),
             "auto.offset.reset=error\n\
              bootstrap.servers=broker:9092\n\
              check.crcs=true\n\
@@ -428,7 +481,7 @@ mod tests {
     fn a_member_of_the_brokers_protocol_leaves_the_session_to_it() {
         let mut config = config(&[]);
         (config.group_protocol, config.group_instance_id) = (GroupProtocol::Consumer, Some("worker-1".to_owned()));
-        let client = Properties::validate(&config).unwrap().consumer("g", 1);
+        let client = Properties::validate(&config).unwrap().consumer("g", 1, Haste::Live);
         for (key, value) in
             [("group.protocol", "consumer"), ("group.remote.assignor", "uniform"), ("group.instance.id", "worker-1")]
         {
@@ -453,17 +506,22 @@ mod tests {
             ("session_timeout_ms", "6000"),
         ]))
         .unwrap();
-        for client in [properties.plain(), properties.producer(), properties.consumer("g", 1), properties.reader("r")] {
+        for client in [
+            properties.plain(),
+            properties.producer(Haste::Live),
+            properties.consumer("g", 1, Haste::Live),
+            properties.reader("r"),
+        ] {
             assert_eq!(client.get("security.protocol"), Some("sasl_ssl"));
             assert_eq!(client.get("sasl.mechanism"), Some("SCRAM-SHA-512"));
             assert_eq!(client.get("sasl.username"), Some("memori"));
             assert_eq!(client.get("sasl.password"), Some("secret"));
             assert_eq!(client.get("ssl.ca.location"), Some("probe"));
         }
-        assert_eq!(properties.producer().get("compression.type"), Some("lz4"));
-        assert_eq!(properties.producer().get("session.timeout.ms"), None);
-        assert_eq!(properties.consumer("g", 1).get("session.timeout.ms"), Some("6000"));
-        assert_eq!(properties.consumer("g", 1).get("compression.type"), None);
+        assert_eq!(properties.producer(Haste::Live).get("compression.type"), Some("lz4"));
+        assert_eq!(properties.producer(Haste::Live).get("session.timeout.ms"), None);
+        assert_eq!(properties.consumer("g", 1, Haste::Live).get("session.timeout.ms"), Some("6000"));
+        assert_eq!(properties.consumer("g", 1, Haste::Live).get("compression.type"), None);
         assert_eq!(properties.reader("r").get("session.timeout.ms"), None);
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::blocking::{REQUEST_TIMEOUT, detached};
+use super::config::Haste;
 use super::names::log_error;
 use crate::seam::{Commit, Committed, Consumer, ConsumerEvent, Fence, LogError, LogRecord, Start};
 use crate::topic::{Topic, TopicPartition};
@@ -157,7 +158,7 @@ impl KafkaConsumer {
             Group { shared: Arc::clone(&shared), changes: sender, unanswered: Mutex::new(None), closing: AtomicBool::new(false) };
         let native: Native = shared
             .properties
-            .consumer(&shared.names.group_of(group, topic), beside)
+            .consumer(&shared.names.group_of(group, topic), beside, Haste::of(topic))
             .create_with_context(context)
             .map_err(|error| log_error("open a consumer", &error))?;
         let consumer = Self {

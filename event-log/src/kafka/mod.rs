@@ -12,6 +12,7 @@ mod names;
 mod per_topic;
 mod producer;
 mod reader;
+mod retention;
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,7 @@ use self::names::{Names, log_error};
 use self::per_topic::PerTopic;
 use self::producer::KafkaProducer;
 use self::reader::Readers;
+pub use self::retention::Drift;
 use crate::seam::{Consumer, Log, LogError, LogIdentity, LogRecord, Producer};
 use crate::topic::{Topic, TopicPartition};
 
@@ -54,6 +56,7 @@ pub(crate) struct Shared {
     names: Names,
     properties: Properties,
     replication_factor: Option<i32>,
+    retention_days: std::collections::BTreeMap<String, u32>,
     /// For metadata, offsets and administration; a member of no group.
     client: Arc<BaseConsumer<Quiet>>,
     /// Per topic, in the order of [`Topic::ALL`]; 0 while unknown. It never changes in a topic's life.
@@ -73,6 +76,7 @@ impl KafkaLog {
             names: Names::new(&config.topic_prefix),
             properties,
             replication_factor: config.replication_factor,
+            retention_days: config.retention_days,
             client: Arc::new(client),
             partition_counts: Default::default(),
         });
@@ -191,24 +195,19 @@ impl Log for KafkaLog {
             .plain()
             .create_with_context(Quiet::default())
             .map_err(|error| log_error("make the topics", &error))?;
-        let max_message_bytes = MAX_MESSAGE_BYTES.to_string();
+        let settings = |topic| retention::settings_of(topic, &self.shared.retention_days, self.shared.replication_factor);
+        let made: Vec<(Topic, Vec<(&'static str, String)>)> =
+            Topic::ALL.into_iter().map(|topic| (topic, settings(topic))).collect();
         let replicas = self.shared.replication_factor.unwrap_or(-1);
         let missing: Vec<NewTopic<'_>> = self
             .shared
             .names
             .all()
             .filter(|(topic, _)| !existing.iter().any(|(there, _)| there == topic))
-            .map(|(_, name)| {
-                let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
-                // `acks=all` waits for the replicas that are in sync, which may be the leader alone: then an acknowledgement would
-                // be worth one disk. Of three, one may be away.
-                let topic = if replicas >= 3 { topic.set("min.insync.replicas", "2") } else { topic };
-                topic
-                    .set("cleanup.policy", "delete")
-                    .set("retention.ms", "-1")
-                    .set("retention.bytes", "-1")
-                    .set("max.message.bytes", &max_message_bytes)
-                    .set("message.timestamp.type", "LogAppendTime")
+            .map(|(topic, name)| {
+                let settings = made.iter().find(|(of, _)| *of == topic).map_or(&[][..], |(_, settings)| settings);
+                let new = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+                settings.iter().fold(new, |new, (setting, value)| new.set(setting, value))
             })
             .collect();
         if !missing.is_empty() {

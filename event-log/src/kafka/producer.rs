@@ -1,8 +1,8 @@
-//! Appends through one idempotent producer.
+//! Appends through two idempotent producers: one for what somebody waits for, one for history.
 //!
-//! Records of one call, and of calls in the order in which they were first polled, enter librdkafka's queue in that order; its
-//! idempotence keeps it per partition. A full queue makes the caller wait, and everybody behind it. Every record is answered
-//! exactly once: by its delivery report, or as unconfirmed where none can come any more.
+//! Records of one call, and of calls in the order in which they were first polled, enter their producer's queue in that order; its
+//! idempotence keeps it per partition, and a topic's records all go by one. A full queue makes the caller wait, and everybody behind
+//! it. Every record is answered exactly once: by its delivery report, or as unconfirmed where none can come any more.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::blocking::detached;
-use super::config::MAX_MESSAGE_BYTES;
+use super::config::{Haste, MAX_MESSAGE_BYTES};
 use crate::seam::{AppendError, Fence, NewRecord, Position, Producer};
 use crate::topic::TopicPartition;
 
@@ -121,23 +121,35 @@ impl Drop for Native {
     }
 }
 
-/// The log's producer.
-pub(super) struct KafkaProducer {
+/// One producer's queue, and whose turn it is to fill it.
+struct Line {
     shared: Arc<Shared>,
-    /// Held while a call's records enter the queue. The producer is replaced when it has failed for good.
-    turn: tokio::sync::Mutex<Arc<Native>>,
+    haste: Haste,
+    /// Held while a call's records enter the queue. Made when first wanted, and again where it has failed for good.
+    turn: tokio::sync::Mutex<Option<Arc<Native>>>,
     room: Arc<Notify>,
 }
 
-impl KafkaProducer {
-    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, KafkaError> {
-        let room = Arc::new(Notify::new());
-        let native = Arc::new(native(&shared, &room)?);
-        Ok(Self { shared, turn: tokio::sync::Mutex::new(native), room })
+impl Line {
+    fn new(shared: &Arc<Shared>, haste: Haste) -> Self {
+        Self { shared: Arc::clone(shared), haste, turn: tokio::sync::Mutex::default(), room: Arc::default() }
+    }
+
+    fn make(&self) -> Result<Arc<Native>, KafkaError> {
+        let reports = Reports { room: Arc::clone(&self.room) };
+        let native = ThreadedProducer::from_config_and_context(&self.shared.properties.producer(self.haste), reports)?;
+        Ok(Arc::new(Native(Some(native))))
     }
 
     /// Puts one record into the queue, waiting for room.
-    async fn enqueue(&self, native: &mut Arc<Native>, record: &NewRecord, partition: i32, ticket: Ticket) {
+    async fn enqueue(&self, turn: &mut Option<Arc<Native>>, record: &NewRecord, partition: i32, ticket: Ticket) {
+        let native = match turn {
+            Some(native) => native,
+            None => match self.make() {
+                Ok(made) => turn.insert(made),
+                Err(error) => return ticket.settle(Err(append_error(&error))),
+            },
+        };
         let mut next = BaseRecord::with_opaque_to(self.shared.names.of(record.topic), Box::new(ticket))
             .partition(partition)
             .key(record.key.as_ref())
@@ -167,19 +179,65 @@ impl KafkaProducer {
 
     /// A producer with a fatal error never works again; what it still had is reported as unconfirmed.
     fn replace(&self, native: &mut Arc<Native>) {
-        match self::native(&self.shared, &self.room) {
+        match self.make() {
             Ok(fresh) => {
                 tracing::error!(error = ?native.client().fatal_error(), "the kafka producer failed for good and is replaced");
-                *native = Arc::new(fresh);
+                *native = fresh;
             }
             Err(error) => tracing::error!(%error, "the kafka producer failed for good and cannot be replaced yet"),
         }
     }
 }
 
-fn native(shared: &Shared, room: &Arc<Notify>) -> Result<Native, KafkaError> {
-    let native = ThreadedProducer::from_config_and_context(&shared.properties.producer(), Reports { room: Arc::clone(room) })?;
-    Ok(Native(Some(native)))
+/// The log's producer.
+pub(super) struct KafkaProducer {
+    shared: Arc<Shared>,
+    live: Line,
+    history: Line,
+}
+
+impl KafkaProducer {
+    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, KafkaError> {
+        let (mut live, history) = (Line::new(&shared, Haste::Live), Line::new(&shared, Haste::History));
+        // What is wrong with the settings shows at the start.
+        *live.turn.get_mut() = Some(live.make()?);
+        Ok(Self { shared, live, history })
+    }
+
+    fn line(&self, haste: Haste) -> &Line {
+        match haste {
+            Haste::Live => &self.live,
+            Haste::History => &self.history,
+        }
+    }
+
+    /// Puts those of a call's records that are in such haste into their line.
+    async fn append_in(&self, haste: Haste, records: &[NewRecord], pending: &Arc<Pending>) {
+        if !records.iter().any(|record| Haste::of(record.topic) == haste) {
+            return;
+        }
+        let line = self.line(haste);
+        let mut turn = line.turn.lock().await;
+        for (index, record) in records.iter().enumerate().filter(|(_, record)| Haste::of(record.topic) == haste) {
+            let bytes = record.key.len()
+                + record.payload.len()
+                + record.headers.iter().map(|h| h.name.len() + h.value.len() + 10).sum::<usize>();
+            if bytes > MAX_MESSAGE_BYTES - FRAME_BYTES {
+                pending.settle(index, Err(AppendError::TooLarge(format!("{bytes} bytes of at most {MAX_MESSAGE_BYTES}"))));
+                continue;
+            }
+            match self.shared.partition_count(record.topic).await {
+                Ok(partitions) => {
+                    let partition = partition_of(&record.key, partitions);
+                    let source = TopicPartition { topic: record.topic, partition };
+                    let ticket = Ticket { pending: Arc::clone(pending), index, source, settled: false };
+                    line.enqueue(&mut turn, record, partition, ticket).await;
+                }
+                Err(crate::seam::LogError::Transient(why)) => pending.settle(index, Err(AppendError::Unconfirmed(why))),
+                Err(error) => pending.settle(index, Err(AppendError::Refused(error.to_string()))),
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -192,27 +250,8 @@ impl Producer for KafkaProducer {
         }
         let pending =
             Arc::new(Pending { outcomes: Mutex::new(vec![None; count]), left: AtomicUsize::new(count), done: Notify::new() });
-        {
-            let mut native = self.turn.lock().await;
-            for (index, record) in records.iter().enumerate() {
-                let bytes = record.key.len()
-                    + record.payload.len()
-                    + record.headers.iter().map(|h| h.name.len() + h.value.len() + 10).sum::<usize>();
-                if bytes > MAX_MESSAGE_BYTES - FRAME_BYTES {
-                    pending.settle(index, Err(AppendError::TooLarge(format!("{bytes} bytes of at most {MAX_MESSAGE_BYTES}"))));
-                    continue;
-                }
-                match self.shared.partition_count(record.topic).await {
-                    Ok(partitions) => {
-                        let partition = partition_of(&record.key, partitions);
-                        let source = TopicPartition { topic: record.topic, partition };
-                        let ticket = Ticket { pending: Arc::clone(&pending), index, source, settled: false };
-                        self.enqueue(&mut native, record, partition, ticket).await;
-                    }
-                    Err(crate::seam::LogError::Transient(why)) => pending.settle(index, Err(AppendError::Unconfirmed(why))),
-                    Err(error) => pending.settle(index, Err(AppendError::Refused(error.to_string()))),
-                }
-            }
+        for haste in [Haste::Live, Haste::History] {
+            self.append_in(haste, &records, &pending).await;
         }
         pending.done.notified().await;
         let outcomes = std::mem::take(&mut *pending.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
@@ -224,13 +263,16 @@ impl Producer for KafkaProducer {
 
     async fn flush(&self, deadline: Duration) {
         let until = tokio::time::Instant::now() + deadline;
-        let Ok(turn) = tokio::time::timeout_at(until, self.turn.lock()).await else { return };
-        let native = Arc::clone(&turn);
-        drop(turn);
-        let left = until.saturating_duration_since(tokio::time::Instant::now());
-        if let Ok(Err(error)) = detached(move || native.flush(left)).await {
-            tracing::warn!(%error, "the kafka producer still has records that are not confirmed");
-        }
+        let lines = [&self.live, &self.history].map(|line| async move {
+            let Ok(turn) = tokio::time::timeout_at(until, line.turn.lock()).await else { return };
+            let Some(native) = turn.as_ref().map(Arc::clone) else { return };
+            drop(turn);
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            if let Ok(Err(error)) = detached(move || native.flush(left)).await {
+                tracing::warn!(%error, "the kafka producer still has records that are not confirmed");
+            }
+        });
+        futures::future::join_all(lines).await;
     }
 }
 

@@ -17,7 +17,7 @@ use crate::state::IngestState;
 /// How long the writer may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request.
-const MAX_BYTES: usize = 64 << 10;
+const MAX_BYTES: usize = 2 << 20;
 
 /// Passes a request on as it is.
 pub(crate) async fn forward(

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, Uri};
+use memori_schemas::Lane;
 use memori_service::problem::{Answer, ContentKind, Problem, content_kind};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -44,9 +45,11 @@ const MAX_WAIT_BYTES: usize = 4 << 20;
 pub(crate) async fn post_one(
     State(state): State<Arc<IngestState>>,
     caller: Caller,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let lane = lane_of(&uri).inspect_err(|problem| metrics::rejected(problem.status))?;
     let reading = async {
         if content_kind(&headers) != Some(ContentKind::Json) {
             return Err(Problem::unsupported_media_type("application/json in UTF-8"));
@@ -65,7 +68,7 @@ pub(crate) async fn post_one(
         }
     };
     let event = admitted.await.inspect_err(|problem: &Problem| metrics::rejected(problem.status))?;
-    let accepted = state.acceptor.accept(Arc::clone(&caller.tenant), vec![event], traceparent(&headers)).await;
+    let accepted = state.acceptor.accept(Arc::clone(&caller.tenant), vec![event], lane, traceparent(&headers)).await;
     let (event_id, outcome) = accepted.into_iter().next().ok_or_else(Problem::internal)?;
     let (status, durable_in) = match outcome {
         Outcome::Accepted(durable_in) => ("accepted", durable_in),
@@ -76,13 +79,32 @@ pub(crate) async fn post_one(
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
+/// The lane that a request names: history goes where it does not hold up the present.
+fn lane_of(uri: &Uri) -> Answer<Lane> {
+    let mut lane = None;
+    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+        if name != "lane" {
+            return Err(Problem::invalid_field(memori_service::problem::join("", &name), "is not a known parameter"));
+        }
+        let given = Lane::parse(value).ok_or_else(|| Problem::invalid_field("lane", "must be live or backfill"))?;
+        if lane.replace(given).is_some() {
+            return Err(Problem::invalid_field("lane", "is there more than once"));
+        }
+    }
+    Ok(lane.unwrap_or(Lane::Live))
+}
+
 /// `POST /v1/events/batch`.
 pub(crate) async fn post_batch(
     State(state): State<Arc<IngestState>>,
     caller: Caller,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
+    let lane = lane_of(&uri).inspect_err(|problem| metrics::rejected(problem.status))?;
     let reading = async {
         let kind = content_kind(&headers)
             .ok_or_else(|| Problem::unsupported_media_type("application/json or application/x-ndjson in UTF-8"))?;
@@ -127,7 +149,7 @@ pub(crate) async fn post_batch(
             results[index] = Some(rejected(index, event.event_id.as_deref(), &problem));
         }
     }
-    let outcomes = state.acceptor.accept(Arc::clone(&caller.tenant), valid, traceparent(&headers)).await;
+    let outcomes = state.acceptor.accept(Arc::clone(&caller.tenant), valid, lane, traceparent(&headers)).await;
     for (index, (event_id, outcome)) in places.into_iter().zip(outcomes) {
         results[index] = Some(match outcome {
             Outcome::Accepted(durable_in) => {

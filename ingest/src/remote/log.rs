@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use memori_event_log::{
     AppendError, Consumer, Fence, Log, LogError, LogIdentity, LogRecord, NewRecord, Position, Producer, Topic, TopicPartition,
 };
-use memori_schemas::{LogRecordBody, framing};
+use memori_schemas::{Lane, LogRecordBody, framing};
 
 use super::events::{self, Verdict, Verdicts};
 use super::platform::Platform;
@@ -34,12 +34,12 @@ impl RemoteLog {
     }
 
     /// Posts events in order; stops behind the first failure that may pass. An answer for each.
-    async fn post(&self, events: &[(String, Bytes)]) -> Vec<Result<(), AppendError>> {
+    async fn post(&self, lane: Lane, events: &[(String, Bytes)]) -> Vec<Result<(), AppendError>> {
         let mut results = Vec::with_capacity(events.len());
         while results.len() < events.len() {
             let rest = &events[results.len()..];
             let some = &rest[..events::fitting(rest.iter().map(|(_, json)| json.len()), self.0.batch_events())];
-            let verdicts = self.post_some(some).await;
+            let verdicts = self.post_some(lane, some).await;
             let is_over = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Later(_)));
             results.extend(some.iter().zip(verdicts).map(|((event_id, _), verdict)| self.noted(event_id, verdict)));
             if is_over {
@@ -51,14 +51,14 @@ impl RemoteLog {
         results
     }
 
-    async fn post_some(&self, events: &[(String, Bytes)]) -> Vec<Verdict> {
+    async fn post_some(&self, lane: Lane, events: &[(String, Bytes)]) -> Vec<Verdict> {
         let bodies: Vec<Bytes> = events.iter().map(|(_, json)| json.clone()).collect();
-        match self.post_batch(&bodies).await {
+        match self.post_batch(lane, &bodies).await {
             Verdicts::Each(verdicts) => verdicts,
             Verdicts::Apart => {
                 let mut each = Vec::with_capacity(bodies.len());
                 for body in bodies {
-                    let verdict = match self.post_batch(&[body]).await {
+                    let verdict = match self.post_batch(lane, &[body]).await {
                         Verdicts::Each(mut one) => one.pop(),
                         Verdicts::Apart => None,
                     };
@@ -75,9 +75,13 @@ impl RemoteLog {
         }
     }
 
-    async fn post_batch(&self, events: &[Bytes]) -> Verdicts {
+    async fn post_batch(&self, lane: Lane, events: &[Bytes]) -> Verdicts {
         let body = events::batch(events);
-        match self.0.ask_events(Method::POST, "/v1/events/batch", Some(body), MAX_ANSWER_BYTES, POST_TIMEOUT).await {
+        let path = match lane {
+            Lane::Live => "/v1/events/batch",
+            Lane::Backfill => "/v1/events/batch?lane=backfill",
+        };
+        match self.0.ask_events(Method::POST, path, Some(body), MAX_ANSWER_BYTES, POST_TIMEOUT).await {
             Ok((status, answer)) => events::verdicts(events.len(), status, &answer),
             Err(away) => Verdicts::Each(vec![Verdict::Later(away.0); events.len()]),
         }
@@ -102,9 +106,12 @@ impl Producer for RemoteLog {
         let mut results: Vec<Option<Result<Position, AppendError>>> = Vec::with_capacity(records.len());
         let mut events = Vec::with_capacity(records.len());
         let mut places = Vec::with_capacity(records.len());
+        // One call is of one lane: the door's are live, an importer's are not.
+        let topic = records.first().map_or(Topic::ConversationsLive, |record| record.topic);
+        let lane = if topic == Topic::ConversationsBackfill { Lane::Backfill } else { Lane::Live };
         for (place, record) in records.into_iter().enumerate() {
             match framing::decode(&record.payload) {
-                Ok(LogRecordBody::Conversation(event)) if record.topic == Topic::ConversationsLive => {
+                Ok(LogRecordBody::Conversation(event)) if record.topic == topic && topic.lane() == Some(lane) => {
                     let event_id = event.event_id.clone();
                     events.push((event_id, Bytes::from(events::to_json(event).to_string())));
                     places.push(place);
@@ -114,8 +121,8 @@ impl Producer for RemoteLog {
                 Err(error) => results.push(Some(Err(AppendError::Unacceptable(error.to_string())))),
             }
         }
-        let source = TopicPartition { topic: Topic::ConversationsLive, partition: 0 };
-        for (place, posted) in places.into_iter().zip(self.post(&events).await) {
+        let source = TopicPartition { topic, partition: 0 };
+        for (place, posted) in places.into_iter().zip(self.post(lane, &events).await) {
             results[place] = Some(posted.map(|()| Position { source, offset: None }));
         }
         let unsettled = || Err(AppendError::Unconfirmed("not sent".to_owned()));

@@ -13,7 +13,9 @@ use std::sync::LazyLock;
 
 use self::codec::Codec;
 pub use self::versions::{RELEASED, SchemaVersion};
-use crate::records::{ConversationEvent, DeadLetter, EraseEntity, FactsExtracted, Flush, ForgetFact, LogRecordBody};
+use crate::records::{
+    ConversationEvent, DeadLetter, EraseEntity, FactsExtracted, Flush, ForgetFact, LogRecordBody, WithdrawFacts,
+};
 
 /// The largest payload that is written or read, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024 * 1024;
@@ -63,6 +65,7 @@ struct Codecs {
     facts: Codec<FactsExtracted>,
     erase_entity: Codec<EraseEntity>,
     forget_fact: Codec<ForgetFact>,
+    withdraw_facts: Codec<WithdrawFacts>,
     dead_letter: Codec<DeadLetter>,
 }
 
@@ -75,6 +78,7 @@ static CODECS: LazyLock<Codecs> = LazyLock::new(|| {
         facts: Codec::released("FactsExtracted"),
         erase_entity: Codec::released("EraseEntity"),
         forget_fact: Codec::released("ForgetFact"),
+        withdraw_facts: Codec::released("WithdrawFacts"),
         dead_letter: Codec::released("DeadLetter"),
     }
 });
@@ -91,6 +95,7 @@ pub fn encode(body: &LogRecordBody) -> Result<Vec<u8>, FramingError> {
         LogRecordBody::Facts(record) => codecs.facts.encode(record),
         LogRecordBody::EraseEntity(record) => codecs.erase_entity.encode(record),
         LogRecordBody::ForgetFact(record) => codecs.forget_fact.encode(record),
+        LogRecordBody::WithdrawFacts(record) => codecs.withdraw_facts.encode(record),
         LogRecordBody::DeadLetter(record) => codecs.dead_letter.encode(record),
     }
 }
@@ -110,6 +115,7 @@ pub fn decode(payload: &[u8]) -> Result<LogRecordBody, FramingError> {
         .or_else(|| codecs.dead_letter.try_decode(fingerprint, datum, LogRecordBody::DeadLetter))
         .or_else(|| codecs.erase_entity.try_decode(fingerprint, datum, LogRecordBody::EraseEntity))
         .or_else(|| codecs.forget_fact.try_decode(fingerprint, datum, LogRecordBody::ForgetFact))
+        .or_else(|| codecs.withdraw_facts.try_decode(fingerprint, datum, LogRecordBody::WithdrawFacts))
         .unwrap_or_else(|| Err(FramingError::UnknownFingerprint(hex::encode(fingerprint))))
 }
 
@@ -123,6 +129,7 @@ pub fn fingerprint_hex(body: &LogRecordBody) -> &'static str {
         LogRecordBody::Facts(_) => codecs.facts.fingerprint_hex(),
         LogRecordBody::EraseEntity(_) => codecs.erase_entity.fingerprint_hex(),
         LogRecordBody::ForgetFact(_) => codecs.forget_fact.fingerprint_hex(),
+        LogRecordBody::WithdrawFacts(_) => codecs.withdraw_facts.fingerprint_hex(),
         LogRecordBody::DeadLetter(_) => codecs.dead_letter.fingerprint_hex(),
     }
 }

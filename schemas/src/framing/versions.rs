@@ -29,5 +29,6 @@ released! {
     "FactsExtracted", 2, "facts_extracted.v2.avsc";
     "EraseEntity", 1, "erase_entity.v1.avsc";
     "ForgetFact", 1, "forget_fact.v1.avsc";
+    "WithdrawFacts", 1, "withdraw_facts.v1.avsc";
     "DeadLetter", 1, "dead_letter.v1.avsc";
 }

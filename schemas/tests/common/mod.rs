@@ -5,7 +5,7 @@
 use memori_schemas::{
     ContentFormat, ContentHash, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo,
     Fact, FactKind, FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageKey, MessageVector, MetadataEntry,
-    Micros, Origin, Role, Supplied, TextHash, TripleHash, Vector,
+    Micros, Origin, Role, Supplied, TextHash, TripleHash, Vector, WithdrawFacts,
 };
 
 fn some(text: &str) -> Option<String> {
@@ -184,6 +184,23 @@ pub(crate) fn full() -> Vec<(&'static str, LogRecordBody)> {
             }),
         ),
         (
+            "withdraw_facts.full",
+            LogRecordBody::WithdrawFacts(WithdrawFacts {
+                tenant: "acme".into(),
+                entity_id: "alice".into(),
+                withdrawal_id: "withdrawal-1".into(),
+                requested_at: Micros(1_700_000_000_000_000),
+                extractor: some("llm"),
+                version: some("1"),
+                model: some("model-1"),
+                prompt_hash: some("00ff"),
+                generation: Some(7),
+                live_end_offset: 12,
+                backfill_end_offset: 9_000_000_000,
+                key_id: some("k-1"),
+            }),
+        ),
+        (
             "dead_letter.full",
             LogRecordBody::DeadLetter(DeadLetter {
                 tenant: some("acme"),
@@ -252,6 +269,18 @@ pub(crate) fn bare() -> Vec<(&'static str, LogRecordBody)> {
             LogRecordBody::ForgetFact(r) => (
                 "forget_fact.bare",
                 LogRecordBody::ForgetFact(ForgetFact { triple_hash: None, message_keys: vec![], key_id: None, ..r }),
+            ),
+            LogRecordBody::WithdrawFacts(r) => (
+                "withdraw_facts.bare",
+                LogRecordBody::WithdrawFacts(WithdrawFacts {
+                    extractor: None,
+                    version: None,
+                    model: None,
+                    prompt_hash: None,
+                    generation: None,
+                    key_id: None,
+                    ..r
+                }),
             ),
             LogRecordBody::DeadLetter(r) => (
                 "dead_letter.bare",

@@ -1,5 +1,6 @@
 //! What an operator may rely on: exit codes, the ready line, the printed configuration, one process per folder, an orderly end.
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -169,12 +170,19 @@ async fn one_process_holds_a_folder_and_ends_in_order() {
     assert_eq!(status.code(), Some(0));
     // Stopped, its folder is free, and a copy of it is a backup.
     let copy = system.dir.path().join("copy");
-    std::fs::create_dir(&copy).expect("a folder");
-    for entry in std::fs::read_dir(&folder).expect("the folder") {
-        let entry = entry.expect("an entry");
-        std::fs::copy(entry.path(), copy.join(entry.file_name())).expect("a copy");
-    }
+    copy_folder(Path::new(&folder), &copy).expect("a copy");
     let restored = System::start(None, &[("MEMORI__EMBEDDED__DATA_DIR", &copy.display().to_string())]).await;
     assert_eq!(restored.http.all_facts("a", 10).await.len(), 3);
     tokio::time::timeout(Duration::from_secs(60), restored.http.applied(&["last"])).await.expect("at once");
+}
+
+/// With all that lies below it.
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() { copy_folder(&entry.path(), &to)? } else { std::fs::copy(entry.path(), to).map(drop)? }
+    }
+    Ok(())
 }

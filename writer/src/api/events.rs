@@ -215,12 +215,14 @@ pub(super) async fn controls_wait(
         let entity_id = fields.required_text("entity_id", 1..=MAX_ENTITY_ID_BYTES);
         let forget = fields.text("forget_id", 1..=256);
         let erasure = fields.text("erasure_id", 1..=256);
+        let withdrawal = fields.text("withdrawal_id", 1..=256);
         let timeout_ms = fields.integer("timeout_ms", 0..=MAX_TIMEOUT_MS).unwrap_or(DEFAULT_TIMEOUT_MS);
-        let control = match (forget, erasure) {
-            (Some(id), None) => Some(ControlId::Forget(id)),
-            (None, Some(id)) => Some(ControlId::Erasure(id)),
+        let control = match (forget, erasure, withdrawal) {
+            (Some(id), None, None) => Some(ControlId::Forget(id)),
+            (None, Some(id), None) => Some(ControlId::Erasure(id)),
+            (None, None, Some(id)) => Some(ControlId::Withdrawal(id)),
             _ => {
-                fields.broken("forget_id", "either this or erasure_id is required, not both");
+                fields.broken("forget_id", "one of this, erasure_id and withdrawal_id is required");
                 None
             }
         };

@@ -38,7 +38,7 @@ pub(super) async fn export(
         while piece.len() < PIECE_BYTES {
             let said = messages.conversation().len();
             let line = if next < said {
-                message_line(&messages, messages.conversation()[next] as usize)
+                message_line(&entity_id, &messages, messages.conversation()[next] as usize)
             } else if next - said < facts.len() {
                 fact_line(&facts, next - said)
             } else {
@@ -54,7 +54,8 @@ pub(super) async fn export(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-fn message_line(image: &MessageImage, number: usize) -> Value {
+/// Whatever `memori backfill` needs to make the same event again is in it.
+fn message_line(entity_id: &str, image: &MessageImage, number: usize) -> Value {
     let message = image.message(number);
     // Parts are shown as the list that they are.
     let content = match message.content_format() {
@@ -63,10 +64,12 @@ fn message_line(image: &MessageImage, number: usize) -> Value {
     };
     json!({
         "type": "message",
+        "entity_id": entity_id,
         "message_id": message.message_id(),
         "event_id": message.event_id(),
         "message_index": message.message_index(),
         "session_id": image.session_id(number),
+        "session_named": image.is_session_named(number),
         "process_id": message.process_id(),
         "role": message.role().as_str(),
         "name": message.name(),

@@ -7,11 +7,15 @@
 //! It trusts `x-memori-tenant`: whoever mounts it lets in only callers that may set it (see [`with_internal_token`]).
 
 mod dead_letters;
+mod estimate;
 mod events;
 mod export;
 mod facts;
+mod generations;
 mod keys;
+mod lineages;
 mod recall;
+mod replays;
 mod request;
 mod tenants;
 mod usage;
@@ -31,6 +35,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 use crate::control::ControlStore;
+use crate::generations::GenerationStore;
 use crate::notify::Commits;
 use crate::pace::Readers;
 use crate::reads::{ReadError, ReadStore};
@@ -40,6 +45,7 @@ use crate::recall::{Recall, RecallConfig};
 pub const TENANT_HEADER: &str = "x-memori-tenant";
 /// The header that names who administers, for the audit log.
 pub const ACTOR_HEADER: &str = "x-memori-actor";
+pub use estimate::Estimates;
 pub use memori_service::auth::EVERY_TENANT;
 
 /// Bounds of the API.
@@ -78,6 +84,8 @@ pub struct ApiState {
     waiters: Arc<Semaphore>,
     config: Arc<ApiConfig>,
     control: Option<Arc<dyn ControlStore>>,
+    generations: Option<Arc<dyn GenerationStore>>,
+    estimates: Estimates,
 }
 
 impl ApiState {
@@ -102,6 +110,8 @@ impl ApiState {
             waiters: Arc::new(Semaphore::new(config.max_waiters)),
             config: Arc::new(config),
             control: None,
+            generations: None,
+            estimates: Estimates::default(),
         }
     }
 
@@ -109,6 +119,17 @@ impl ApiState {
     #[must_use]
     pub fn with_control(self, control: Arc<dyn ControlStore>) -> Self {
         Self { control: Some(control), ..self }
+    }
+
+    /// The same, keeping generations there, and estimating replays by these settings.
+    #[must_use]
+    pub fn with_generations(self, generations: Arc<dyn GenerationStore>, estimates: Estimates) -> Self {
+        Self { generations: Some(generations), estimates, ..self }
+    }
+
+    /// Where generations are kept.
+    fn generations(&self) -> Result<&Arc<dyn GenerationStore>, Problem> {
+        self.generations.as_ref().ok_or_else(|| Problem::not_found("no generations are kept here"))
     }
 
     /// Where tenants and their keys are kept.
@@ -142,6 +163,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/erasures/{erasure_id}", get(facts::erasure))
         .route("/v1/admin/dead-letters", get(dead_letters::list))
         .route("/v1/admin/dead-letters/{id}", get(dead_letters::show))
+        .route("/v1/admin/lineages", get(lineages::list))
         .route("/v1/admin/tenants", get(tenants::list).post(tenants::create))
         .route("/v1/admin/tenants/{tenant}", get(tenants::show).patch(tenants::change))
         .route("/v1/admin/tenants/{tenant}/keys", get(keys::list).post(keys::create))
@@ -151,10 +173,20 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/admin/tenants/{tenant}/usage", get(usage::of_tenant))
         .route("/v1/admin/usage", get(usage::of_all))
         .route("/v1/admin/audit", get(usage::audit))
+        .route("/v1/admin/replays", get(replays::list).post(replays::start))
+        .route("/v1/admin/replays/estimate", post(replays::estimate))
+        .route("/v1/admin/replays/{generation}", get(replays::show))
+        .route("/v1/admin/replays/{generation}/diff", get(replays::diff))
+        .route("/v1/admin/replays/{generation}/{act}", post(replays::act))
+        .route("/internal/v1/generations", get(generations::followed))
+        .route("/internal/v1/generations/{generation}/recall", post(recall::of_generation))
+        .route("/internal/v1/generations/made", post(generations::made))
         .route("/internal/v1/keys/grants", post(keys::grants))
         .route("/internal/v1/keys/used", post(keys::used))
         .route("/internal/v1/tenants/standings", post(tenants::standings))
         .route("/internal/v1/dead-letters/redrivable", post(dead_letters::redrivable))
+        .route("/internal/v1/lineages/entities", post(lineages::entities))
+        .route("/internal/v1/lineages/withdrawn", post(lineages::withdrawn))
         .route("/internal/v1/events/status", post(events::status))
         .route("/internal/v1/events/wait", post(events::wait))
         .route("/internal/v1/events/known", post(events::known))

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use http::HeaderMap;
 use memori_schemas::{FactKind, Micros};
 use memori_service::problem::{Answer, FieldErrors, Fields, Problem};
@@ -34,6 +34,20 @@ pub(super) async fn single(
     let query = errors.into_result(query)?.ok_or_else(|| Problem::invalid(Vec::new()))?;
     let _reading = state.config.readers.enter();
     state.recall.recall(&tenant.0, &query, "single").await.map(Json).map_err(unreadable)
+}
+
+/// Of a generation, whichever the tenant reads: for whoever extracts it.
+pub(super) async fn of_generation(
+    State(state): State<ApiState>,
+    tenant: Tenant,
+    Path(generation): Path<i32>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<Recalled>> {
+    let mut errors = FieldErrors::default();
+    let query = query_of(json_body(&headers, body, MAX_BODY_BYTES).await?, "", &mut errors);
+    let query = errors.into_result(query)?.ok_or_else(|| Problem::invalid(Vec::new()))?;
+    state.recall.recall_of(&tenant.0, &query, generation, "worker").await.map(Json).map_err(unreadable)
 }
 
 pub(super) async fn batch(State(state): State<ApiState>, tenant: Tenant, headers: HeaderMap, body: Body) -> Answer<Json<Value>> {

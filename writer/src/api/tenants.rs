@@ -20,7 +20,7 @@ use super::{ACTOR_HEADER, ApiState, EVERY_TENANT, unreadable};
 use crate::control::{Act, DAY_US, Made, Quotas, TenantChange, TenantRow};
 
 /// Bytes of a request of these.
-pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
+pub(super) const MAX_BODY_BYTES: usize = 2 << 20;
 /// Bytes of a tenant's or a key's name for people.
 pub(super) const MAX_DISPLAY_NAME_BYTES: usize = 256;
 /// Tenants of one question of a front door.
@@ -56,6 +56,11 @@ impl Administrator {
             return Ok(());
         }
         Err(Problem::new(StatusCode::FORBIDDEN, "the key administers one tenant; this takes a key that is bound to `*`"))
+    }
+
+    /// The tenant that it administers, or the name of all.
+    pub(super) fn tenant(&self) -> &str {
+        &self.tenant
     }
 
     pub(super) fn is_operator(&self) -> bool {

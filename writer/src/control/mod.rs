@@ -5,7 +5,7 @@
 
 mod postgres;
 mod rollup;
-mod sql;
+pub(crate) mod sql;
 mod sqlite;
 
 use async_trait::async_trait;
@@ -201,6 +201,10 @@ pub trait ControlStore: Send + Sync + 'static {
 
     /// Counts what was used since the start of a day anew. Two at once do no harm.
     async fn roll_up(&self, from_day: i64, today: i64) -> Result<(), ReadError>;
+
+    /// Writes a line of the audit log, of what is no change here: `name` of what was done, `subject` what it was done to.
+    async fn note(&self, tenant: &str, name: &str, subject: &str, detail: &serde_json::Value, act: &Act)
+    -> Result<(), ReadError>;
 
     /// Lines of the audit log, the newest first.
     async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditRow>, ReadError>;

@@ -33,14 +33,18 @@ impl PostgresControl {
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '10s'; \
     SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off";
 
+/// What is read at one instant.
+const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '60s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off";
+
 impl PostgresDb {
-    async fn in_transaction(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
+    async fn in_transaction(&self, begin: &'static str, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
         let client = self.pool.get().await?;
         let mut prepared = Vec::with_capacity(statements.len());
         for statement in &statements {
             prepared.push(client.prepare_cached(&self.statements.of(statement)).await?);
         }
-        client.batch_execute(BEGIN).await?;
+        client.batch_execute(begin).await?;
         let mut results = Vec::with_capacity(statements.len());
         for (statement, prepared) in statements.iter().zip(&prepared) {
             let params: Vec<&(dyn ToSql + Sync)> = statement.params.iter().map(|param| param as _).collect();
@@ -68,7 +72,9 @@ impl Database for PostgresDb {
     }
 
     async fn snapshot(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
-        self.change(statements).await
+        let this = self.clone();
+        // As a change.
+        tokio::spawn(async move { this.in_transaction(BEGIN_SNAPSHOT, statements).await }).await.map_err(|_| ReadError::Closed)?
     }
 }
 
@@ -77,6 +83,6 @@ impl Changing for PostgresDb {
     async fn change(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
         let this = self.clone();
         // A task of its own: a caller that goes away leaves no transaction open on a pooled connection.
-        tokio::spawn(async move { this.in_transaction(statements).await }).await.map_err(|_| ReadError::Closed)?
+        tokio::spawn(async move { this.in_transaction(BEGIN, statements).await }).await.map_err(|_| ReadError::Closed)?
     }
 }

@@ -115,6 +115,10 @@ const AUDIT: &str = "SELECT act_id, at_us, tenant, actor, actor_tenant, act, sub
     AND act_id {bytewise} < CAST($4 AS text) ORDER BY act_id {bytewise} DESC LIMIT $5";
 
 /// A line for an act that has changed a row: the row names the act.
+const AUDIT_NOTE: &str = "INSERT INTO @@audit_log (act_id, at_us, tenant, actor, actor_tenant, act, subject, detail) \
+    SELECT CAST($1 AS text), CAST($2 AS bigint), CAST($3 AS text), CAST($4 AS text), CAST($5 AS text), CAST($6 AS text), \
+    CAST($7 AS text), CAST($8 AS text)";
+
 const AUDIT_TENANT: &str = "INSERT INTO @@audit_log (act_id, at_us, tenant, actor, actor_tenant, act, subject, detail) \
     SELECT CAST($1 AS text), CAST($2 AS bigint), CAST($3 AS text), CAST($4 AS text), CAST($5 AS text), CAST($6 AS text), \
     CAST($7 AS text), CAST($8 AS text) WHERE EXISTS (SELECT 1 FROM @@tenants WHERE tenant = $3 AND act_id = $1)";
@@ -136,9 +140,9 @@ pub trait Changing: Database + 'static {
 
 /// The control store over a database.
 #[derive(Clone, Debug)]
-pub struct SqlControl<D>(pub(super) D);
+pub struct SqlControl<D>(pub(crate) D);
 
-fn text(text: &str) -> Param {
+pub(crate) fn text(text: &str) -> Param {
     Param::Text(text.to_owned())
 }
 
@@ -150,7 +154,7 @@ fn count(number: usize) -> Param {
     Param::Int(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-fn line(template: &'static str, act: &Act, tenant: &str, name: &str, subject: &str, detail: &Value) -> Statement {
+pub(crate) fn line(template: &'static str, act: &Act, tenant: &str, name: &str, subject: &str, detail: &Value) -> Statement {
     let params = vec![
         text(&act.id),
         Param::Int(act.at_us),
@@ -443,6 +447,10 @@ impl<D: Changing> ControlStore for SqlControl<D> {
         self.0.change(vec![Statement::whole(ROLL_UP_CALLS, window())]).await?;
         self.0.change(vec![Statement::whole(ROLL_UP_FACTS, vec![Param::Int(today)])]).await?;
         Ok(())
+    }
+
+    async fn note(&self, tenant: &str, name: &str, subject: &str, detail: &Value, act: &Act) -> Result<(), ReadError> {
+        self.0.change(vec![line(AUDIT_NOTE, act, tenant, name, subject, detail)]).await.map(drop)
     }
 
     async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditRow>, ReadError> {

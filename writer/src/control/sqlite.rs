@@ -29,6 +29,24 @@ impl SqliteControl {
 }
 
 impl SqliteDb {
+    /// Reads, and keeps nobody from writing.
+    async fn at_one_instant(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
+        let mut transaction = self.database.reads().begin_with("BEGIN DEFERRED").await?;
+        let mut results = Vec::with_capacity(statements.len());
+        for statement in statements {
+            let sql = self.statements.of(&statement);
+            match rows(&mut transaction, &sql, statement.params).await {
+                Ok(found) => results.push(found),
+                Err(error) => {
+                    transaction.rollback().await?;
+                    return Err(error);
+                }
+            }
+        }
+        transaction.rollback().await?;
+        Ok(results)
+    }
+
     async fn in_transaction(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
         let mut transaction = self.database.writes().begin_with("BEGIN IMMEDIATE").await?;
         let mut results = Vec::with_capacity(statements.len());
@@ -56,7 +74,9 @@ impl Database for SqliteDb {
     }
 
     async fn snapshot(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {
-        self.change(statements).await
+        let this = self.clone();
+        // As a change.
+        tokio::spawn(async move { this.at_one_instant(statements).await }).await.map_err(|_| ReadError::Closed)?
     }
 }
 

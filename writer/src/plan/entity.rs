@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::derive::{Derived, fact_row, slot_validity};
 use super::rows::{
     ErasureRow, EventRef, FactKey, ForgetRow, Marks, MentionKey, MentionRow, MessageVectorKey, MessageVectorRow, OutcomeKey,
-    OutcomeKind, OutcomeRow,
+    OutcomeKind, OutcomeRow, WithdrawalRow,
 };
 use super::{EntityBatch, EntityView, EntityWrites, EventCopy, Needs, dead};
 
@@ -17,12 +17,13 @@ pub fn plan(batch: &EntityBatch, view: &EntityView) -> Result<EntityWrites, Need
     let mut writes = EntityWrites::default();
     let erasures = merge_erasures(batch, view, &mut writes);
     let forgets = merge_forgets(batch, view, &mut writes);
+    let withdrawals = merge_withdrawals(batch, view, &mut writes);
     let events = Events::new(batch, view, &erasures);
     if !view.whole && events.must_purge(view) {
         return Err(Needs { whole: true, ..Needs::default() });
     }
     let lives_on = events.plan(view, &mut writes);
-    let outcomes = plan_outcomes(batch, view, &events.erased, &mut writes);
+    let outcomes = plan_outcomes(batch, view, &events.erased, &withdrawals, &mut writes);
     if !view.whole && !outcomes.replaced.is_empty() {
         return Err(Needs { whole: true, ..Needs::default() });
     }
@@ -33,6 +34,7 @@ pub fn plan(batch: &EntityBatch, view: &EntityView) -> Result<EntityWrites, Need
         let gone = |m: &MentionRow| {
             events.erased.contains(&m.key.event)
                 || outcomes.replaced.contains(&(m.key.event.clone(), m.key.generation))
+                || outcomes.emptied.contains(&(m.key.event.clone(), m.key.generation))
                 || forgets.iter().any(|f| f.drops(m))
         };
         view.mentions.values().filter(|m| gone(m)).map(|m| &m.key).collect()
@@ -103,6 +105,35 @@ fn merge_forgets(batch: &EntityBatch, view: &EntityView, writes: &mut EntityWrit
     for id in changed {
         let stored = view.forgets.iter().any(|f| f.forget_id == id);
         writes.forgets.push(stored, all[id].clone());
+    }
+    all.into_values().collect()
+}
+
+/// Stored and new ones. One id twice (a request that was appended twice) takes the larger bounds.
+fn merge_withdrawals(batch: &EntityBatch, view: &EntityView, writes: &mut EntityWrites) -> Vec<WithdrawalRow> {
+    let stored = view.withdrawals.iter().map(|w| (w.withdrawal_id.as_str(), w.clone()));
+    let mut all: BTreeMap<&str, WithdrawalRow> = stored.collect();
+    let mut changed: BTreeSet<&str> = BTreeSet::new();
+    for withdrawal in &batch.withdrawals {
+        let Some(present) = all.get_mut(withdrawal.withdrawal_id.as_str()) else {
+            all.insert(&withdrawal.withdrawal_id, withdrawal.clone());
+            changed.insert(&withdrawal.withdrawal_id);
+            continue;
+        };
+        let merged = WithdrawalRow {
+            requested_at_us: present.requested_at_us.max(withdrawal.requested_at_us),
+            live_end_offset: present.live_end_offset.max(withdrawal.live_end_offset),
+            backfill_end_offset: present.backfill_end_offset.max(withdrawal.backfill_end_offset),
+            ..present.clone()
+        };
+        if merged != *present {
+            *present = merged;
+            changed.insert(&withdrawal.withdrawal_id);
+        }
+    }
+    for id in changed {
+        let stored = view.withdrawals.iter().any(|w| w.withdrawal_id == id);
+        writes.withdrawals.push(stored, all[id].clone());
     }
     all.into_values().collect()
 }
@@ -180,11 +211,20 @@ struct Outcomes {
     won: BTreeMap<OutcomeKey, usize>,
     /// Stored as applied, and now replaced: its mentions go.
     replaced: BTreeSet<OutcomeKey>,
+    /// What it made is withdrawn: its mentions go, or are not taken.
+    emptied: BTreeSet<OutcomeKey>,
     /// One is left, as far as was read.
     any: bool,
 }
 
-fn plan_outcomes(batch: &EntityBatch, view: &EntityView, erased: &BTreeSet<&EventRef>, writes: &mut EntityWrites) -> Outcomes {
+fn plan_outcomes(
+    batch: &EntityBatch,
+    view: &EntityView,
+    erased: &BTreeSet<&EventRef>,
+    withdrawals: &[WithdrawalRow],
+    writes: &mut EntityWrites,
+) -> Outcomes {
+    let withdrawn = |outcome: &OutcomeRow| withdrawals.iter().any(|w| w.withdraws(outcome));
     let mut best: BTreeMap<OutcomeKey, (&OutcomeRow, Option<usize>)> = BTreeMap::new();
     let extractions = batch.extractions.iter().enumerate().flat_map(|(i, x)| x.outcomes.iter().map(move |o| (o, Some(i))));
     let burials = batch.burials.iter().flat_map(|b| b.outcomes.iter().map(|o| (o, None)));
@@ -194,7 +234,8 @@ fn plan_outcomes(batch: &EntityBatch, view: &EntityView, erased: &BTreeSet<&Even
             *leader = (outcome, by);
         }
     }
-    let mut out = Outcomes { won: BTreeMap::new(), replaced: BTreeSet::new(), any: !best.is_empty() };
+    let mut out = Outcomes { won: BTreeMap::new(), replaced: BTreeSet::new(), emptied: BTreeSet::new(), any: !best.is_empty() };
+    let mut decided: BTreeSet<OutcomeKey> = BTreeSet::new();
     for (key, (outcome, by)) in best {
         let stored = view.outcomes.get(&key);
         if stored.is_some_and(|s| s.rank() <= outcome.rank()) {
@@ -203,29 +244,38 @@ fn plan_outcomes(batch: &EntityBatch, view: &EntityView, erased: &BTreeSet<&Even
         if stored.is_some_and(|s| s.kind == OutcomeKind::Applied) {
             out.replaced.insert(key.clone());
         }
-        writes.outcomes.push(stored.is_some(), outcome.clone());
+        let row = OutcomeRow { withdrawn: withdrawn(outcome), ..outcome.clone() };
+        decided.insert(key.clone());
+        if row.withdrawn {
+            out.emptied.insert(key.clone());
+        }
+        writes.outcomes.push(stored.is_some(), row);
         if let Some(by) = by {
             out.won.insert(key, by);
         }
     }
-    for key in view.outcomes.keys() {
+    for (key, stored) in &view.outcomes {
         if erased.contains(&key.0) {
             writes.outcomes_deleted.push(key.clone());
-        } else {
-            out.any = true;
+            continue;
+        }
+        out.any = true;
+        if !decided.contains(key) && !stored.withdrawn && withdrawn(stored) {
+            out.emptied.insert(key.clone());
+            writes.outcomes.push(true, OutcomeRow { withdrawn: true, ..stored.clone() });
         }
     }
     out
 }
 
-/// The mentions of winning fact events, less those that were forgotten.
+/// The mentions of winning fact events, less those that were forgotten or withdrawn.
 fn added_mentions<'a>(
     batch: &'a EntityBatch,
     outcomes: &Outcomes,
     forgets: &[ForgetRow],
 ) -> BTreeMap<&'a MentionKey, &'a MentionRow> {
     let mut added: BTreeMap<&MentionKey, &MentionRow> = BTreeMap::new();
-    for (key, by) in &outcomes.won {
+    for (key, by) in outcomes.won.iter().filter(|(key, _)| !outcomes.emptied.contains(*key)) {
         for mention in &batch.extractions[*by].mentions {
             if mention.key.event != key.0 || mention.key.generation != key.1 || forgets.iter().any(|f| f.drops(mention)) {
                 continue;
@@ -239,7 +289,7 @@ fn added_mentions<'a>(
     added
 }
 
-/// The message vectors of winning fact events; those of erased events and of replaced outcomes go.
+/// The message vectors of winning fact events, whoever withdrew their facts: no lineage made them. Those of erased events and of replaced outcomes go.
 fn plan_message_vectors(
     batch: &EntityBatch,
     view: &EntityView,

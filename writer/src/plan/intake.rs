@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use memori_schemas::{
     ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, FactsExtracted, ForgetFact, Lane, Role,
-    Vector, ids,
+    Vector, WithdrawFacts, ids,
 };
 use uuid::Uuid;
 
 use super::rows::{
     DeadCover, DeadLetterKey, DeadLetterRow, EntityRef, ErasureRow, EventRef, EventRow, ForgetRow, Marks, MentionKey, MentionRow,
-    MessageRow, MessageVectorKey, MessageVectorRow, OutcomeKind, OutcomeRow, Surface,
+    MessageRow, MessageVectorKey, MessageVectorRow, OutcomeKind, OutcomeRow, Surface, WithdrawalRow,
 };
 use super::{Burial, EventCopy, Extraction};
 
@@ -177,6 +177,7 @@ fn outcome(cover: &Cover, generation: i32, kind: OutcomeKind, place: &Place, end
         event_spooled: cover.spooled,
         event_accepted_at_us: cover.accepted_at.0,
         attempt: cover.attempt,
+        withdrawn: false,
         dead_letter_class: None,
         dead_letter_reason: None,
         extractor_name: None,
@@ -371,6 +372,32 @@ pub fn forget(record: &ForgetFact, now_us: i64) -> Result<ForgetRow, Refusal> {
         text_hash: record.text_hash,
         triple_hash: record.triple_hash,
         message_keys: record.message_keys.iter().copied().collect(),
+        requested_at_us: record.requested_at.0,
+        applied_at_us: now_us,
+    })
+}
+
+/// A withdrawal, applied at `now_us`.
+///
+/// # Errors
+/// An id that cannot be stored.
+pub fn withdrawal(record: &WithdrawFacts, now_us: i64) -> Result<WithdrawalRow, Refusal> {
+    check_id("withdrawal_id", &record.withdrawal_id)?;
+    check_texts([
+        ("extractor", record.extractor.as_deref()),
+        ("version", record.version.as_deref()),
+        ("model", record.model.as_deref()),
+        ("prompt_hash", record.prompt_hash.as_deref()),
+    ])?;
+    Ok(WithdrawalRow {
+        withdrawal_id: record.withdrawal_id.clone(),
+        extractor_name: record.extractor.clone(),
+        extractor_version: record.version.clone(),
+        extractor_model: record.model.clone(),
+        prompt_hash: record.prompt_hash.clone(),
+        generation: record.generation.map(i64::from),
+        live_end_offset: record.live_end_offset,
+        backfill_end_offset: record.backfill_end_offset,
         requested_at_us: record.requested_at.0,
         applied_at_us: now_us,
     })

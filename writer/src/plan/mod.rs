@@ -22,7 +22,7 @@ pub use entity::plan;
 pub use rows::{
     DeadCover, DeadLetterKey, DeadLetterRow, EntityRef, ErasureRow, EventRef, EventRow, FactKey, FactRow, ForgetRow, Marks,
     MentionKey, MentionRow, MessageRow, MessageVectorKey, MessageVectorRow, OutcomeKey, OutcomeKind, OutcomeRow, StatsRow,
-    Surface, ValidityRow,
+    Surface, ValidityRow, WithdrawalRow,
 };
 
 /// One record of a conversation event: its row were it alone, and its messages.
@@ -69,9 +69,11 @@ pub struct EntityBatch {
     pub erasures: Vec<ErasureRow>,
     /// From controls.
     pub forgets: Vec<ForgetRow>,
+    /// From controls.
+    pub withdrawals: Vec<WithdrawalRow>,
 }
 
-/// What is to be read of one entity, beside its erasures, forgets and `entity_id`, which always are.
+/// What is to be read of one entity, beside its erasures, forgets, withdrawals and `entity_id`, which always are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Their rows, and their outcomes in every generation.
@@ -118,6 +120,8 @@ pub struct EntityView {
     pub erasures: Vec<ErasureRow>,
     /// All of them.
     pub forgets: Vec<ForgetRow>,
+    /// All of them.
+    pub withdrawals: Vec<WithdrawalRow>,
     /// Of [`Needs::events`], or all.
     pub events: BTreeMap<EventRef, EventRow>,
     /// Of [`Needs::events`], or all.
@@ -186,6 +190,7 @@ pub struct EntityWrites {
     pub validity: Vec<ValidityRow>,
     pub erasures: Upserts<ErasureRow>,
     pub forgets: Upserts<ForgetRow>,
+    pub withdrawals: Upserts<WithdrawalRow>,
     pub dead_letters: Upserts<DeadLetterRow>,
 }
 
@@ -193,7 +198,8 @@ impl EntityBatch {
     /// What the planner must know before it can say anything of events.
     #[must_use]
     pub fn first_needs(&self) -> Needs {
-        let mut needs = Needs { whole: !self.erasures.is_empty() || !self.forgets.is_empty(), ..Needs::default() };
+        let removes = !self.erasures.is_empty() || !self.forgets.is_empty() || !self.withdrawals.is_empty();
+        let mut needs = Needs { whole: removes, ..Needs::default() };
         needs.events.extend(self.copies.iter().map(|copy| copy.row.event.clone()));
         let outcomes = self.extractions.iter().flat_map(|x| &x.outcomes).chain(self.burials.iter().flat_map(|b| &b.outcomes));
         needs.events.extend(outcomes.map(|outcome| outcome.event.clone()));

@@ -51,6 +51,7 @@ enum Record {
     Burial(Burial),
     Erasure(ErasureRow),
     Forget(ForgetRow),
+    Withdrawal(WithdrawalRow),
 }
 
 fn message_key(n: usize) -> MessageKey {
@@ -110,9 +111,10 @@ fn outcome(copy: &EventRow, generation: i32, kind: OutcomeKind, lane: Lane, offs
         event_spooled: copy.spooled,
         event_accepted_at_us: copy.accepted_at_us,
         attempt: copy.attempt,
+        withdrawn: false,
         dead_letter_class: (kind == OutcomeKind::Dead).then(|| "refused".to_owned()),
         dead_letter_reason: None,
-        extractor_name: None,
+        extractor_name: (kind == OutcomeKind::Applied).then(|| format!("x{}", offset % 2)),
         extractor_version: None,
         extractor_model: None,
         prompt_hash: None,
@@ -180,6 +182,7 @@ fn message_vector(dice: &mut Dice, event: &EventRow, generation: i32) -> Message
 }
 
 fn records(dice: &mut Dice) -> Vec<Record> {
+    let seed = dice.0;
     let mut out = Vec::new();
     let mut copies: Vec<EventRow> = Vec::new();
     let mut offsets = BTreeMap::from([(Lane::Live, 0), (Lane::Backfill, 0)]);
@@ -241,7 +244,21 @@ fn records(dice: &mut Dice) -> Vec<Record> {
         }
     }
     for number in 0..dice.below(3) {
-        if dice.chance(60) {
+        if dice.chance(40) {
+            out.push(Record::Withdrawal(WithdrawalRow {
+                withdrawal_id: format!("w{}", dice.below(2)),
+                // One id says one selection.
+                extractor_name: (!seed.is_multiple_of(3)).then(|| "x0".to_owned()),
+                extractor_version: None,
+                extractor_model: None,
+                prompt_hash: None,
+                generation: seed.is_multiple_of(5).then_some(1),
+                live_end_offset: dice.long(8),
+                backfill_end_offset: dice.long(8),
+                requested_at_us: dice.long(20),
+                applied_at_us: 0,
+            }));
+        } else if dice.chance(60) {
             out.push(Record::Erasure(ErasureRow {
                 erasure_id: format!("x{}", dice.below(2)),
                 requested_at_us: dice.long(20) - 10,
@@ -279,6 +296,7 @@ struct Tables {
     validity: BTreeMap<(FactKey, i64), ValidityRow>,
     erasures: BTreeMap<String, ErasureRow>,
     forgets: BTreeMap<String, ForgetRow>,
+    withdrawals: BTreeMap<String, WithdrawalRow>,
     dead_letters: BTreeMap<DeadLetterKey, DeadLetterRow>,
 }
 
@@ -288,6 +306,7 @@ impl Tables {
             view.entity_id.clone_from(&self.entity_id);
             view.erasures = self.erasures.values().cloned().collect();
             view.forgets = self.forgets.values().cloned().collect();
+            view.withdrawals = self.withdrawals.values().cloned().collect();
         }
         let event_wanted = |e: &EventRef| needs.whole || needs.events.contains(e);
         view.events.extend(self.events.iter().filter(|(e, _)| event_wanted(e)).map(|(k, r)| (k.clone(), r.clone())));
@@ -358,6 +377,7 @@ impl Tables {
         put(&mut self.validity, validity, |r| ((r.generation, r.fact_id), r.valid_from_us));
         put(&mut self.erasures, w.erasures, |r| r.erasure_id.clone());
         put(&mut self.forgets, w.forgets, |r| r.forget_id.clone());
+        put(&mut self.withdrawals, w.withdrawals, |r| r.withdrawal_id.clone());
         put(&mut self.dead_letters, w.dead_letters, |r| r.key.clone());
     }
 
@@ -381,6 +401,7 @@ fn batch_of(records: &[Record]) -> EntityBatch {
             Record::Burial(r) => batch.burials.push(r),
             Record::Erasure(r) => batch.erasures.push(r),
             Record::Forget(r) => batch.forgets.push(r),
+            Record::Withdrawal(r) => batch.withdrawals.push(r),
         }
     }
     batch
@@ -394,7 +415,10 @@ fn written(vector: Option<&Vector>) -> Option<(String, u32, Vec<u8>)> {
 /// Those of the fact event that each outcome came from; of several of one message that with the smallest index, then vector.
 fn model_message_vectors(candidates: &[(&OutcomeRow, Option<&Extraction>)], out: &mut Tables) {
     for winner in out.outcomes.values() {
-        let by = candidates.iter().find(|(o, _)| *o == winner).and_then(|(_, by)| *by);
+        let by = candidates
+            .iter()
+            .find(|(o, _)| OutcomeRow { withdrawn: winner.withdrawn, ..(*o).clone() } == *winner)
+            .and_then(|(_, by)| *by);
         for row in by.iter().flat_map(|x| &x.message_vectors) {
             if row.key.event != winner.event || row.key.generation != winner.generation {
                 continue;
@@ -417,6 +441,12 @@ fn model(records: &[Record]) -> Tables {
         kept.requested_at_us = kept.requested_at_us.max(e.requested_at_us);
         kept.live_end_offset = kept.live_end_offset.max(e.live_end_offset);
         kept.backfill_end_offset = kept.backfill_end_offset.max(e.backfill_end_offset);
+    }
+    for w in &all.withdrawals {
+        let kept = out.withdrawals.entry(w.withdrawal_id.clone()).or_insert_with(|| w.clone());
+        kept.requested_at_us = kept.requested_at_us.max(w.requested_at_us);
+        kept.live_end_offset = kept.live_end_offset.max(w.live_end_offset);
+        kept.backfill_end_offset = kept.backfill_end_offset.max(w.backfill_end_offset);
     }
     out.forgets = all.forgets.iter().map(|f| (f.forget_id.clone(), f.clone())).collect();
     let record_erased = |lane: Lane, offset: i64, origin: Option<Origin>, spooled: bool, accepted: i64| {
@@ -457,14 +487,25 @@ fn model(records: &[Record]) -> Tables {
         let better = |a: &OutcomeRow, b: &OutcomeRow| match (a.kind, b.kind) {
             (OutcomeKind::Applied, OutcomeKind::Dead) => std::cmp::Ordering::Less,
             (OutcomeKind::Dead, OutcomeKind::Applied) => std::cmp::Ordering::Greater,
-            (OutcomeKind::Applied, OutcomeKind::Applied) => (a.lane, a.log_offset).cmp(&(b.lane, b.log_offset)),
+            (OutcomeKind::Applied, OutcomeKind::Applied) => {
+                b.attempt.cmp(&a.attempt).then((a.lane, a.log_offset).cmp(&(b.lane, b.log_offset)))
+            }
             (OutcomeKind::Dead, OutcomeKind::Dead) => (b.attempt, a.log_offset).cmp(&(a.attempt, b.log_offset)),
         };
         let same = candidates.iter().filter(|(o, _)| o.key() == key);
         let (best, by) = same
             .min_by(|a, b| better(a.0, b.0).then((a.0.event_lane, a.0.event_offset).cmp(&(b.0.event_lane, b.0.event_offset))))
             .unwrap();
-        out.outcomes.insert(key.clone(), (*best).clone());
+        let withdrawn = best.kind == OutcomeKind::Applied
+            && out.withdrawals.values().any(|w| {
+                let end = if best.lane == Lane::Live { w.live_end_offset } else { w.backfill_end_offset };
+                let named = w.extractor_name.is_none() || w.extractor_name == best.extractor_name;
+                named && best.log_offset < end && w.generation.is_none_or(|g| g == i64::from(best.generation))
+            });
+        out.outcomes.insert(key.clone(), OutcomeRow { withdrawn, ..(*best).clone() });
+        if withdrawn {
+            continue;
+        }
         for m in by.iter().flat_map(|x| &x.mentions).filter(|m| m.key.event == key.0 && m.key.generation == key.1) {
             if all.forgets.iter().any(|f| f.drops(m)) {
                 continue;

@@ -201,6 +201,8 @@ pub struct OutcomeRow {
     pub event_spooled: bool,
     pub event_accepted_at_us: i64,
     pub attempt: i32,
+    /// It is applied, and what it made was withdrawn.
+    pub withdrawn: bool,
     pub dead_letter_class: Option<String>,
     pub dead_letter_reason: Option<String>,
     pub extractor_name: Option<String>,
@@ -214,14 +216,20 @@ pub struct OutcomeRow {
 }
 
 impl OutcomeRow {
-    /// The smallest wins: applied before dead; live before backfill, then the lower offset; among dead the higher attempt first.
+    /// The smallest wins: applied before dead; the higher attempt first; among applied live before backfill; then the lower offset. That
+    /// something was withdrawn does not move it: what takes its place is the next attempt.
     #[must_use]
     pub fn rank(&self) -> impl Ord + '_ {
-        let first = match self.kind {
-            OutcomeKind::Applied => i64::from(self.lane == Lane::Backfill),
-            OutcomeKind::Dead => -i64::from(self.attempt),
-        };
-        (self.kind, first, self.log_offset, self.log_topic_id.as_str(), self.event_lane, self.event_offset)
+        let history = self.kind == OutcomeKind::Applied && self.lane == Lane::Backfill;
+        (
+            self.kind,
+            -i64::from(self.attempt),
+            history,
+            self.log_offset,
+            self.log_topic_id.as_str(),
+            self.event_lane,
+            self.event_offset,
+        )
     }
 
     /// What it says of its event.
@@ -411,6 +419,41 @@ impl ForgetRow {
     pub fn drops(&self, mention: &MentionRow) -> bool {
         self.message_keys.contains(&mention.key.message_key)
             && (self.text_hash == mention.text_hash || (self.triple_hash.is_some() && self.triple_hash == mention.triple_hash))
+    }
+}
+
+/// What a lineage made, withdrawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the columns' names")]
+pub struct WithdrawalRow {
+    pub withdrawal_id: String,
+    pub extractor_name: Option<String>,
+    pub extractor_version: Option<String>,
+    pub extractor_model: Option<String>,
+    pub prompt_hash: Option<String>,
+    pub generation: Option<i64>,
+    pub live_end_offset: i64,
+    pub backfill_end_offset: i64,
+    pub requested_at_us: i64,
+    pub applied_at_us: i64,
+}
+
+impl WithdrawalRow {
+    /// Whether it withdraws what this outcome's fact event says.
+    #[must_use]
+    pub fn withdraws(&self, outcome: &OutcomeRow) -> bool {
+        let is = |wanted: &Option<String>, present: &Option<String>| wanted.is_none() || wanted == present;
+        let end = match outcome.lane {
+            Lane::Live => self.live_end_offset,
+            Lane::Backfill => self.backfill_end_offset,
+        };
+        outcome.kind == OutcomeKind::Applied
+            && outcome.log_offset < end
+            && self.generation.is_none_or(|generation| generation == i64::from(outcome.generation))
+            && is(&self.extractor_name, &outcome.extractor_name)
+            && is(&self.extractor_version, &outcome.extractor_version)
+            && is(&self.extractor_model, &outcome.extractor_model)
+            && is(&self.prompt_hash, &outcome.prompt_hash)
     }
 }
 

@@ -3,10 +3,11 @@
 //! A page continues after the place, whether or not what stood there still exists: nothing is shown twice, and nothing that was
 //! there all the time is left out.
 
-use memori_schemas::{EntityKey, FactId};
+use memori_schemas::{ContentHash, EntityKey, FactId};
 use uuid::Uuid;
 
 use super::letters::LetterPlace;
+use super::lineages::WithdrawnPlace;
 use crate::plan::DeadLetterKey;
 
 /// After which entity a page continues.
@@ -33,6 +34,22 @@ pub fn fact(text: &str) -> Option<(i32, FactId)> {
     let bytes = hex::decode(text).ok()?;
     let (generation, id) = bytes.split_first_chunk::<4>()?;
     Some((i32::from_be_bytes(*generation), FactId(Uuid::from_slice(id).ok()?)))
+}
+
+/// After which withdrawn event a page continues.
+#[must_use]
+pub fn of_withdrawn((entity_key, event_id, content_hash): &WithdrawnPlace) -> String {
+    hex::encode([&entity_key.0[..], &content_hash.0[..], event_id.as_bytes()].concat())
+}
+
+/// Reads [`of_withdrawn`] back; `None` where the text is not one.
+#[must_use]
+pub fn withdrawn(text: &str) -> Option<WithdrawnPlace> {
+    let bytes = hex::decode(text).ok()?;
+    let (entity_key, rest) = bytes.split_first_chunk::<16>()?;
+    let (content_hash, event_id) = rest.split_first_chunk::<32>()?;
+    let event_id = std::str::from_utf8(event_id).ok().filter(|id| !id.contains('\0'))?.to_owned();
+    Some((EntityKey(*entity_key), event_id, ContentHash(*content_hash)))
 }
 
 /// After which dead letter a page continues.

@@ -41,6 +41,7 @@ impl Dialect {
             .replace("{process of m}", process)
             .replace(" {bytewise}", bytewise)
             .replace("{strpos}", strpos)
+            .replace(" {for update}", if self == Self::Postgres { " FOR UPDATE" } else { "" })
             .replace("@@", control)
             .replace('@', view);
         while let Some(start) = sql.find("{part of ") {

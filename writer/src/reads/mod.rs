@@ -7,6 +7,7 @@ pub mod cursor;
 pub mod db;
 mod images;
 pub mod letters;
+pub mod lineages;
 pub mod postgres;
 pub mod rows;
 mod sql;
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use memori_schemas::{EntityKey, FactId};
 
 use self::letters::{Letter, LetterBytes, LetterFilter, LetterOrder, LetterPlace};
+use self::lineages::{Lineage, LineageCount, LineageEntity, WithdrawnEvent, WithdrawnPlace};
 use self::rows::{
     AsPacked, Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventStatus, FactPlace, FactRows, ForgetTarget,
     KnownEvent, LineageRow, MessageRows, Packed, Shown,
@@ -156,6 +158,27 @@ pub trait ReadStore: Send + Sync + 'static {
 
     /// Whether a deletion has been applied.
     async fn control_applied(&self, tenant: &str, entity_key: &EntityKey, control: &ControlId) -> Result<bool, ReadError>;
+
+    /// How much each lineage made of a tenant's events.
+    async fn lineages(&self, tenant: &str) -> Result<Vec<LineageCount>, ReadError>;
+
+    /// Entities with something of these lineages that was not withdrawn, by key, after one.
+    async fn lineage_entities(
+        &self,
+        tenant: &str,
+        lineage: &Lineage,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<LineageEntity>, ReadError>;
+
+    /// Events whose outcome, of these lineages, was withdrawn, by entity and id, after one.
+    async fn withdrawn_events(
+        &self,
+        tenant: &str,
+        lineage: &Lineage,
+        after: Option<&WithdrawnPlace>,
+        limit: usize,
+    ) -> Result<Vec<WithdrawnEvent>, ReadError>;
 
     /// What an erasure did; `None` until it has been applied.
     async fn erasure(&self, tenant: &str, erasure_id: &str) -> Result<Option<ErasureReceipt>, ReadError>;

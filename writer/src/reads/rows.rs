@@ -315,6 +315,8 @@ pub enum ControlId {
     Forget(String),
     /// An erasure.
     Erasure(String),
+    /// A withdrawal.
+    Withdrawal(String),
 }
 
 /// What an erasure did.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::db::{Database, Param, Part, Row, Statement};
 use super::images::{Of, VERSION, as_packed, chunks, facts_of, mention_row, messages_of, version, version_and_chunks};
 use super::letters::{Letter, LetterBytes, LetterFilter, LetterOrder, LetterPlace};
+use super::lineages::{Lineage, LineageCount, LineageEntity, WithdrawnEvent, WithdrawnPlace};
 use super::rows::{
     AsPacked, Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRows,
     ForgetTarget, KnownEvent, LineageRow, MessageRows, Packed, Shown,
@@ -62,6 +63,8 @@ const ENTITY_ID: &str = "SELECT entity_id FROM @entities WHERE tenant = $1 AND e
 const FORGET_APPLIED: &str = "SELECT 1 FROM @forgets WHERE tenant = $1 AND entity_key = $2 AND forget_id = $3";
 
 const ERASURE_APPLIED: &str = "SELECT 1 FROM @erasures WHERE tenant = $1 AND entity_key = $2 AND erasure_id = $3";
+
+const WITHDRAWAL_APPLIED: &str = "SELECT 1 FROM @withdrawals WHERE tenant = $1 AND entity_key = $2 AND withdrawal_id = $3";
 
 const ERASURE: &str = "SELECT x.erasure_id, x.entity_key, x.requested_at_us, x.applied_at_us, \
     (SELECT count(*) FROM @events e WHERE e.tenant = x.tenant AND e.entity_key = x.entity_key AND e.erased), \
@@ -396,8 +399,33 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         let (template, id) = match control {
             ControlId::Forget(id) => (FORGET_APPLIED, id),
             ControlId::Erasure(id) => (ERASURE_APPLIED, id),
+            ControlId::Withdrawal(id) => (WITHDRAWAL_APPLIED, id),
         };
         Ok(self.one(template, vec![text(tenant), key(entity_key), text(id)]).await?.is_some())
+    }
+
+    async fn lineages(&self, tenant: &str) -> Result<Vec<LineageCount>, ReadError> {
+        self.read_lineages(tenant).await
+    }
+
+    async fn lineage_entities(
+        &self,
+        tenant: &str,
+        lineage: &Lineage,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<LineageEntity>, ReadError> {
+        self.read_lineage_entities(tenant, lineage, after, limit).await
+    }
+
+    async fn withdrawn_events(
+        &self,
+        tenant: &str,
+        lineage: &Lineage,
+        after: Option<&WithdrawnPlace>,
+        limit: usize,
+    ) -> Result<Vec<WithdrawnEvent>, ReadError> {
+        self.read_withdrawn_events(tenant, lineage, after, limit).await
     }
 
     async fn erasure(&self, tenant: &str, erasure_id: &str) -> Result<Option<ErasureReceipt>, ReadError> {

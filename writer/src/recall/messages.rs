@@ -10,7 +10,9 @@ use super::analyse;
 use super::image::join;
 use super::items::{Items, Model, NONE, Place, Segment, SessionTable, VectorIndex, absorbed, names};
 use super::language::Languages;
-use super::packed::{CHUNK_ITEMS, MessageChunk, MessageInput, MessageView, encode_messages, message_inputs, order_of_messages};
+use super::packed::{
+    CHUNK_ITEMS, MessageChunk, MessageInput, MessageView, SessionRef, encode_messages, message_inputs, order_of_messages,
+};
 use super::text::Term;
 use crate::reads::rows::{MessageRows, UnnamedRow};
 
@@ -249,6 +251,13 @@ impl MessageImage {
     pub fn session_id(&self, number: usize) -> Option<&str> {
         let segment = self.items.order[number].segment;
         self.ids.id(segment, self.message(number).session_number()).map(|id| &**id)
+    }
+
+    /// Whether the client named a message's session; else it is the island that the message stands on.
+    #[must_use]
+    pub fn is_session_named(&self, number: usize) -> bool {
+        let segment = &self.items.segments[self.items.order[number].segment as usize];
+        matches!(segment.chunk.sessions().nth(self.message(number).session_number()), Some(SessionRef::Named(_)))
     }
 
     /// What was said, as text.

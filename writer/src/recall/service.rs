@@ -148,6 +148,23 @@ impl Recall {
         self.answered(query, vector, known?, began, route).await
     }
 
+    /// As [`Self::recall`], of one generation, whichever the tenant reads: what an extractor for it asks.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn recall_of(
+        &self,
+        tenant: &str,
+        query: &RecallQuery,
+        generation: i32,
+        route: &'static str,
+    ) -> Result<Recalled, ReadError> {
+        let began = Instant::now();
+        let entity_key = ids::entity_key(tenant, &query.entity_id);
+        let (vector, facts) = tokio::join!(self.vector_of(query), self.facts_of_generation(tenant, entity_key, generation));
+        self.answered(query, vector, (facts?, None), began, route).await
+    }
+
     /// Answers several queries, whose vectors are asked for in one call; each has its own answer or error.
     pub async fn recall_all(
         &self,
@@ -199,9 +216,14 @@ impl Recall {
 
     async fn known(&self, tenant: &str, query: &RecallQuery) -> Result<Known, ReadError> {
         let entity_key = ids::entity_key(tenant, &query.entity_id);
-        let facts = self.facts(tenant, entity_key).await?;
-        let messages = if query.include_messages { Some(self.messages(tenant, entity_key).await?) } else { None };
-        Ok((facts, messages))
+        loop {
+            let facts = self.facts(tenant, entity_key).await?;
+            let messages = if query.include_messages { Some(self.messages(tenant, entity_key).await?) } else { None };
+            // Between the two somebody may have switched the tenant to another generation: an answer is of one.
+            if messages.as_ref().is_none_or(|messages| messages.generation == facts.generation) {
+                return Ok((facts, messages));
+            }
+        }
     }
 
     async fn answered(

@@ -25,6 +25,9 @@ const REFUSED: &str = "memori_writer_refused_total";
 const PASSED: &str = "memori_writer_passed_total";
 const FENCED: &str = "memori_writer_fenced_total";
 const DROPPED: &str = "memori_writer_dropped_records_total";
+const OF_DROPPED: &str = "memori_writer_dropped_generation_records_total";
+const GENERATIONS: &str = "memori_generations";
+const ROWS_FREED: &str = "memori_writer_generation_rows_freed_total";
 const LOG_ERRORS: &str = "memori_writer_log_errors_total";
 const IN_FLIGHT: &str = "memori_writer_in_flight_records";
 const HELD_RECORDS: &str = "memori_writer_held_records";
@@ -48,6 +51,12 @@ pub fn describe() {
     describe_counter!(PASSED, "Records that the sink passed over because another owns their dead letter, by topic and class");
     describe_counter!(FENCED, "Partitions at which another owner's write was met");
     describe_counter!(DROPPED, "Records whose partition had gone before they were written");
+    describe_counter!(OF_DROPPED, "Records that the sink passed over because their generation is dropped");
+    describe_gauge!(GENERATIONS, "Generations beside the first, by state");
+    describe_counter!(ROWS_FREED, "Rows of dropped generations that were removed");
+    for state in ["running", "paused"] {
+        gauge!(GENERATIONS, "state" => state).set(0.0);
+    }
     describe_counter!(LOG_ERRORS, "Failures of the log that were tried again");
     describe_gauge!(IN_FLIGHT, "Records that a flush is writing");
     describe_gauge!(HELD_RECORDS, "Records that were read and are not yet written");
@@ -57,7 +66,7 @@ pub fn describe() {
     describe_gauge!(HALTED, "Partitions that stand still until someone acts");
     describe_histogram!(RECALLABLE, "From an event's acceptance to the commit that makes its facts recallable");
     // A counter that begins with its first event has not grown by it: an alert on growth would miss the first of each.
-    for name in [ROWS_WRITTEN, APPLIED, ERASED, FENCED, DROPPED, LOG_ERRORS] {
+    for name in [OF_DROPPED, ROWS_FREED, ROWS_WRITTEN, APPLIED, ERASED, FENCED, DROPPED, LOG_ERRORS] {
         counter!(name).increment(0);
     }
     for class in memori_schemas::DeadLetterClass::ALL {
@@ -86,7 +95,7 @@ pub(crate) fn passed(topic: &'static str, class: &'static str) {
 /// A flush was committed at `now_us`.
 pub(crate) fn committed(report: &FlushReport, now_us: i64) {
     counter!(ROWS_WRITTEN).increment(report.rows as u64);
-    counter!(APPLIED).increment(report.applied_accepted_at_us.len() as u64);
+    counter!(APPLIED).increment(report.applied);
     counter!(ERASED).increment(report.erased);
     for (class, count) in &report.dead_lettered {
         let known = memori_schemas::DeadLetterClass::parse(class).map_or("unknown", |c| c.as_str());
@@ -195,4 +204,18 @@ impl Observer for SinkObserver {
         counter!(FLUSH_RETRIES, "cause" => cause.as_str()).increment(1);
         tracing::warn!(reason, wait_ms = wait.as_millis(), "a flush failed; it is tried again");
     }
+}
+
+pub(crate) fn of_dropped_generations(records: u64) {
+    counter!(OF_DROPPED).increment(records);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub(crate) fn generations(running: usize, paused: usize) {
+    gauge!(GENERATIONS, "state" => "running").set(running as f64);
+    gauge!(GENERATIONS, "state" => "paused").set(paused as f64);
+}
+
+pub(crate) fn generation_rows_freed(rows: u64) {
+    counter!(ROWS_FREED).increment(rows);
 }

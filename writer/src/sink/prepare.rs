@@ -9,6 +9,7 @@ use memori_event_log::{Header, LogIdentity, LogRecord, Topic, TopicPartition};
 use memori_schemas::framing::{self, FramingError};
 use memori_schemas::{DeadLetter, DeadLetterClass, FactsExtracted, Lane, LogRecordBody, Micros, ids};
 
+use crate::generations::DroppedGenerations;
 use crate::plan::intake::{self, Place, Refusal};
 use crate::plan::{EntityBatch, EntityRef};
 use crate::store::FlushInput;
@@ -35,12 +36,14 @@ pub(super) struct Prepared {
     pub(super) refused: Vec<Refused>,
     /// Records that somebody else dead-letters.
     pub(super) passed: Vec<(Topic, DeadLetterClass)>,
+    /// Records of generations that are dropped.
+    pub(super) of_dropped: u64,
 }
 
 impl Prepared {
     fn entity(&mut self, owner: EntityRef, entity_id: &str) -> &mut EntityBatch {
         let entry = || EntityBatch { entity_id: entity_id.to_owned(), ..EntityBatch::default() };
-        self.input.entities.entry(owner).or_insert_with(entry)
+        Arc::make_mut(&mut self.input.entities).entry(owner).or_insert_with(entry)
     }
 }
 
@@ -48,7 +51,12 @@ impl Prepared {
 ///
 /// # Errors
 /// Where and why a partition must stand still: a control that this version does not understand.
-pub(super) fn prepare(records: &[LogRecord], identity: &LogIdentity, now: Micros) -> Result<Prepared, SinkError> {
+pub(super) fn prepare(
+    records: &[LogRecord],
+    identity: &LogIdentity,
+    dropped: &DroppedGenerations,
+    now: Micros,
+) -> Result<Prepared, SinkError> {
     let mut out = Prepared::default();
     let topic_ids: BTreeMap<Topic, Arc<str>> =
         identity.topic_ids.iter().map(|(topic, id)| (*topic, id.as_str().into())).collect();
@@ -64,6 +72,12 @@ pub(super) fn prepare(records: &[LogRecord], identity: &LogIdentity, now: Micros
             offset: record.offset,
         };
         let body = framing::decode(&record.payload);
+        if let Ok(body) = &body
+            && is_of_dropped(body, dropped)
+        {
+            out.of_dropped += 1;
+            continue;
+        }
         let sealed = body.as_ref().is_ok_and(|b| b.key_id().is_some());
         match topic {
             Topic::Controls => control(&mut out, record, body, sealed, now).map_err(|why| stand_still(record, why))?,
@@ -73,6 +87,17 @@ pub(super) fn prepare(records: &[LogRecord], identity: &LogIdentity, now: Micros
         }
     }
     Ok(out)
+}
+
+/// Whether nobody wants it any more: all that it says is of a generation that was dropped.
+fn is_of_dropped(body: &LogRecordBody, dropped: &DroppedGenerations) -> bool {
+    match body {
+        LogRecordBody::Facts(facts) => dropped.contains(&facts.tenant, facts.generation),
+        LogRecordBody::DeadLetter(letter) => {
+            letter.tenant.as_deref().is_some_and(|tenant| dropped.contains(tenant, letter.generation))
+        }
+        _ => false,
+    }
 }
 
 fn stand_still(record: &LogRecord, reason: String) -> SinkError {
@@ -100,6 +125,11 @@ fn control(
             let owner = intake::owner(&forget.tenant, &forget.entity_id, &record.key).map_err(told)?;
             let row = intake::forget(&forget, now.0).map_err(told)?;
             out.entity(owner, &forget.entity_id).forgets.push(row);
+        }
+        LogRecordBody::WithdrawFacts(withdraw) => {
+            let owner = intake::owner(&withdraw.tenant, &withdraw.entity_id, &record.key).map_err(told)?;
+            let row = intake::withdrawal(&withdraw, now.0).map_err(told)?;
+            out.entity(owner, &withdraw.entity_id).withdrawals.push(row);
         }
         _ => return Err("a record that is not a control; upgrade first".to_owned()),
     }

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use memori_schemas::Lane;
 
 use crate::plan::{
     self, DeadLetterKey, DeadLetterRow, EntityBatch, EntityRef, EntityView, EntityWrites, ImageChange, Needs, OutcomeKind,
@@ -74,7 +75,7 @@ pub struct FlushInput {
     /// Its offsets.
     pub moves: Vec<OffsetMove>,
     /// What it says, by entity.
-    pub entities: BTreeMap<EntityRef, EntityBatch>,
+    pub entities: Arc<BTreeMap<EntityRef, EntityBatch>>,
     /// Dead letters that belong to no entity.
     pub unowned: Vec<DeadLetterRow>,
     /// An earlier attempt may have been committed: offsets that already stand at `next` mean that it was.
@@ -86,7 +87,9 @@ pub struct FlushInput {
 pub struct FlushReport {
     /// Rows that were written or replaced.
     pub rows: usize,
-    /// Events whose outcome became applied, by when each was accepted, in microseconds since 1970.
+    /// Events whose outcome became applied.
+    pub applied: u64,
+    /// Those of them that came by the live lane, by when each was accepted, in microseconds since 1970.
     pub applied_accepted_at_us: Vec<i64>,
     /// Events whose outcome became dead, by class.
     pub dead_lettered: BTreeMap<String, u64>,
@@ -148,6 +151,13 @@ pub trait Store: Send + Sync + 'static {
     /// start fills it. No flush may be under way.
     async fn drop_view(&self) -> Result<(), StoreError>;
 
+    /// Makes the view anew and empty, in one transaction: whoever reads sees the old one or the new one, and a flush that is under way
+    /// is committed before or fails. Reading the log from its start fills it.
+    async fn empty_view(&self) -> Result<(), StoreError>;
+
+    /// Which making of the view this is: another number after each [`Store::empty_view`].
+    async fn epoch(&self) -> Result<i64, StoreError>;
+
     /// The next offset of each partition, where a flush has moved it.
     async fn next_offsets(&self, keys: &[OffsetKey]) -> Result<Vec<Option<i64>>, StoreError>;
 
@@ -178,7 +188,7 @@ pub trait StoreTransaction: Send {
     /// up, and answers them.
     async fn lock_entities(&mut self, entities: &[&EntityRef]) -> Result<Vec<LockedEntity>, StoreError>;
 
-    /// Reads what is asked for into the views, each a statement after the locks. `first` reads erasures and forgets too.
+    /// Reads what is asked for into the views, each a statement after the locks. `first` reads erasures, forgets and withdrawals too.
     async fn read(
         &mut self,
         needs: &BTreeMap<&EntityRef, Needs>,
@@ -238,18 +248,49 @@ async fn attempt(store: &dyn Store, input: &FlushInput, mode: InsertMode) -> Res
 /// Plans are made for so many entities before the statements under way are looked after again.
 const PLANS_AT_ONCE: usize = 16;
 
-/// Plans without reading, while the server locks.
+/// The plan for an entity of which is known what a read would find; `None` where it wants to read more.
+fn plan_foreseen(batch: &EntityBatch, Foreseen { entity_id, version }: Foreseen) -> Option<(ImageChange, EntityWrites)> {
+    let writes = plan::plan(batch, &EntityView { entity_id, ..EntityView::default() }).ok()?;
+    Some((writes.image_change(version), writes))
+}
+
+/// Plans without reading, while the server locks: half of it on a thread of its own, where there is much of it.
 async fn plan_ahead<'a>(
     input: &'a FlushInput,
-    foreseen: BTreeMap<&'a EntityRef, Foreseen>,
+    mut foreseen: BTreeMap<&'a EntityRef, Foreseen>,
 ) -> BTreeMap<&'a EntityRef, PlannedEntity<'a>> {
+    let half = foreseen.keys().nth(foreseen.len() / 2).copied().filter(|_| foreseen.len() >= 2 * PLANS_AT_ONCE);
+    let beside = half.map(|half| {
+        let theirs: Vec<(EntityRef, Foreseen)> =
+            foreseen.split_off(half).into_iter().map(|(entity, foreseen)| (entity.clone(), foreseen)).collect();
+        let entities = Arc::clone(&input.entities);
+        tokio::task::spawn_blocking(move || {
+            let plans = theirs.into_iter().filter_map(|(entity, foreseen)| {
+                let planned = plan_foreseen(&entities[&entity], foreseen)?;
+                Some((entity, planned))
+            });
+            plans.collect::<Vec<_>>()
+        })
+    });
     let mut ahead = BTreeMap::new();
-    for (number, (entity, Foreseen { entity_id, version })) in foreseen.into_iter().enumerate() {
-        if let Ok(writes) = plan::plan(&input.entities[entity], &EntityView { entity_id, ..EntityView::default() }) {
-            ahead.insert(entity, PlannedEntity { entity, images: writes.image_change(version), writes });
+    for (number, (entity, foreseen)) in foreseen.into_iter().enumerate() {
+        if let Some((images, writes)) = plan_foreseen(&input.entities[entity], foreseen) {
+            ahead.insert(entity, PlannedEntity { entity, images, writes });
         }
         if number % PLANS_AT_ONCE == PLANS_AT_ONCE - 1 {
             tokio::task::yield_now().await;
+        }
+    }
+    if let Some(beside) = beside {
+        // A panic there is one here. An entity that is not planned ahead is planned later.
+        let theirs = beside.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Vec::new(),
+        });
+        for (entity, (images, writes)) in theirs {
+            if let Some((entity, _)) = input.entities.get_key_value(&entity) {
+                ahead.insert(entity, PlannedEntity { entity, images, writes });
+            }
         }
     }
     ahead
@@ -362,10 +403,18 @@ fn report(
             + w.validity.len()
             + size(&w.erasures)
             + size(&w.forgets)
+            + size(&w.withdrawals)
             + size(&w.dead_letters);
         for outcome in w.outcomes.insert.iter().chain(&w.outcomes.update) {
             match outcome.kind {
-                OutcomeKind::Applied => report.applied_accepted_at_us.push(outcome.event_accepted_at_us),
+                // It was applied before.
+                OutcomeKind::Applied if outcome.withdrawn => {}
+                OutcomeKind::Applied => {
+                    report.applied += 1;
+                    if outcome.lane == Lane::Live {
+                        report.applied_accepted_at_us.push(outcome.event_accepted_at_us);
+                    }
+                }
                 OutcomeKind::Dead => {
                     *report.dead_lettered.entry(outcome.dead_letter_class.clone().unwrap_or_default()).or_default() += 1;
                 }

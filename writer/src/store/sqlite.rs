@@ -22,7 +22,7 @@ use super::{
 };
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, EntityWrites, ErasureRow, EventRow, FactRow, ForgetRow, ImageChange,
-    MentionRow, MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, StoredFact, Upserts, ValidityRow,
+    MentionRow, MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, StoredFact, Upserts, ValidityRow, WithdrawalRow,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -33,7 +33,7 @@ static CONTROL_MIGRATIONS: Migrator = sqlx::migrate!("migrations/control/sqlite"
 const CONTROL_MIGRATIONS_TABLE: &str = "control_migrations";
 
 /// All but what is truth: `active_generations`, and what the control store keeps.
-const VIEW_TABLES: [&str; 15] = [
+const VIEW_TABLES: [&str; 16] = [
     "log_offsets",
     "entities",
     "entity_changes",
@@ -48,6 +48,7 @@ const VIEW_TABLES: [&str; 15] = [
     "validity",
     "erasures",
     "forgets",
+    "withdrawals",
     "dead_letters",
 ];
 
@@ -180,27 +181,48 @@ fn letter_cells(key: &DeadLetterKey) -> Vec<Cell<'_>> {
     ]
 }
 
+/// In one immediate transaction of the caller's, because the migrator itself takes no lock on SQLite.
+async fn make_tables(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let broken = |e: MigrateError| StoreError::Broken(format!("migrations: {e}"));
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    migrator.run_direct(None, &mut *connection, false).await.map_err(broken)?;
+    let mut migrator = Migrator::with_migrations(CONTROL_MIGRATIONS.iter().cloned().collect());
+    migrator.dangerous_set_table_name(CONTROL_MIGRATIONS_TABLE);
+    migrator.run_direct(None, &mut *connection, false).await.map_err(broken)
+}
+
+async fn drop_tables(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    for table in VIEW_TABLES.iter().chain(&[MIGRATIONS_TABLE]) {
+        execute(connection, &format!("DROP TABLE IF EXISTS {table}"), Vec::new()).await?;
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Store for SqliteStore {
     async fn migrate(&self) -> Result<(), StoreError> {
-        let broken = |e: MigrateError| StoreError::Broken(format!("migrations: {e}"));
-        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
-        migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
-        // In one immediate transaction, because the migrator itself takes no lock on SQLite.
         let mut transaction = self.database.writes().begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        migrator.run_direct(None, &mut *transaction, false).await.map_err(broken)?;
-        let mut migrator = Migrator::with_migrations(CONTROL_MIGRATIONS.iter().cloned().collect());
-        migrator.dangerous_set_table_name(CONTROL_MIGRATIONS_TABLE);
-        migrator.run_direct(None, &mut *transaction, false).await.map_err(broken)?;
+        make_tables(&mut transaction).await?;
         transaction.commit().await.map_err(failed)
     }
 
     async fn drop_view(&self) -> Result<(), StoreError> {
         let mut transaction = self.database.writes().begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        for table in VIEW_TABLES.iter().chain(&[MIGRATIONS_TABLE]) {
-            execute(&mut transaction, &format!("DROP TABLE IF EXISTS {table}"), Vec::new()).await?;
-        }
+        drop_tables(&mut transaction).await?;
         transaction.commit().await.map_err(failed)
+    }
+
+    async fn empty_view(&self) -> Result<(), StoreError> {
+        let mut transaction = self.database.writes().begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        drop_tables(&mut transaction).await?;
+        make_tables(&mut transaction).await?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    /// Counts changes of the tables' forms; making them anew is some.
+    async fn epoch(&self) -> Result<i64, StoreError> {
+        sqlx::query_scalar("PRAGMA schema_version").fetch_one(self.database.reads()).await.map_err(failed)
     }
 
     async fn next_offsets(&self, keys: &[OffsetKey]) -> Result<Vec<Option<i64>>, StoreError> {
@@ -232,6 +254,7 @@ impl Store for SqliteStore {
         dump.add(&all::<ValidityRow>(c).await?);
         dump.add(&all::<ErasureRow>(c).await?);
         dump.add(&all::<ForgetRow>(c).await?);
+        dump.add(&all::<WithdrawalRow>(c).await?);
         dump.add(&all::<DeadLetterRow>(c).await?);
         let rows = sqlx::query("SELECT tenant, entity_key, entity_id FROM entities").fetch_all(&mut *c).await.map_err(failed)?;
         let entities = rows.iter().map(|row| Ok((Reader::new(row).owner()?, row.text(2)?))).collect::<Result<_, StoreError>>()?;
@@ -298,6 +321,7 @@ impl SqliteTransaction {
         if first {
             view.erasures = select(c, OF_ENTITY, owner_cells(entity)).await?;
             view.forgets = select(c, OF_ENTITY, owner_cells(entity)).await?;
+            view.withdrawals = select(c, OF_ENTITY, owner_cells(entity)).await?;
         }
         for event in &needs.events {
             let key =
@@ -430,6 +454,7 @@ impl SqliteTransaction {
         self.upsert(o, &w.validity, &[]).await?;
         self.upsert(o, &w.erasures.insert, &w.erasures.update).await?;
         self.upsert(o, &w.forgets.insert, &w.forgets.update).await?;
+        self.upsert(o, &w.withdrawals.insert, &w.withdrawals.update).await?;
         self.upsert(o, &w.dead_letters.insert, &w.dead_letters.update).await
     }
 }

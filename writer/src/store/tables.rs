@@ -11,6 +11,7 @@ use crate::plan::rows::OutcomeKind;
 use crate::plan::{
     ChangesRow, DeadCover, DeadLetterKey, DeadLetterRow, EntityRef, ErasureRow, EventRef, EventRow, FactRow, ForgetRow, Marks,
     MentionKey, MentionRow, MessageRow, MessageVectorKey, MessageVectorRow, OutcomeRow, StatsRow, Surface, ValidityRow,
+    WithdrawalRow,
 };
 
 /// A table: the first two columns are always tenant and entity_key.
@@ -151,6 +152,7 @@ tables! {
         event_spooled: bool => "event_spooled";
         event_accepted_at_us: i64 => "event_accepted_at_us";
         attempt: i32 => "attempt";
+        withdrawn: bool => "withdrawn";
         dead_letter_class: Option<String> => "dead_letter_class";
         dead_letter_reason: Option<String> => "dead_letter_reason";
         extractor_name: Option<String> => "extractor_name";
@@ -235,6 +237,19 @@ tables! {
         text_hash: TextHash => "text_hash";
         triple_hash: Option<TripleHash> => "triple_hash";
         message_keys: BTreeSet<MessageKey> => "message_keys";
+        requested_at_us: i64 => "requested_at_us";
+        applied_at_us: i64 => "applied_at_us";
+    }
+
+    WithdrawalRow in "withdrawals" key("tenant", "entity_key", "withdrawal_id") {
+        withdrawal_id: String => "withdrawal_id";
+        extractor_name: Option<String> => "extractor_name";
+        extractor_version: Option<String> => "extractor_version";
+        extractor_model: Option<String> => "extractor_model";
+        prompt_hash: Option<String> => "prompt_hash";
+        generation: Option<i64> => "generation";
+        live_end_offset: i64 => "live_end_offset";
+        backfill_end_offset: i64 => "backfill_end_offset";
         requested_at_us: i64 => "requested_at_us";
         applied_at_us: i64 => "applied_at_us";
     }

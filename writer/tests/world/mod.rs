@@ -299,7 +299,7 @@ impl World {
     /// Writes what was put together in one flush, and tells of it.
     pub(crate) async fn flush(&mut self) {
         let (entities, unowned) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.unowned));
-        store::flush(&*self.store, &FlushInput { entities, unowned, ..FlushInput::default() }).await.unwrap();
+        store::flush(&*self.store, &FlushInput { entities: entities.into(), unowned, ..FlushInput::default() }).await.unwrap();
         self.commits.bump();
     }
 

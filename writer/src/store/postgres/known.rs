@@ -4,7 +4,7 @@
 //! flush has locked is the next one: whoever wrote in between counted the version up. A server that lost commits of ours is told by
 //! its offsets, which fail the flush; a failed flush forgets everything. A flush takes what it uses out, and puts it back after its
 //! commit only. A key that is not remembered is not stored; one that is remembered may be stored, and is looked up.
-//! Entities with erasures or forgets are not remembered, nor those that were there before this process came to them.
+//! Entities with erasures, forgets or withdrawals are not remembered, nor those that were there before this process came to them.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -41,7 +41,7 @@ impl Version {
     }
 }
 
-/// What is stored of an entity without erasures and forgets.
+/// What is stored of an entity without erasures, forgets and withdrawals.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     entity_id: Option<String>,
@@ -121,6 +121,7 @@ impl Memory {
         let mut mentions = batch.extractions.iter().flat_map(|x| &x.mentions);
         let new = batch.erasures.is_empty()
             && batch.forgets.is_empty()
+            && batch.withdrawals.is_empty()
             && !events.any(|event| known.keys.contains(&self.hash(Of::Event(event))))
             && !mentions.any(|mention| known.keys.contains(&self.hash(Of::Fact(&mention.fact()))))
             && !batch.burials.iter().any(|burial| known.keys.contains(&self.hash(Of::Letter(&burial.row.key))));
@@ -146,7 +147,8 @@ impl Memory {
     /// What is known after these writes; nothing where removals have to be looked up from now on.
     pub(super) fn after(&self, mut known: Known, writes: &EntityWrites) -> Option<Known> {
         let removals = [&writes.erasures.insert, &writes.erasures.update].iter().any(|rows| !rows.is_empty())
-            || [&writes.forgets.insert, &writes.forgets.update].iter().any(|rows| !rows.is_empty());
+            || [&writes.forgets.insert, &writes.forgets.update].iter().any(|rows| !rows.is_empty())
+            || [&writes.withdrawals.insert, &writes.withdrawals.update].iter().any(|rows| !rows.is_empty());
         if removals {
             return None;
         }

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityBatch, EntityRef, EntityView, ErasureRow, EventRow, FactRow, ForgetRow, MentionRow,
-    MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow,
+    MessageRow, MessageVectorRow, Needs, OutcomeRow, StatsRow, Upserts, ValidityRow, WithdrawalRow,
 };
 use columns::Arrays;
 use known::{Known, Memory, Version};
@@ -47,7 +47,7 @@ const CONTROL_MIGRATIONS_TABLE: &str = "memori_control.control_migrations";
 pub const SCHEMAS: [&str; 2] = ["memori", "memori_control"];
 
 /// What recall reads.
-const READABLE: [&str; 14] = [
+const READABLE: [&str; 15] = [
     "entities",
     "events",
     "messages",
@@ -58,6 +58,7 @@ const READABLE: [&str; 14] = [
     "validity",
     "erasures",
     "forgets",
+    "withdrawals",
     "dead_letters",
     "message_vectors",
     "entity_changes",
@@ -107,6 +108,15 @@ impl PostgresStore {
         client.batch_execute(&sql).await.map_err(failed)
     }
 
+    /// Makes the tables, as the administrator.
+    async fn administer(&self, anew: bool) -> Result<(), StoreError> {
+        let options: sqlx::postgres::PgConnectOptions = self.admin_url.parse().map_err(migration_failed)?;
+        let mut connection = options.connect().await.map_err(|e| StoreError::Retry(e.to_string()))?;
+        let ended = make_tables(&mut connection, anew).await;
+        let _ = connection.close().await;
+        ended
+    }
+
     async fn client(&self) -> Result<Client, StoreError> {
         self.pool.get().await.map_err(|e| match e {
             PoolError::Backend(e) => failed(e),
@@ -136,8 +146,15 @@ fn migration_failed(error: impl std::fmt::Display) -> StoreError {
 }
 
 /// In one transaction under a lock that ends with it, so that two at once come one after the other.
-async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
+async fn make_tables(connection: &mut PgConnection, anew: bool) -> Result<(), StoreError> {
     let mut transaction = connection.begin().await.map_err(|e| StoreError::Retry(e.to_string()))?;
+    let mut granted = Vec::new();
+    if anew {
+        let away = |e: sqlx::Error| StoreError::Retry(format!("the view cannot be emptied now: {e}"));
+        sqlx::raw_sql("SET LOCAL lock_timeout = '20s'").execute(&mut *transaction).await.map_err(away)?;
+        granted = sqlx::query_scalar::<_, String>(GRANTS).fetch_all(&mut *transaction).await.map_err(away)?;
+        sqlx::raw_sql(AssertSqlSafe(drop_tables())).execute(&mut *transaction).await.map_err(away)?;
+    }
     log::schema::prepare(&mut transaction, &SCHEMAS).await.map_err(|e| match e {
         LogError::Transient(e) => StoreError::Retry(e),
         e => StoreError::Broken(e.to_string()),
@@ -158,30 +175,49 @@ async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
     migrator.dangerous_set_table_name(CONTROL_MIGRATIONS_TABLE);
     migrator.set_locking(false);
     migrator.run_direct(None, &mut *transaction, false).await.map_err(migration_failed)?;
+    for grant in granted {
+        sqlx::raw_sql(AssertSqlSafe(grant)).execute(&mut *transaction).await.map_err(migration_failed)?;
+    }
     transaction.commit().await.map_err(migration_failed)
+}
+
+/// What roles other than the owner may do with the view's tables, as the statements that let them. Read before they are dropped.
+const GRANTS: &str = "SELECT DISTINCT format('GRANT %s ON memori.%I TO %s', g.privilege_type, g.table_name, \
+    CASE WHEN g.grantee = 'PUBLIC' THEN 'PUBLIC' ELSE quote_ident(g.grantee) END) \
+    FROM information_schema.table_privileges g WHERE g.table_schema = 'memori' AND g.grantor <> g.grantee";
+
+/// Drops the view's tables. Not the schema: the log may stand beside the view, which is rebuilt from it. The offsets go first, so that
+/// a flush, which locks them first too, is waited for or waits.
+fn drop_tables() -> String {
+    format!(
+        "DO $$ DECLARE t name; BEGIN \
+           FOR t IN SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = 'memori' AND c.relkind IN ('r', 'p') AND c.relname <> ALL ('{{{}}}'::name[]) \
+             ORDER BY c.relname <> 'log_offsets', c.relname \
+           LOOP EXECUTE format('DROP TABLE memori.%I CASCADE', t); END LOOP; END $$",
+        log::TABLES.join(",")
+    )
 }
 
 #[async_trait]
 impl Store for PostgresStore {
     async fn migrate(&self) -> Result<(), StoreError> {
-        let options: sqlx::postgres::PgConnectOptions = self.admin_url.parse().map_err(migration_failed)?;
-        let mut connection = options.connect().await.map_err(|e| StoreError::Retry(e.to_string()))?;
-        let ended = make_tables(&mut connection).await;
-        let _ = connection.close().await;
-        ended
+        self.administer(false).await
     }
 
     async fn drop_view(&self) -> Result<(), StoreError> {
-        // Not the schema: the log may stand beside the view, which is rebuilt from it.
-        let sql = format!(
-            "DO $$ DECLARE t name; BEGIN \
-               FOR t IN SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE n.nspname = 'memori' AND c.relkind IN ('r', 'p') AND c.relname <> ALL ('{{{}}}'::name[]) \
-               LOOP EXECUTE format('DROP TABLE memori.%I CASCADE', t); END LOOP; END $$",
-            log::TABLES.join(",")
-        );
         self.memory.clear();
-        self.client().await?.batch_execute(&sql).await.map_err(failed)
+        self.client().await?.batch_execute(&drop_tables()).await.map_err(failed)
+    }
+
+    async fn empty_view(&self) -> Result<(), StoreError> {
+        self.memory.clear();
+        self.administer(true).await
+    }
+
+    async fn epoch(&self) -> Result<i64, StoreError> {
+        let row = self.client().await?.query_one("SELECT coalesce(to_regclass('memori.entities')::oid, 0)::bigint", &[]).await;
+        row.map_err(failed)?.try_get(0).map_err(failed)
     }
 
     async fn next_offsets(&self, keys: &[OffsetKey]) -> Result<Vec<Option<i64>>, StoreError> {
@@ -213,6 +249,7 @@ impl Store for PostgresStore {
         dump.add(&all::<ValidityRow>(c).await?);
         dump.add(&all::<ErasureRow>(c).await?);
         dump.add(&all::<ForgetRow>(c).await?);
+        dump.add(&all::<WithdrawalRow>(c).await?);
         dump.add(&all::<DeadLetterRow>(c).await?);
         let rows = c.query("SELECT tenant, entity_key, entity_id FROM memori.entities", &[]).await.map_err(failed)?;
         let entity = |row: &tokio_postgres::Row| Ok((Reader::new(row).owner()?, row.try_get(2).map_err(failed)?));

@@ -11,7 +11,7 @@ use super::columns::Arrays;
 use super::failed;
 use crate::plan::{
     DeadLetterKey, DeadLetterRow, EntityRef, EntityView, ErasureRow, EventRef, EventRow, FactKey, FactRow, ForgetRow, MentionRow,
-    Needs, OutcomeRow, StatsRow, StoredFact, ValidityRow,
+    Needs, OutcomeRow, StatsRow, StoredFact, ValidityRow, WithdrawalRow,
 };
 use crate::store::cells::Reader;
 use crate::store::tables::{Row, StoredMessageVector};
@@ -77,7 +77,7 @@ fn join(keys: &str, table: &str, condition: &str) -> String {
     format!("{keys} JOIN memori.{table} r ON {condition}")
 }
 
-/// The erasures and forgets of `entities`, and what is named. What is kept of a fact beside its row is asked for where there is
+/// The erasures, forgets and withdrawals of `entities`, and what is named. What is kept of a fact beside its row is asked for where there is
 /// one: no row, no mention.
 pub(super) async fn keys(
     client: &Client,
@@ -91,15 +91,17 @@ pub(super) async fn keys(
     let (of_entities, of_events, facts_asked) = (owners(entities.iter().copied()), of_events(&events), of_facts(&facts));
     let erasures_sql = join(ENTITIES, "erasures", IS_ENTITY);
     let forgets_sql = join(ENTITIES, "forgets", IS_ENTITY);
+    let withdrawals_sql = join(ENTITIES, "withdrawals", IS_ENTITY);
     let events_sql = join(EVENTS, "events", IS_EVENT);
     let outcomes_sql = join(EVENTS, "outcomes", IS_EVENT);
     let facts_sql = join(FACTS, "facts", IS_FACT);
     let stats_sql = join(FACTS, "fact_stats", IS_FACT);
     let validity_sql = format!("{} ORDER BY r.valid_from_us", join(FACTS, "validity", IS_FACT));
     let pairs_sql = join(PAIRS, "mentions", &format!("{IS_FACT} AND r.message_key = q.m"));
-    let (erasures, forgets, event_rows, outcomes, fact_rows, letters) = futures::try_join!(
+    let (erasures, forgets, withdrawals, event_rows, outcomes, fact_rows, letters) = futures::try_join!(
         fetch::<ErasureRow>(client, entities.len(), &erasures_sql, &of_entities),
         fetch::<ForgetRow>(client, entities.len(), &forgets_sql, &of_entities),
+        fetch::<WithdrawalRow>(client, entities.len(), &withdrawals_sql, &of_entities),
         fetch::<EventRow>(client, events.len(), &events_sql, &of_events),
         fetch::<OutcomeRow>(client, events.len(), &outcomes_sql, &of_events),
         fetch::<FactRow>(client, facts.len(), &facts_sql, &facts_asked),
@@ -126,6 +128,7 @@ pub(super) async fn keys(
     )?;
     put(views, erasures, |view, row| view.erasures.push(row));
     put(views, forgets, |view, row| view.forgets.push(row));
+    put(views, withdrawals, |view, row| view.withdrawals.push(row));
     put(views, event_rows, |view, row| drop(view.events.insert(row.event.clone(), row)));
     put(views, outcomes, |view, row| drop(view.outcomes.insert(row.key(), row)));
     put(views, mentions, |view, row| drop(view.pairs.insert(row.key.clone(), row)));

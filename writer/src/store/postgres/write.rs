@@ -201,6 +201,7 @@ pub(super) async fn all(
     put(&mut pipeline, mode, rows(writes, |w| &w.validity), Vec::new());
     put(&mut pipeline, mode, rows(writes, |w| &w.erasures.insert), rows(writes, |w| &w.erasures.update));
     put(&mut pipeline, mode, rows(writes, |w| &w.forgets.insert), rows(writes, |w| &w.forgets.update));
+    put(&mut pipeline, mode, rows(writes, |w| &w.withdrawals.insert), rows(writes, |w| &w.withdrawals.update));
     let mut new_letters = rows(writes, |w| &w.dead_letters.insert);
     new_letters.extend(unowned.insert.iter().map(|row| (None, row)));
     let mut letters = rows(writes, |w| &w.dead_letters.update);

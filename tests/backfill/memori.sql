@@ -1,0 +1,14 @@
+CREATE TABLE memori_entity(id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, external_id TEXT NOT NULL, date_created TEXT NOT NULL);
+CREATE TABLE memori_process(id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, external_id TEXT NOT NULL, date_created TEXT NOT NULL);
+CREATE TABLE memori_session(id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, entity_id INTEGER, process_id INTEGER, date_created TEXT NOT NULL);
+CREATE TABLE memori_conversation(id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, session_id INTEGER NOT NULL, summary TEXT, date_created TEXT NOT NULL);
+CREATE TABLE memori_conversation_message(id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, conversation_id INTEGER NOT NULL, role TEXT NOT NULL, type TEXT, content TEXT NOT NULL, date_created TEXT NOT NULL);
+CREATE TABLE memori_entity_fact(id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, entity_id INTEGER NOT NULL, content TEXT NOT NULL, num_times INTEGER NOT NULL, date_last_time TEXT NOT NULL, uniq TEXT NOT NULL, date_created TEXT NOT NULL);
+INSERT INTO memori_entity VALUES (1, 'e-uuid', 'customer-7', '2025-03-01 09:00:00');
+INSERT INTO memori_process VALUES (1, 'p-uuid', 'beekeeper', '2025-03-01 09:00:00');
+INSERT INTO memori_session VALUES (1, 's-uuid', 1, 1, '2025-03-01 09:00:00');
+INSERT INTO memori_conversation VALUES (1, 'c-uuid', 1, NULL, '2025-03-01 09:00:00');
+INSERT INTO memori_conversation_message VALUES (1, 'm-1', 1, 'user', NULL, 'I keep bees.', '2025-03-01 09:00:00');
+INSERT INTO memori_conversation_message VALUES (2, 'm-2', 1, 'assistant', 'text', 'How many hives?', '2025-03-01 09:00:04');
+INSERT INTO memori_conversation_message VALUES (3, 'm-3', 1, 'user', NULL, 'I own three hives.', '2025-03-01 09:01:00');
+INSERT INTO memori_entity_fact VALUES (1, 'f-1', 1, 'The user keeps bees', 2, '2025-03-01 09:02:00', 'x', '2025-03-01 09:02:00');

@@ -1,0 +1,166 @@
+//! `/v1/admin/backfills`: imports that are uploaded or lie in an object store, paused, resumed, killed with the process, cancelled; and
+//! what may not be read.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use memori_tests::client::{Answer, Api};
+use memori_tests::embedded::Embedded;
+use memori_tests::keys::Keys;
+use memori_tests::objects::ObjectStore;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+const TENANTS: [&str; 2] = ["tenant-a", "tenant-b"];
+const WITHIN: Duration = Duration::from_secs(120);
+
+fn fixture(name: &str) -> anyhow::Result<Bytes> {
+    Ok(std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("backfill").join(name))?.into())
+}
+
+async fn store() -> anyhow::Result<ObjectStore> {
+    let mut objects = BTreeMap::new();
+    for name in ["claude-conversations.json", "openai.jsonl"] {
+        objects.insert(format!("history/2024/{name}"), fixture(name)?);
+    }
+    objects.insert("history/secret.jsonl".to_owned(), Bytes::from_static(b"{}"));
+    ObjectStore::start(objects).await
+}
+
+fn start(store: &ObjectStore) -> anyhow::Result<Embedded> {
+    let mut env = store.env();
+    env.push(("MEMORI__INGEST__BACKFILL_SOURCES".to_owned(), "s3://history/2024/, s3://other/".to_owned()));
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (&**name, &**value)).collect();
+    Embedded::start(&TENANTS.map(str::to_owned), &env)
+}
+
+/// A tenant's ways in: for its reads, and for its administration.
+fn ways(system: &Embedded, tenant: &str) -> (Api, Api) {
+    let api = system.api(tenant);
+    let admin = api.with_key(Some(&Keys::admin_of(tenant)));
+    (api, admin)
+}
+
+async fn upload(api: &Api, query: &str, lines: String) -> anyhow::Result<Answer> {
+    let path = format!("/v1/admin/backfills?{query}");
+    api.insist(|| api.request(Method::POST, &path).header("content-type", "application/x-ndjson").body(lines.clone())).await
+}
+
+fn lines(count: usize) -> String {
+    (0..count).map(|n| format!("{{\"entity_id\":\"up\",\"event_id\":\"u{n}\",\"messages\":[{{\"role\":\"user\",\"content\":\"I know word number {n}.\"}}]}}\n")).collect()
+}
+
+async fn until(api: &Api, id: &str, what: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    let since = Instant::now();
+    loop {
+        let shown = api.get(&format!("/v1/admin/backfills/{id}")).await?.body;
+        if what(&shown) {
+            return Ok(shown);
+        }
+        ensure!(since.elapsed() < WITHIN, "{shown}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn id(answer: &Answer) -> anyhow::Result<String> {
+    ensure!(answer.status == StatusCode::ACCEPTED, "{}: {}", answer.status, answer.body);
+    Ok(answer.body["backfill_id"].as_str().context("an id")?.to_owned())
+}
+
+async fn act(api: &Api, id: &str, act: &str) -> anyhow::Result<Answer> {
+    api.insist(|| api.request(Method::POST, &format!("/v1/admin/backfills/{id}/{act}"))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_an_object_store_and_no_further_than_allowed() -> anyhow::Result<()> {
+    let store = store().await?;
+    let system = start(&store)?;
+    let (api, admin) = ways(&system, TENANTS[0]);
+    for (source, entity, events, messages) in
+        [("s3://history/2024/openai.jsonl", "one", 3, 7), ("s3://history/2024/", "all", 5, 10)]
+    {
+        let begun = admin
+            .post("/v1/admin/backfills", &json!({"source": source, "entity_id": entity, "occurred_at": "2020-01-01T00:00:00Z"}))
+            .await?;
+        let done = until(&admin, &id(&begun)?, |shown| shown["state"] != "running").await?;
+        ensure!(
+            done["state"] == "done" && done["events"] == events && done["rejected"] == 1 && done["source"] == source,
+            "{done}"
+        );
+        ensure!(
+            done["rejected_sample"][0].as_str().is_some_and(|said| said.contains("openai.jsonl, record 3: a message's `role`")),
+            "{done}"
+        );
+        let since = Instant::now();
+        while api.export(entity).await?.iter().filter(|line| line["type"] == "message").count() < messages {
+            ensure!(since.elapsed() < WITHIN, "{entity} is not whole");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    for source in [
+        "s3://history/secret.jsonl",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "http://169.254.169.254/",
+        "s3://history/2024/../secret.jsonl",
+        "s3://history/2024",
+        "-",
+    ] {
+        let refused = admin.post("/v1/admin/backfills", &json!({"source": source})).await?;
+        ensure!(
+            refused.status == StatusCode::UNPROCESSABLE_ENTITY && refused.body["errors"][0]["path"] == "source",
+            "{source}: {}",
+            refused.body
+        );
+    }
+    let missing = admin.post("/v1/admin/backfills", &json!({"source": "s3://history/2024/none.jsonl"})).await?;
+    let failed = until(&admin, &id(&missing)?, |shown| shown["state"] == "failed").await?;
+    ensure!(failed["error"].as_str().is_some_and(|said| said.contains("no such object")), "{failed}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_are_paused_resumed_survive_the_process_and_are_ones_own() -> anyhow::Result<()> {
+    let store = store().await?;
+    let mut system = start(&store)?;
+    let (_, admin) = ways(&system, TENANTS[0]);
+    let slow = id(&upload(&admin, "rate=40", lines(400)).await?)?;
+    until(&admin, &slow, |shown| shown["events"].as_u64() > Some(0)).await?;
+    ensure!(act(&admin, &slow, "pause").await?.body["state"] == "paused");
+
+    // What is another tenant's is not there.
+    let (_, stranger) = ways(&system, TENANTS[1]);
+    ensure!(stranger.get(&format!("/v1/admin/backfills/{slow}")).await?.status == StatusCode::NOT_FOUND);
+    ensure!(act(&stranger, &slow, "cancel").await?.status == StatusCode::NOT_FOUND);
+    ensure!(stranger.get("/v1/admin/backfills").await?.body["backfills"] == json!([]));
+
+    let paused = until(&admin, &slow, |shown| shown["state"] == "paused").await?;
+    ensure!(paused["events"].as_u64() < Some(400), "{paused}");
+    ensure!(act(&admin, &slow, "resume").await?.body["state"] == "running");
+    // Killed under way, it goes on by itself.
+    tokio::task::block_in_place(|| system.process.kill_and_restart())?;
+    let (api, admin) = ways(&system, TENANTS[0]);
+    let done = until(&admin, &slow, |shown| shown["state"] == "done").await?;
+    ensure!(done["events"] == 400 && done["records"] == 400, "{done}");
+    api.wait_final(&(0..400).map(|n| format!("u{n}")).collect::<Vec<_>>(), WITHIN).await?;
+    let said = api.export("up").await?.iter().filter(|line| line["type"] == "message").count();
+    ensure!(said == 400, "{said} messages");
+    ensure!(act(&admin, &slow, "cancel").await?.status == StatusCode::CONFLICT, "it is done");
+
+    let ended = id(&upload(&admin, "rate=1", lines(400)).await?)?;
+    ensure!(act(&admin, &ended, "cancel").await?.body["state"] == "cancelled");
+    let listed = admin.get("/v1/admin/backfills").await?.body;
+    let ids: Vec<&str> =
+        listed["backfills"].as_array().context("a list")?.iter().filter_map(|shown| shown["backfill_id"].as_str()).collect();
+    ensure!(ids == [&*ended, &*slow], "{listed}");
+    for id in [&ended, &slow] {
+        ensure!(admin.delete(&format!("/v1/admin/backfills/{id}")).await?.status == StatusCode::NO_CONTENT);
+        ensure!(admin.get(&format!("/v1/admin/backfills/{id}")).await?.status == StatusCode::NOT_FOUND);
+    }
+    let bad = upload(&admin, "surprise=1", lines(1)).await?;
+    ensure!(bad.status == StatusCode::UNPROCESSABLE_ENTITY && bad.body["errors"][0]["path"] == "surprise", "{}", bad.body);
+    Ok(())
+}
