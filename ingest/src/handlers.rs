@@ -8,10 +8,18 @@ pub(crate) mod events;
 pub(crate) mod lineages;
 pub(crate) mod reads;
 
-use http::HeaderMap;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
+use memori_event_log::LogError;
 use memori_service::problem::{Answer, Problem};
 use memori_service::trace_context;
 use percent_encoding::percent_decode_str;
+
+use crate::app::Caller;
+use crate::backend::ACTOR_HEADER;
+use crate::publish::RETRY_AFTER_SECONDS;
+use crate::state::IngestState;
 
 /// The decoded segment number `index` (from 0) of a path. Any text can stand there, slashes included, as long as it is UTF-8.
 pub(crate) fn path_id(uri: &http::Uri, index: usize, name: &str) -> Answer<String> {
@@ -30,4 +38,30 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
         let shaped = given.len() == 55 && given.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
         shaped.then(|| given.to_owned())
     })
+}
+
+/// What the log answers within `patience`, else that it is away.
+async fn within<T>(patience: Duration, asking: impl Future<Output = Result<T, LogError>>) -> Answer<T> {
+    match tokio::time::timeout(patience, asking).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(log_away(&error)),
+        Err(late) => Err(log_away(&late)),
+    }
+}
+
+fn log_away(error: &dyn std::fmt::Display) -> Problem {
+    tracing::warn!(%error, "the log cannot be asked");
+    Problem::unavailable("the log is not reachable now", RETRY_AFTER_SECONDS)
+}
+
+/// Says to the writer, which keeps the audit log, by whose key something is asked.
+fn name_actor(headers: &mut HeaderMap, state: &IngestState, caller: &Caller) {
+    let actor = match caller.key {
+        Some(key) => key.to_string(),
+        None if state.keys.has_keys() => "keys-file".to_owned(),
+        None => "no-key".to_owned(),
+    };
+    if let Ok(actor) = HeaderValue::from_str(&actor) {
+        headers.insert(ACTOR_HEADER, actor);
+    }
 }

@@ -86,9 +86,21 @@ async fn withdrawn_and_made_again(api: &Api) -> anyhow::Result<()> {
     // What is extracted later stands.
     post(api, &[("b2", "bob", "I live in Porto.")]).await?;
     ensure!(known(api, "bob").await?.contains("Porto"));
-    let line = operator(api).get("/v1/admin/audit").await?.body;
-    ensure!(line.to_string().contains("facts.withdraw"), "{line}");
+    // Each call is a line of the audit log, one that goes on with a withdrawal of the caller's naming too.
+    let asked = acts(api, "facts.withdraw").await?;
+    for _ in 0..2 {
+        ask(api, "/v1/admin/lineages/withdraw", json!({"model": "gpt-none", "withdrawal_id": "mine"})).await?;
+    }
+    let named = acts(api, "facts.withdraw").await?;
+    ensure!(named.len() == asked.len() + 2 && named[..2].iter().all(|line| line["subject"] == "mine"), "{named:?}");
     Ok(())
+}
+
+/// The lines of the audit log that tell of an act, the latest first.
+async fn acts(api: &Api, act: &str) -> anyhow::Result<Vec<Value>> {
+    let log = operator(api).get("/v1/admin/audit").await?.body;
+    let lines = log["acts"].as_array().with_context(|| format!("an audit log: {log}"))?;
+    Ok(lines.iter().filter(|line| line["act"] == act).cloned().collect())
 }
 
 async fn made_again(api: &Api) -> anyhow::Result<()> {
@@ -104,6 +116,7 @@ async fn made_again(api: &Api) -> anyhow::Result<()> {
     ensure!(known(api, "ann").await?.contains("Lisbon") && known(api, "bob").await?.contains("cats"));
     let none = ask(api, "/v1/admin/lineages/re-extract", json!({})).await?;
     ensure!(none["events"] == 0, "{none}");
+    ensure!(!acts(api, "facts.re_extract").await?.is_empty(), "an extraction that is asked for is an act");
     Ok(())
 }
 

@@ -7,11 +7,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, Method, Uri, header};
 use memori_service::problem::Problem;
 
+use super::name_actor;
 use crate::app::Caller;
-use crate::backend::ACTOR_HEADER;
 use crate::state::IngestState;
 
 /// How long the writer may take.
@@ -40,14 +40,7 @@ pub(crate) async fn forward(
             passed.insert(name, value.clone());
         }
     }
-    let actor = match caller.key {
-        Some(key) => key.to_string(),
-        None if state.keys.has_keys() => "keys-file".to_owned(),
-        None => "no-key".to_owned(),
-    };
-    if let Ok(actor) = HeaderValue::from_str(&actor) {
-        passed.insert(ACTOR_HEADER, actor);
-    }
+    name_actor(&mut passed, &state, &caller);
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     state.backend.forward(&caller.tenant, method, target, &passed, bytes, TIMEOUT).await
 }

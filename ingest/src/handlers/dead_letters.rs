@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::traceparent;
+use super::{traceparent, within};
 use crate::app::Caller;
 use crate::metrics;
 use crate::publish::{RETRY_AFTER_SECONDS, append, new_record};
@@ -159,11 +159,7 @@ pub(crate) async fn redrive(
     }
     let mut request = Request::read(&held.bytes)?;
     drop(held);
-    let identity = match tokio::time::timeout(LOG_TIMEOUT, state.log.identity()).await {
-        Ok(Ok(identity)) => identity,
-        Ok(Err(error)) => return Err(log_away(&error)),
-        Err(late) => return Err(log_away(&late)),
-    };
+    let identity = within(LOG_TIMEOUT, state.log.identity()).await?;
     let call = Call {
         state: &state,
         tenant: &caller.tenant,
@@ -410,9 +406,4 @@ impl Call<'_> {
         self.state.redrives.failed(&Copy::of(&copy.event));
         self.refuse(copy.letter, copy.number, Refusal::NotTaken, report);
     }
-}
-
-fn log_away(error: &dyn std::fmt::Display) -> Problem {
-    tracing::warn!(%error, "the log is not reachable for a redrive");
-    Problem::unavailable("the log is not reachable now", RETRY_AFTER_SECONDS)
 }

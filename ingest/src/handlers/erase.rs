@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{path_id, traceparent};
+use super::{path_id, traceparent, within};
 use crate::app::Caller;
 use crate::metrics;
 use crate::new_event::MAX_ID_BYTES;
@@ -133,7 +133,7 @@ pub(crate) async fn erase_entity(
     }
     let tenant = &*caller.tenant;
     let requested_at = state.acceptor.now();
-    let partition = ids::partition_of(&ids::log_key(tenant, &entity_id), partitions(&state).await?);
+    let partition = ids::partition_of(&ids::log_key(tenant, &entity_id), within(CONTROL_TIMEOUT, state.partitions()).await?);
     let control = EraseEntity {
         tenant: tenant.to_owned(),
         entity_id: entity_id.clone(),
@@ -150,26 +150,9 @@ pub(crate) async fn erase_entity(
     Ok((StatusCode::ACCEPTED, Json(json!({"erasure_id": erasure_id}))).into_response())
 }
 
-async fn partitions(state: &IngestState) -> Answer<i32> {
-    match tokio::time::timeout(CONTROL_TIMEOUT, state.partitions()).await {
-        Ok(Ok(count)) => Ok(count),
-        Ok(Err(error)) => Err(log_away(&error)),
-        Err(late) => Err(log_away(&late)),
-    }
-}
-
 async fn end_offset(state: &IngestState, lane: Lane, partition: i32) -> Answer<i64> {
     let asked = TopicPartition { topic: Topic::conversations(lane), partition };
-    match tokio::time::timeout(CONTROL_TIMEOUT, state.log.watermarks(asked)).await {
-        Ok(Ok((_, end))) => Ok(end),
-        Ok(Err(error)) => Err(log_away(&error)),
-        Err(late) => Err(log_away(&late)),
-    }
-}
-
-fn log_away(error: &dyn std::fmt::Display) -> Problem {
-    tracing::warn!(%error, "the log's end is not known");
-    Problem::unavailable("the log is not reachable now", RETRY_AFTER_SECONDS)
+    within(CONTROL_TIMEOUT, state.log.watermarks(asked)).await.map(|(_, end)| end)
 }
 
 async fn publish(state: &IngestState, tenant: &str, entity_id: &str, control: LogRecordBody, headers: &HeaderMap) -> Answer<()> {

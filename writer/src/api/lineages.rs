@@ -100,7 +100,16 @@ fn no_cursor() -> Problem {
     Problem::invalid_field(join("", "cursor"), "must be a cursor of this listing")
 }
 
-/// Entities with something that the lineage made and that was not withdrawn, by key. With `act` the withdrawal is noted first.
+/// Writes the act down that this question is part of, if it says one.
+async fn note(state: &ApiState, administrator: &Administrator, tenant: &str, asked: &Asked) -> Answer<()> {
+    let (Some((act, subject)), Some(control)) = (&asked.act, &state.control) else { return Ok(()) };
+    let lineage = &asked.lineage;
+    let detail = json!({"extractor": lineage.extractor, "version": lineage.version, "model": lineage.model,
+        "prompt_hash": lineage.prompt_hash, "generation": lineage.generation});
+    control.note(tenant, act, subject, &detail, &administrator.act()).await.map_err(unreadable)
+}
+
+/// Entities with something that the lineage made and that was not withdrawn, by key.
 pub(super) async fn entities(
     State(state): State<ApiState>,
     administrator: Administrator,
@@ -108,14 +117,9 @@ pub(super) async fn entities(
     body: Body,
 ) -> Answer<Json<Value>> {
     let asked = asked(&headers, body).await?;
-    let tenant = owner(administrator.tenant(), asked.tenant)?;
+    let tenant = owner(administrator.tenant(), asked.tenant.clone())?;
     let after = asked.cursor.as_deref().map(|text| cursor::entity(text).ok_or_else(no_cursor)).transpose()?;
-    if let (Some((act, subject)), Some(control)) = (&asked.act, &state.control) {
-        let lineage = &asked.lineage;
-        let detail = json!({"extractor": lineage.extractor, "version": lineage.version, "model": lineage.model,
-            "prompt_hash": lineage.prompt_hash, "generation": lineage.generation});
-        control.note(&tenant, act, subject, &detail, &administrator.act()).await.map_err(unreadable)?;
-    }
+    note(&state, &administrator, &tenant, &asked).await?;
     let mut rows =
         state.store.lineage_entities(&tenant, &asked.lineage, after.as_ref(), asked.limit + 1).await.map_err(unreadable)?;
     let more = rows.len() > asked.limit;
@@ -128,13 +132,14 @@ pub(super) async fn entities(
 /// Events whose outcome was withdrawn, with where their records stand.
 pub(super) async fn withdrawn(
     State(state): State<ApiState>,
-    tenant: Tenant,
+    administrator: Administrator,
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Json<Value>> {
     let asked = asked(&headers, body).await?;
-    let tenant = owner(&tenant.0, asked.tenant)?;
+    let tenant = owner(administrator.tenant(), asked.tenant.clone())?;
     let after = asked.cursor.as_deref().map(|text| cursor::withdrawn(text).ok_or_else(no_cursor)).transpose()?;
+    note(&state, &administrator, &tenant, &asked).await?;
     let mut rows =
         state.store.withdrawn_events(&tenant, &asked.lineage, after.as_ref(), asked.limit + 1).await.map_err(unreadable)?;
     let more = rows.len() > asked.limit;
