@@ -2,6 +2,7 @@
 //!
 //! Who is killed when comes from seeds, which are printed; `MEMORI_SOAK=1` runs 50 of them, and replays 100,000 events.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -63,28 +64,56 @@ async fn post(api: &Api, events: Vec<Value>) -> anyhow::Result<Vec<String>> {
     Ok(ids)
 }
 
-/// Live events from number `first` on, one at a time, until it is ended; how many.
+/// Live events from number `first` on, one after the other, until it is ended; how many. What was once seen applied is asked for again
+/// and again, whatever is switched meanwhile: it stays so.
 struct Live {
     stop: Arc<AtomicBool>,
     posted: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<anyhow::Result<Vec<String>>>,
+    watch: tokio::task::JoinHandle<anyhow::Result<usize>>,
 }
 
+/// Events that are asked for again.
+const WATCHED: usize = 10;
+
 impl Live {
-    fn begin(api: &Api, first: usize, entities: &[String]) -> Self {
+    fn begin(api: &Api, first: usize, entities: &[String], pause: Duration) -> Self {
         let (stop, posted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (api, entities, stopping, counting) = (api.clone(), entities.to_vec(), stop.clone(), posted.clone());
+        let (poster, entities, stopping, counting) = (api.clone(), entities.to_vec(), stop.clone(), posted.clone());
         let task = tokio::spawn(async move {
             let mut ids = Vec::new();
             while !stopping.load(Ordering::Relaxed) {
                 let event = event(first + ids.len(), &entities);
-                ids.extend(post(&api, vec![event]).await?);
+                ids.extend(post(&poster, vec![event]).await?);
                 counting.store(ids.len(), Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(pause).await;
             }
             Ok(ids)
         });
-        Self { stop, posted, task }
+        let (api, stopping, counting) = (api.clone(), stop.clone(), posted.clone());
+        let watch = tokio::spawn(async move {
+            let (mut applied, mut asked, mut next) = (VecDeque::new(), 0, first);
+            while !stopping.load(Ordering::Relaxed) {
+                let id = format!("e-{next}");
+                if next < first + counting.load(Ordering::Relaxed)
+                    && api.event(&id).await?.is_some_and(|event| event["status"] == "applied")
+                {
+                    applied.push_back(id);
+                    next += 1;
+                }
+                for id in &applied {
+                    let status = api.event(id).await?.context("it is known")?;
+                    ensure!(status["status"] == "applied", "{id} was applied and is {status}");
+                    asked += 1;
+                }
+                if applied.len() > WATCHED {
+                    applied.pop_front();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(asked)
+        });
+        Self { stop, posted, task, watch }
     }
 
     async fn has_posted(&self, more: usize) {
@@ -96,6 +125,8 @@ impl Live {
 
     async fn end(self) -> anyhow::Result<Vec<String>> {
         self.stop.store(true, Ordering::Relaxed);
+        let asked = self.watch.await??;
+        tell(&format!("asked {asked} times whether what was applied still is"));
         self.task.await?
     }
 }
@@ -118,10 +149,10 @@ async fn all_applied(api: &Api, ids: &[String]) -> anyhow::Result<()> {
 
 /// The whole course: replay beside live traffic, look, switch, switch back, switch, drop.
 async fn course(api: &Api, operator: &Operator, history: usize) -> anyhow::Result<()> {
-    let people = entities(6);
+    let people = entities(40);
     let mut ids = post(api, (0..history).map(|n| event(n, &people)).collect()).await?;
     api.wait_final(&ids, WITHIN).await?;
-    let live = Live::begin(api, history, &people);
+    let live = Live::begin(api, history, &people, Duration::from_millis(30));
 
     let estimate = operator.api().post("/v1/admin/replays/estimate", &json!({"tenants": [TENANT]})).await?;
     ensure!(estimate.status == StatusCode::OK, "{}: {}", estimate.status, estimate.body);
@@ -140,6 +171,7 @@ async fn course(api: &Api, operator: &Operator, history: usize) -> anyhow::Resul
     checker.has_asked(50).await;
     let switched = replays::act(operator, generation, "cut-over", &json!({"tenants": [TENANT]})).await?;
     tell(&format!("cut over in {} ms", switched["tenants"][0]["took_ms"]));
+    ensure!(switched["tenants"][0]["trailing_entities"] == 0, "{switched}");
     checker.has_asked(50).await;
     let back = replays::act(operator, generation, "roll-back", &json!({"tenants": [TENANT]})).await?;
     tell(&format!("rolled back in {} ms", back["tenants"][0]["took_ms"]));
@@ -377,7 +409,7 @@ async fn killed(servers: &Servers, seed: u64) -> anyhow::Result<()> {
     let history = 1_200;
     let mut ids = post(&api, (0..history).map(|n| event(n, &people)).collect()).await?;
     api.wait_final(&ids, WITHIN).await?;
-    let live = Live::begin(&api, history, &people);
+    let live = Live::begin(&api, history, &people, Duration::from_millis(100));
     let generation = replays::start(&operator, &json!({"tenants": [TENANT]})).await?;
     let checker = Checker::begin(&api, TENANT, &people, &[1, generation]);
     for _ in 0..4 {

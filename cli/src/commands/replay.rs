@@ -361,7 +361,12 @@ async fn act(client: &ClientFlags, generation: i32, act: &str, body: &Value, as_
             let tenant = text(&one["tenant"]);
             match one["active"].as_i64() {
                 Some(active) => {
-                    say(format!("{tenant} reads generation {active}, since {:.1} ms", one["took_ms"].as_f64().unwrap_or(0.0)))
+                    let trailing = match one["trailing_entities"].as_i64() {
+                        Some(entities @ 1..) => format!(" ({entities} entities follow when what is on its way is there)"),
+                        _ => String::new(),
+                    };
+                    let took_ms = one["took_ms"].as_f64().unwrap_or(0.0);
+                    say(format!("{tenant} reads generation {active}, after {took_ms:.1} ms{trailing}"))
                 }
                 None => say(format!("generation {generation} is dropped of {tenant}")),
             }

@@ -4,6 +4,7 @@
 //! they are; every act is a line of the audit log; an answer's size does not grow with the history.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
@@ -33,10 +34,10 @@ const MICROS: f64 = 1e6;
 const MAX_EVIDENCE: usize = 5;
 /// Samples of one page of a comparison.
 const MAX_SAMPLES: usize = 100;
-/// How often a switch is tried while live events are on their way.
-const CUT_OVER_TRIES: u32 = 50;
-/// Between two tries.
-const CUT_OVER_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long a switch waits, for a generation that is a little late, and then for its entities that trail.
+const SWITCH_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at them.
+const SWITCH_PAUSE: Duration = Duration::from_millis(20);
 
 /// A path that names a generation.
 pub(super) struct Numbered(i32);
@@ -453,43 +454,67 @@ async fn cut_over(
 ) -> Answer<Json<Value>> {
     let mut done = Vec::new();
     for tenant in named_tenants(store, administrator, generation, given).await? {
-        let begun = std::time::Instant::now();
-        let mut tries = 0;
+        let begun = Instant::now();
         let before = loop {
-            tries += 1;
-            let switched = store.cut_over(&tenant, generation, given.force, &administrator.act()).await.map_err(unreadable)?;
-            match switched {
+            if !given.force {
+                near(store, &tenant, generation, begun).await?;
+            }
+            match store.cut_over(&tenant, generation, given.force, &administrator.act()).await.map_err(unreadable)? {
                 Switched::From(before) => break Some(before),
                 Switched::Already => break None,
                 Switched::Not => {
                     let why = format!("the generation does not run, or is dropped for {tenant}: resume it first");
                     return Err(Problem::conflict(why));
                 }
-                // Live events are extracted for both at about the same time; history takes longer.
-                Switched::Behind(events) if tries < CUT_OVER_TRIES && is_near(store, &tenant, generation).await? => {
-                    tracing::debug!(events, "waiting for live events before a switch");
-                    tokio::time::sleep(CUT_OVER_PAUSE).await;
-                }
-                Switched::Behind(events) => {
-                    let why = format!(
-                        "{events} events that {tenant} reads of now are not extracted in generation {} yet: wait for them, or use \
-                         `force` and do without them until they are",
-                        generation.generation
-                    );
-                    return Err(Problem::conflict(why));
-                }
+                Switched::Behind if begun.elapsed() < SWITCH_PATIENCE => tokio::time::sleep(SWITCH_PAUSE).await,
+                Switched::Behind => return Err(behind(store, &tenant, generation).await?),
             }
         };
-        let took_ms = begun.elapsed().as_secs_f64() * 1e3;
-        done.push(json!({"tenant": tenant, "active": generation.generation, "before": before, "took_ms": took_ms}));
+        done.push(switched(store, &tenant, (generation.generation, before), begun).await?);
     }
     Ok(Json(json!({"generation": generation.generation, "tenants": done})))
 }
 
-/// Whether all of history is there.
-async fn is_near(store: &dyn GenerationStore, tenant: &str, generation: &Generation) -> Answer<bool> {
+/// Passes where all of history is there and, after a while, of what arrived since all but what is on its way.
+async fn near(store: &dyn GenerationStore, tenant: &str, generation: &Generation, since: Instant) -> Answer<()> {
     let progress = store.progress(tenant, generation, Micros::now().0).await.map_err(unreadable)?;
-    Ok(progress.done >= progress.events)
+    if progress.done < progress.events {
+        return Err(behind(store, tenant, generation).await?);
+    }
+    while store.behind(tenant, generation.generation, Micros::now().0).await.map_err(unreadable)?.for_long > 0 {
+        if since.elapsed() >= SWITCH_PATIENCE {
+            return Err(behind(store, tenant, generation).await?);
+        }
+        tokio::time::sleep(SWITCH_PAUSE * 5).await;
+    }
+    Ok(())
+}
+
+/// Why a switch is refused.
+async fn behind(store: &dyn GenerationStore, tenant: &str, generation: &Generation) -> Answer<Problem> {
+    let number = generation.generation;
+    let events = store.behind(tenant, number, Micros::now().0).await.map_err(unreadable)?.events;
+    Ok(Problem::conflict(format!(
+        "{events} events that {tenant} reads of now are not extracted in generation {number} yet: wait for them, or use `force` and do \
+         without them until they are"
+    )))
+}
+
+/// Tells of a switch, once the entities that trail have followed, or after a while.
+async fn switched(
+    store: &dyn GenerationStore,
+    tenant: &str,
+    (active, before): (i32, Option<i32>),
+    begun: Instant,
+) -> Answer<Value> {
+    let mut trailing = store.follow(tenant).await.map_err(unreadable)?;
+    let since = Instant::now();
+    while trailing > 0 && since.elapsed() < SWITCH_PATIENCE {
+        tokio::time::sleep(SWITCH_PAUSE).await;
+        trailing = store.follow(tenant).await.map_err(unreadable)?;
+    }
+    let took_ms = begun.elapsed().as_secs_f64() * 1e3;
+    Ok(json!({"tenant": tenant, "active": active, "before": before, "took_ms": took_ms, "trailing_entities": trailing}))
 }
 
 async fn roll_back(
@@ -507,14 +532,13 @@ async fn roll_back(
     };
     let mut done = Vec::new();
     for tenant in tenants {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let back = store.roll_back(&tenant, generation.generation, &administrator.act()).await.map_err(unreadable)?;
         let Some(active) = back else {
             let why = format!("{tenant} does not read this generation, or what it read before is dropped or does not run");
             return Err(Problem::conflict(why));
         };
-        let took_ms = begun.elapsed().as_secs_f64() * 1e3;
-        done.push(json!({"tenant": tenant, "active": active, "before": generation.generation, "took_ms": took_ms}));
+        done.push(switched(store, &tenant, (active, Some(generation.generation)), begun).await?);
     }
     Ok(Json(json!({"generation": generation.generation, "tenants": done})))
 }

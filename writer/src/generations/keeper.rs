@@ -1,4 +1,5 @@
-//! What is done to generations beside everything else: dropped ones are freed, and one whose cost has reached its cap is paused.
+//! What is done to generations beside everything else: entities that trail behind a switch follow, dropped ones are freed, and one whose
+//! cost has reached its cap is paused.
 //!
 //! Two writers at once do no harm. Freeing goes over a generation again until it finds nothing, and begins some seconds after the drop,
 //! when every sink has heard of it.
@@ -28,7 +29,12 @@ pub async fn keep_generations_until(store: Arc<dyn GenerationStore>, pause: Dura
     let keeping = async {
         loop {
             let begun = Instant::now();
-            for (what, done) in [("freed", free_all(&*store).await), ("held to its cost", hold_to_costs(&*store).await)] {
+            let done = [
+                ("followed", follow_all(&*store).await),
+                ("freed", free_all(&*store).await),
+                ("held to their cost", hold_to_costs(&*store).await),
+            ];
+            for (what, done) in done {
                 if let Err(error) = done {
                     tracing::warn!(error = &error as &dyn std::error::Error, "generations could not be {what}; trying again");
                 }
@@ -37,6 +43,14 @@ pub async fn keep_generations_until(store: Arc<dyn GenerationStore>, pause: Dura
         }
     };
     stop.run_until_cancelled(keeping).await;
+}
+
+/// What whoever asked for a switch did not see to its end.
+async fn follow_all(store: &dyn GenerationStore) -> Result<(), ReadError> {
+    for tenant in store.tenants_trailing().await? {
+        store.follow(&tenant).await?;
+    }
+    Ok(())
 }
 
 async fn free_all(store: &dyn GenerationStore) -> Result<(), ReadError> {

@@ -1,6 +1,7 @@
 //! Generations beside the first: made, followed, compared, switched between, dropped. See decision 24.
 //!
-//! Promises: what a tenant reads is one row, so switching is one commit; nobody's active generation is dropped, paused or cancelled; a
+//! Promises: what a tenant reads is one row, so switching is one commit, and an entity of which something is on its way follows when that
+//! is there, so that what is applied stays applied; nobody's active generation is dropped, paused or cancelled; a
 //! number never comes again; what is freed is freed in bounded steps under the locks that the sink takes; every act is a line of the
 //! audit log, in its own transaction.
 
@@ -130,6 +131,15 @@ pub struct ComparedFact {
     pub evidence: Vec<(MessageKey, String)>,
 }
 
+/// Events that a tenant reads of now and that have no outcome in a generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// All.
+    pub events: i64,
+    /// Those that ended longer ago than live events are on their way.
+    pub for_long: i64,
+}
+
 /// What came of asking for a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switched {
@@ -137,8 +147,8 @@ pub enum Switched {
     From(i32),
     /// It read it already.
     Already,
-    /// So many events that it reads of now have no outcome there yet.
-    Behind(i64),
+    /// More entities than may trail have something that is not there yet.
+    Behind,
     /// The generation is not running, not of this tenant, or dropped for it.
     Not,
 }
@@ -171,11 +181,12 @@ pub trait GenerationStore: Send + Sync + 'static {
         act: &Act,
     ) -> Result<bool, ReadError>;
 
-    /// Lets a tenant read it, where it is running and has an outcome of every event that the one it reads now has one of; or `forced`.
+    /// Lets a tenant read it, where it is running. What is read now and not there yet may be what ended lately, as the caller has made
+    /// sure ([`Self::behind`]): the entities of such events trail ([`Self::follow`]), unless it is `forced`.
     async fn cut_over(&self, tenant: &str, generation: &Generation, forced: bool, act: &Act) -> Result<Switched, ReadError>;
 
-    /// Lets a tenant that reads `generation` read again what it read before; `None` where it reads another one, or the one before is
-    /// dropped or does not run any more.
+    /// Lets a tenant that reads `generation` read again what it read before, its entities trailing as in a cut-over; `None` where it
+    /// reads another one, or the one before is dropped or does not run any more.
     async fn roll_back(&self, tenant: &str, generation: i32, act: &Act) -> Result<Option<i32>, ReadError>;
 
     /// Drops a generation of a tenant that does not read it; whether it was there.
@@ -197,8 +208,14 @@ pub trait GenerationStore: Send + Sync + 'static {
     /// How far a tenant's history is.
     async fn progress(&self, tenant: &str, generation: &Generation, now_us: i64) -> Result<Progress, ReadError>;
 
-    /// How many events that the tenant reads of now have no outcome in it.
-    async fn behind(&self, tenant: &str, generation: i32) -> Result<i64, ReadError>;
+    /// What the tenant reads of now and what is not in it.
+    async fn behind(&self, tenant: &str, generation: i32, now_us: i64) -> Result<Behind, ReadError>;
+
+    /// Lets those entities of a tenant that trail behind its last switch follow, of which all is there now; how many still trail.
+    async fn follow(&self, tenant: &str) -> Result<i64, ReadError>;
+
+    /// Tenants with entities that trail.
+    async fn tenants_trailing(&self) -> Result<Vec<String>, ReadError>;
 
     /// What was spent on it, for a tenant or for all.
     async fn spent(&self, tenant: Option<&str>, generation: i32) -> Result<Spent, ReadError>;

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{
-    ComparedFact, Followed, Generation, GenerationStore, MAX_GENERATIONS, Made, NewGeneration, OfTenant, Progress, Selected,
-    Selection, Spent, State, Switched, TenantStanding, made,
+    Behind, ComparedFact, Followed, Generation, GenerationStore, MAX_GENERATIONS, Made, NewGeneration, OfTenant, Progress,
+    Selected, Selection, Spent, State, Switched, TenantStanding, made,
 };
 use crate::control::Act;
 use crate::control::sql::{Changing, SqlControl, line, text};
@@ -43,7 +43,8 @@ const STANDINGS: &str = "SELECT tenant, before_generation, cut_over_at_us, dropp
 const CHANGE: &str = "UPDATE @@generations SET state = $2, reason = $3, act_id = $4, \
     dropped_at_us = CASE WHEN $2 = 'dropped' THEN CAST($6 AS bigint) END \
     WHERE generation = $1 AND state {any $5} AND ($2 = 'running' OR NOT EXISTS \
-    (SELECT 1 FROM @@active_generations a WHERE a.generation = $1)) RETURNING generation";
+    (SELECT generation FROM @@active_generations WHERE generation = $1 \
+    UNION ALL SELECT generation FROM @@trailing_entities WHERE generation = $1)) RETURNING generation";
 
 /// Takes the row's lock, so that nobody drops what somebody switches to.
 const LOCK_GENERATION: &str = "UPDATE @@generations SET act_id = act_id WHERE generation = $1";
@@ -51,14 +52,46 @@ const LOCK_GENERATION: &str = "UPDATE @@generations SET act_id = act_id WHERE ge
 const LOCK_ACTIVE: &str = "INSERT INTO @@active_generations AS a (tenant, generation) VALUES ($1, 1) \
     ON CONFLICT (tenant) DO UPDATE SET generation = a.generation RETURNING generation";
 
+/// Until the transaction ends, what is read does not change.
+const ALONE: &str = "{alone among flushes}";
+
+macro_rules! lacks {
+    ($target:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM @outcomes n WHERE n.tenant = $1 AND n.entity_key = o.entity_key AND n.event_id = o.event_id \
+             AND n.content_hash = o.content_hash AND n.generation = ",
+            $target,
+            ")"
+        )
+    };
+}
+
+macro_rules! trail {
+    ($target:literal) => {
+        concat!(
+            "INSERT INTO @@trailing_entities (tenant, entity_key, generation) \
+             SELECT DISTINCT o.tenant, o.entity_key, o.generation FROM @outcomes o JOIN @@active_generations a ON a.tenant = o.tenant \
+             WHERE o.tenant = $1 AND o.generation = a.generation AND o.ended_at_us >= CAST($3 AS bigint) AND a.generation <> ",
+            $target,
+            " AND ",
+            lacks!($target),
+            " LIMIT $4 ON CONFLICT (tenant, entity_key) DO NOTHING"
+        )
+    };
+}
+
+/// Entities of which something that is read now, and ended lately, is not in the other generation yet.
+const TRAIL: &str = trail!("$2");
+/// The same where the other one is what was read before.
+const TRAIL_BACK: &str =
+    trail!("(SELECT t.before_generation FROM @@tenant_generations t WHERE t.tenant = $1 AND t.generation = CAST($2 AS integer))");
+
 const CUT_OVER: &str = "INSERT INTO @@tenant_generations (tenant, generation, before_generation, cut_over_at_us, act_id) \
     SELECT CAST($1 AS text), CAST($2 AS integer), a.generation, CAST($3 AS bigint), CAST($4 AS text) \
     FROM @@active_generations a WHERE a.tenant = $1 AND a.generation <> $2 \
     AND EXISTS (SELECT 1 FROM @@generations g WHERE g.generation = $2 AND g.state = 'running') \
     AND NOT EXISTS (SELECT 1 FROM @@tenant_generations d WHERE d.tenant = $1 AND d.generation = $2 AND d.dropped_at_us IS NOT NULL) \
-    AND (CAST($5 AS bigint) = 1 OR NOT EXISTS (SELECT 1 FROM @outcomes o WHERE o.tenant = $1 AND o.generation = a.generation \
-      AND NOT EXISTS (SELECT 1 FROM @outcomes n WHERE n.tenant = $1 AND n.entity_key = o.entity_key AND n.event_id = o.event_id \
-      AND n.content_hash = o.content_hash AND n.generation = $2))) \
+    AND (CAST($5 AS bigint) = 1 OR (SELECT count(*) FROM @@trailing_entities t WHERE t.tenant = $1) <= CAST($6 AS bigint)) \
     ON CONFLICT (tenant, generation) DO UPDATE SET before_generation = excluded.before_generation, \
     cut_over_at_us = excluded.cut_over_at_us, act_id = excluded.act_id RETURNING before_generation";
 
@@ -117,10 +150,25 @@ const OUTCOMES: &str = "SELECT \
     coalesce(sum(CASE WHEN ended_at_us >= CAST($4 AS bigint) THEN CAST(1 AS integer) ELSE CAST(0 AS integer) END), 0) \
     FROM @outcomes WHERE tenant = $1 AND generation = $2";
 
-const BEHIND: &str = "SELECT count(*) FROM @outcomes o WHERE o.tenant = $1 \
-    AND o.generation = coalesce((SELECT a.generation FROM @@active_generations a WHERE a.tenant = $1), 1) \
-    AND NOT EXISTS (SELECT 1 FROM @outcomes n WHERE n.tenant = $1 AND n.entity_key = o.entity_key AND n.event_id = o.event_id \
-    AND n.content_hash = o.content_hash AND n.generation = $2)";
+/// All, and those that ended before a time.
+const BEHIND: &str = concat!(
+    "SELECT count(*), coalesce(sum(CASE WHEN o.ended_at_us < CAST($3 AS bigint) THEN CAST(1 AS integer) ELSE CAST(0 AS integer) END), 0) \
+    FROM @outcomes o WHERE o.tenant = $1 \
+    AND o.generation = coalesce((SELECT a.generation FROM @@active_generations a WHERE a.tenant = $1), 1) AND ",
+    lacks!("$2")
+);
+
+const TRAILING: &str = "SELECT count(*) FROM @@trailing_entities WHERE tenant = $1";
+const TENANTS_TRAILING: &str = "SELECT DISTINCT tenant FROM @@trailing_entities";
+/// As the sink takes these locks: in the order of the keys.
+const LOCK_TRAILING: &str = "SELECT e.version FROM @entities e WHERE e.tenant = $1 AND e.entity_key IN \
+    (SELECT t.entity_key FROM @@trailing_entities t WHERE t.tenant = $1) ORDER BY e.entity_key {for update}";
+const FOLLOW: &str = concat!(
+    "DELETE FROM @@trailing_entities AS t WHERE t.tenant = $1 AND NOT EXISTS (SELECT 1 FROM @outcomes o \
+    WHERE o.tenant = $1 AND o.entity_key = t.entity_key AND o.generation = t.generation AND ",
+    lacks!("coalesce((SELECT a.generation FROM @@active_generations a WHERE a.tenant = $1), 1)"),
+    ") RETURNING 1"
+);
 
 /// A call that served several events has one record on the log, and its tokens are counted once.
 const SPENT: &str = "SELECT coalesce(CAST(sum(events) AS bigint), 0), coalesce(CAST(sum(tokens_in) AS bigint), 0), \
@@ -164,6 +212,10 @@ const FREE: [&str; 8] = [
 
 /// Entities that one step of freeing looks at.
 const FREE_ENTITIES: i64 = 50;
+/// Entities of a tenant that may trail at a switch.
+const MAX_TRAILING: i64 = 1_000;
+/// What ended since then may be on its way to a generation beside, in microseconds.
+const RECENT_US: i64 = 60_000_000;
 /// Tries of a number that others took meanwhile.
 const START_TRIES: usize = 5;
 
@@ -365,21 +417,27 @@ impl<D: Changing> GenerationStore for SqlControl<D> {
 
     async fn cut_over(&self, tenant: &str, generation: &Generation, forced: bool, act: &Act) -> Result<Switched, ReadError> {
         let number = int(generation.generation);
-        let params = vec![text(tenant), number.clone(), int(act.at_us), text(&act.id), int(i64::from(forced))];
+        let params = vec![text(tenant), number.clone(), int(act.at_us), text(&act.id), int(i64::from(forced)), int(MAX_TRAILING)];
+        // Whoever forces a switch does without what is missing.
+        let most = if forced { 0 } else { MAX_TRAILING + 1 };
+        let trail = vec![text(tenant), number.clone(), int(act.at_us - RECENT_US), int(most)];
         let detail = json!({"forced": forced});
         let subject = generation.generation.to_string();
         let results = self
             .0
             .change(vec![
+                Statement::across_tenants(ALONE, Vec::new()),
                 Statement::whole(LOCK_GENERATION, vec![number.clone()]),
                 Statement::whole(LOCK_ACTIVE, vec![text(tenant)]),
+                Statement::whole(TRAIL, trail),
                 Statement::whole(CUT_OVER, params),
                 Statement::whole(ACTIVATE, vec![text(tenant), number, text(&act.id)]),
                 line(AUDIT_OF_TENANT, act, tenant, "replay.cut_over", &subject, &detail),
             ])
             .await?;
-        let mut results = results.into_iter().skip(1);
+        let mut results = results.into_iter().skip(2);
         let active = results.next().and_then(|rows| rows.into_iter().next()).map(|mut row| self::number(&mut row)).transpose()?;
+        let mut results = results.skip(1);
         if let Some(mut row) = results.next().and_then(|rows| rows.into_iter().next()) {
             return Ok(Switched::From(self::number(&mut row)?));
         }
@@ -391,21 +449,24 @@ impl<D: Changing> GenerationStore for SqlControl<D> {
         if !followed.generations.iter().any(runs) || followed.is_dropped(tenant, generation.generation) {
             return Ok(Switched::Not);
         }
-        Ok(Switched::Behind(self.behind(tenant, generation.generation).await?))
+        Ok(Switched::Behind)
     }
 
     async fn roll_back(&self, tenant: &str, generation: i32, act: &Act) -> Result<Option<i32>, ReadError> {
         let params = || vec![text(tenant), int(generation), text(&act.id)];
+        let trail = vec![text(tenant), int(generation), int(act.at_us - RECENT_US), int(MAX_TRAILING)];
         let results = self
             .0
             .change(vec![
+                Statement::across_tenants(ALONE, Vec::new()),
                 Statement::whole(LOCK_ACTIVE, vec![text(tenant)]),
+                Statement::whole(TRAIL_BACK, trail),
                 Statement::whole(ROLL_BACK, params()),
                 Statement::whole(ACTIVATE_BEFORE, params()),
                 line(AUDIT_OF_TENANT, act, tenant, "replay.roll_back", &generation.to_string(), &json!({})),
             ])
             .await?;
-        results.into_iter().nth(1).and_then(|rows| rows.into_iter().next()).map(|mut row| number(&mut row)).transpose()
+        results.into_iter().nth(3).and_then(|rows| rows.into_iter().next()).map(|mut row| number(&mut row)).transpose()
     }
 
     async fn drop_of(&self, tenant: &str, generation: i32, act: &Act) -> Result<bool, ReadError> {
@@ -455,8 +516,23 @@ impl<D: Changing> GenerationStore for SqlControl<D> {
         Ok(Progress { events: events.int()?, done: outcomes.int()?, dead: outcomes.int()?, last_minute: outcomes.int()? })
     }
 
-    async fn behind(&self, tenant: &str, generation: i32) -> Result<i64, ReadError> {
-        self.one_row(BEHIND, vec![text(tenant), int(generation)]).await?.int()
+    async fn behind(&self, tenant: &str, generation: i32, now_us: i64) -> Result<Behind, ReadError> {
+        let mut row = self.one_row(BEHIND, vec![text(tenant), int(generation), int(now_us - RECENT_US)]).await?;
+        Ok(Behind { events: row.int()?, for_long: row.int()? })
+    }
+
+    async fn follow(&self, tenant: &str) -> Result<i64, ReadError> {
+        let mut trailing = self.one_row(TRAILING, vec![text(tenant)]).await?.int()?;
+        if trailing > 0 {
+            let statements = [LOCK_TRAILING, FOLLOW].map(|template| Statement::whole(template, vec![text(tenant)]));
+            let results = self.0.change(statements.into()).await?;
+            trailing -= results.get(1).map_or(0, |rows| i64::try_from(rows.len()).unwrap_or(i64::MAX));
+        }
+        Ok(trailing.max(0))
+    }
+
+    async fn tenants_trailing(&self) -> Result<Vec<String>, ReadError> {
+        all(self.rows(TENANTS_TRAILING, Vec::new()).await?, Row::text)
     }
 
     async fn spent(&self, tenant: Option<&str>, generation: i32) -> Result<Spent, ReadError> {

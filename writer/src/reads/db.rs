@@ -1,7 +1,7 @@
 //! The two databases behind one small seam: statements with parameters in, rows of plain values out.
 //!
 //! A statement is written once. `@name` is a table of the view, `@@name` one of the truth; `{any $n}` is membership in a list of
-//! texts; `{part of fact_id}` and `{part of message_key}` keep what changed, where not everything is wanted ([`Part`]); what else
+//! texts; `{alone among flushes}` is a statement; `{generation of $2}` is what an entity of the tenant `$1` reads; `{part of fact_id}` and `{part of message_key}` keep what changed, where not everything is wanted ([`Part`]); what else
 //! differs is named in [`Dialect::expand`].
 
 use std::collections::HashMap;
@@ -42,21 +42,20 @@ impl Dialect {
             .replace(" {bytewise}", bytewise)
             .replace("{strpos}", strpos)
             .replace(" {for update}", if self == Self::Postgres { " FOR UPDATE" } else { "" })
-            .replace("@@", control)
-            .replace('@', view);
-        while let Some(start) = sql.find("{part of ") {
-            let end = start + sql[start..].find('}').unwrap_or(sql.len() - start - 1);
-            let column = sql[start + 9..end].to_owned();
-            sql.replace_range(start..=end, &self.changed(part, &column, params).replace('@', view));
+            .replace("{alone among flushes}", if self == Self::Postgres { FLUSHES_END } else { "SELECT 1" });
+        while let Some((start, end, entity_key)) = named(&sql, "{generation of ") {
+            sql.replace_range(start..end, &generation_of(&entity_key));
         }
-        while let Some(start) = sql.find("{any $") {
-            let end = start + sql[start..].find('}').unwrap_or(sql.len() - start - 1);
-            let parameter = sql[start + 5..end].to_owned();
+        let mut sql = sql.replace("@@", control).replace('@', view);
+        while let Some((start, end, column)) = named(&sql, "{part of ") {
+            sql.replace_range(start..end, &self.changed(part, &column, params).replace('@', view));
+        }
+        while let Some((start, end, parameter)) = named(&sql, "{any ") {
             let membership = match self {
                 Self::Sqlite => format!("IN (SELECT value FROM json_each({parameter}))"),
                 Self::Postgres => format!("= ANY({parameter})"),
             };
-            sql.replace_range(start..=end, &membership);
+            sql.replace_range(start..end, &membership);
         }
         sql
     }
@@ -91,6 +90,24 @@ impl Dialect {
             }
         }
     }
+}
+
+/// Waits until no flush runs, and holds up those that begin, until the transaction ends. In SQLite whoever writes is alone.
+const FLUSHES_END: &str = "SELECT CAST(pg_advisory_xact_lock(7308620018) AS text)";
+
+/// Where the first place that begins so is in a statement, and what it names.
+fn named(sql: &str, opening: &str) -> Option<(usize, usize, String)> {
+    let start = sql.find(opening)?;
+    let length = sql[start..].find('}')?;
+    Some((start, start + length + 1, sql[start + opening.len()..start + length].to_owned()))
+}
+
+/// What an entity of the tenant `$1` reads: what its tenant does, but for moments after a switch. Who has no row reads the first.
+fn generation_of(entity_key: &str) -> String {
+    format!(
+        "coalesce((SELECT t.generation FROM @@trailing_entities t WHERE t.tenant = $1 AND t.entity_key = {entity_key}), \
+         (SELECT t.generation FROM @@active_generations t WHERE t.tenant = $1), 1)"
+    )
 }
 
 /// Which of the rows that a template is about.
@@ -358,6 +375,16 @@ mod tests {
             Dialect::Postgres.expand(template, Part::Whole, 3),
             "SELECT coalesce(pg_relation_filenode('memori.entities'), 0)::bigint FROM memori.facts f \
              JOIN memori_control.active_generations g WHERE event_id = ANY($2) AND x = $3"
+        );
+    }
+
+    #[test]
+    fn what_an_entity_reads_is_its_own_before_its_tenants() {
+        let template = "SELECT {generation of e.entity_key} FROM @entities e WHERE e.tenant = $1";
+        assert_eq!(
+            Dialect::Sqlite.expand(template, Part::Whole, 1),
+            "SELECT coalesce((SELECT t.generation FROM trailing_entities t WHERE t.tenant = $1 AND t.entity_key = e.entity_key), \
+             (SELECT t.generation FROM active_generations t WHERE t.tenant = $1), 1) FROM entities e WHERE e.tenant = $1"
         );
     }
 

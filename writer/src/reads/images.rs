@@ -19,7 +19,7 @@ use crate::store::packs::PackKind;
 const FIRST_GENERATION: i64 = 1;
 
 pub(super) const VERSION: &str = "SELECT e.version, {epoch}, \
-    coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1), e.rebased_version, e.packed_version \
+    {generation of $2}, e.rebased_version, e.packed_version \
     FROM (SELECT 1) one LEFT JOIN @entities e ON e.tenant = $1 AND e.entity_key = $2";
 
 const FACTS: &str = "SELECT f.fact_id, f.kind, f.body, f.subject, f.predicate, f.object, f.confidence, f.process_id, f.extractor, \
@@ -76,7 +76,7 @@ const PACKS: &str = "SELECT p.kind, p.chunk, p.bytes FROM @entities e JOIN @pack
 /// As [`VERSION`], and beside it, where nothing has changed since the entity was packed and nothing of it was asked to be forgotten,
 /// its [`PACKS`]: a row for each chunk, or one without.
 const AS_PACKED: &str = "SELECT e.version, {epoch}, g.generation, e.rebased_version, e.packed_version, p.kind, p.chunk, p.bytes \
-    FROM (SELECT coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1) AS generation) g \
+    FROM (SELECT {generation of $2} AS generation) g \
     LEFT JOIN @entities e ON e.tenant = $1 AND e.entity_key = $2 \
     LEFT JOIN @packs p ON p.tenant = $1 AND p.entity_key = $2 AND p.version = e.packed_version AND p.generation = g.generation \
     AND p.model = $3 AND p.kind IN ($4, 3) AND NOT EXISTS (SELECT 1 FROM @entity_changes c \

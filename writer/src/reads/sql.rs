@@ -21,13 +21,13 @@ use crate::store::packs::PackKind;
 const STATUS: &str = "SELECT e.event_id, e.entity_key, e.content_hash, e.erased, e.accepted_at_us, e.lane, n.entity_id, \
     o.kind, o.ended_at_us, o.dead_letter_class, o.dead_letter_reason \
     FROM @events e LEFT JOIN @entities n ON n.tenant = e.tenant AND n.entity_key = e.entity_key LEFT JOIN @outcomes o ON o.tenant = e.tenant AND o.entity_key = e.entity_key \
-    AND o.generation = coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1) \
+    AND o.generation = {generation of e.entity_key} \
     AND o.event_id = e.event_id AND o.content_hash = e.content_hash \
     WHERE e.tenant = $1 AND e.event_id {any $2} ORDER BY e.event_id, e.accepted_at_us, e.content_hash";
 
 const FACT_COUNTS: &str = "SELECT m.event_id, m.content_hash, count(DISTINCT m.fact_id) FROM @mentions m \
     WHERE m.tenant = $1 AND m.entity_key = $2 \
-    AND m.generation = coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1) \
+    AND m.generation = {generation of $2} \
     AND m.event_id {any $3} GROUP BY m.event_id, m.content_hash";
 
 const KNOWN: &str = "SELECT event_id, entity_key, content_hash, accepted_at_us, client_fields FROM @events \
@@ -38,7 +38,7 @@ const ENTITIES: &str = "SELECT entity_key, entity_id FROM @entities \
 
 const LOCATE_ACTIVE: &str = "SELECT f.entity_key, f.generation FROM @entities e JOIN @facts f \
     ON f.tenant = e.tenant AND f.entity_key = e.entity_key AND f.fact_id = $4 \
-    AND f.generation = coalesce((SELECT generation FROM @@active_generations WHERE tenant = $1), 1) \
+    AND f.generation = {generation of f.entity_key} \
     WHERE e.tenant = $1 AND e.entity_key >= $2 AND e.entity_key <= $3 ORDER BY f.entity_key LIMIT 1";
 
 const LOCATE_ANY: &str = "SELECT f.entity_key, f.generation FROM @entities e JOIN @facts f \

@@ -65,10 +65,12 @@ const READABLE: [&str; 15] = [
     "packs",
 ];
 
-/// Begins a flush. The planner's guesses about a table that was empty yesterday must not turn key look-ups into scans.
+/// Begins a flush. The planner's guesses about a table that was empty yesterday must not turn key look-ups into scans. The lock is shared
+/// by all flushes; a switch between generations has it alone ([`crate::generations`]).
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
     SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
-    SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
+    SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off; \
+    SELECT pg_advisory_xact_lock_shared(7308620018)";
 
 /// The store in a Postgres database.
 #[derive(Clone)]
@@ -102,7 +104,7 @@ impl PostgresStore {
         let tables: Vec<String> = READABLE.iter().map(|table| format!("memori.{table}")).collect();
         let sql = format!(
             "GRANT USAGE ON SCHEMA memori, memori_control TO {role}; \
-             GRANT SELECT ON {}, memori_control.active_generations TO {role}",
+             GRANT SELECT ON {}, memori_control.active_generations, memori_control.trailing_entities TO {role}",
             tables.join(", ")
         );
         client.batch_execute(&sql).await.map_err(failed)
