@@ -41,6 +41,22 @@ pub async fn show(operator: &Operator, generation: i32) -> anyhow::Result<Value>
     Ok(answer.body)
 }
 
+/// Switches a tenant, as soon as what arrives is there soon after; what the switch was.
+///
+/// # Errors
+/// It never is.
+pub async fn cut_over(operator: &Operator, generation: i32, tenant: &str) -> anyhow::Result<Value> {
+    let since = Instant::now();
+    loop {
+        let answer = try_act(operator, generation, "cut-over", &json!({"tenants": [tenant]})).await?;
+        match answer.status {
+            StatusCode::OK => return Ok(answer.body["tenants"][0].clone()),
+            StatusCode::CONFLICT if since.elapsed() < WITHIN => tokio::time::sleep(Duration::from_millis(200)).await,
+            status => bail!("{status}: {}", answer.body),
+        }
+    }
+}
+
 /// Waits until all of its history is extracted, and there is some.
 ///
 /// # Errors

@@ -169,15 +169,21 @@ async fn course(api: &Api, operator: &Operator, history: usize) -> anyhow::Resul
     // The same extractor makes the same, whatever arrives meanwhile: what is on its way to either is awaited.
     live.has_posted(5).await;
     checker.has_asked(50).await;
-    let switched = replays::act(operator, generation, "cut-over", &json!({"tenants": [TENANT]})).await?;
-    tell(&format!("cut over in {} ms", switched["tenants"][0]["took_ms"]));
-    ensure!(switched["tenants"][0]["trailing_entities"] == 0, "{switched}");
+    let asked = Instant::now();
+    let switched = replays::cut_over(operator, generation, TENANT).await?;
+    tell(&format!(
+        "cut over in {} ms, having waited {} ms; {} ms after it was first asked for",
+        switched["took_ms"],
+        switched["waited_ms"],
+        asked.elapsed().as_millis()
+    ));
+    ensure!(switched["trailing_entities"] == 0, "{switched}");
     checker.has_asked(50).await;
     let back = replays::act(operator, generation, "roll-back", &json!({"tenants": [TENANT]})).await?;
     tell(&format!("rolled back in {} ms", back["tenants"][0]["took_ms"]));
     ensure!(back["tenants"][0]["active"] == 1, "{back}");
     checker.has_asked(50).await;
-    replays::act(operator, generation, "cut-over", &json!({"tenants": [TENANT]})).await?;
+    replays::cut_over(operator, generation, TENANT).await?;
     live.has_posted(5).await;
     checker.has_asked(50).await;
     ids.extend(live.end().await?);
@@ -420,7 +426,7 @@ async fn killed(servers: &Servers, seed: u64) -> anyhow::Result<()> {
     // The switch and a kill at the same moment; whoever asked asks again.
     let switching = tokio::spawn({
         let operator = operator.clone();
-        async move { replays::act(&operator, generation, "cut-over", &json!({"tenants": [TENANT]})).await }
+        async move { replays::cut_over(&operator, generation, TENANT).await }
     });
     tokio::time::sleep(Duration::from_millis(rng.random_range(0..120))).await;
     tokio::task::block_in_place(|| shape.writer.kill_and_restart())?;
@@ -429,7 +435,7 @@ async fn killed(servers: &Servers, seed: u64) -> anyhow::Result<()> {
     if rng.random_bool(0.5) {
         replays::act(&operator, generation, "roll-back", &json!({"tenants": [TENANT]})).await?;
         kill_one(&mut shape, &mut rng)?;
-        replays::act(&operator, generation, "cut-over", &json!({"tenants": [TENANT]})).await?;
+        replays::cut_over(&operator, generation, TENANT).await?;
     }
     live.has_posted(3).await;
     ids.extend(live.end().await?);

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use memori_tests::administration::Operator;
 use memori_tests::client::Api;
 use memori_tests::distributed::Distributed;
 use memori_tests::embedded::Embedded;
 use memori_tests::keys::Keys;
+use memori_tests::replays;
 use memori_tests::servers::Servers;
 use memori_writer::postgres::PostgresTarget;
 use memori_writer::store::Store as _;
@@ -159,4 +161,38 @@ async fn distributed() -> anyhow::Result<()> {
     rebuild().await?;
     made_again(&api).await?;
     rebuild().await
+}
+
+/// What was carried over into another generation is withdrawn there, and what is withdrawn is not carried over.
+#[tokio::test(flavor = "multi_thread")]
+async fn carried_over_and_withdrawn() -> anyhow::Result<()> {
+    let shape = Embedded::start(&[TENANT.to_owned()], &[])?;
+    let (api, operator) = (shape.api(TENANT), Operator::at(&shape.process.api()));
+    post(&api, &[("a1", "ann", "I live in Lisbon."), ("b1", "bob", "I have 3 cats.")]).await?;
+    let before = (known(&api, "ann").await?, known(&api, "bob").await?);
+    ensure!(before.0.contains("Lisbon") && before.1.contains("cats"), "{before:?}");
+    let keep = json!({"tenants": [TENANT], "extractor": "keep"});
+
+    let kept = replays::start(&operator, &keep).await?;
+    replays::done(&operator, kept, 2).await?;
+    replays::cut_over(&operator, kept, TENANT).await?;
+    ensure!(known(&api, "ann").await?.contains("Lisbon"), "what is carried over is known");
+    // Of the one generation, and not of the other.
+    let done = ask(&api, "/v1/admin/lineages/withdraw", json!({"extractor": "builtin", "generation": kept})).await?;
+    ensure!(done["entities"] == 2 && done["applied"] == 2, "{done}");
+    ensure!(api.facts("ann").await?.is_empty() && api.facts("bob").await?.is_empty(), "it is withdrawn where it was carried to");
+    replays::act(&operator, kept, "roll-back", &json!({"tenants": [TENANT]})).await?;
+    ensure!((known(&api, "ann").await?, known(&api, "bob").await?) == before, "the generation before is as it was");
+
+    // Of all generations, and so of one that is made later.
+    let done = ask(&api, "/v1/admin/lineages/withdraw", json!({"extractor": "builtin"})).await?;
+    ensure!(done["applied"] == 2, "{done}");
+    ensure!(api.facts("ann").await?.is_empty());
+    let later = replays::start(&operator, &keep).await?;
+    replays::done(&operator, later, 2).await?;
+    replays::cut_over(&operator, later, TENANT).await?;
+    ensure!(api.facts("ann").await?.is_empty() && api.facts("bob").await?.is_empty(), "what is withdrawn was carried over");
+    post(&api, &[("a2", "ann", "I live in Porto.")]).await?;
+    ensure!(known(&api, "ann").await?.contains("Porto"), "what is extracted later stands");
+    Ok(())
 }

@@ -29,13 +29,13 @@ impl PostgresControl {
     }
 }
 
-/// The server's own bounds: nothing here is cut off from this side.
+/// The server's own bounds: nothing here is cut off from this side. A plan that was made while a table was small must not stay a scan.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '10s'; \
-    SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off";
+    SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; SET LOCAL enable_seqscan = off";
 
 /// What is read at one instant.
 const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '60s'; \
-    SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off";
+    SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; SET LOCAL enable_seqscan = off";
 
 impl PostgresDb {
     async fn in_transaction(&self, begin: &'static str, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {

@@ -55,13 +55,15 @@ const LOCK_ACTIVE: &str = "INSERT INTO @@active_generations AS a (tenant, genera
 /// Until the transaction ends, what is read does not change.
 const ALONE: &str = "{alone among flushes}";
 
+/// An outcome `o` is missing in another generation. A value, not a condition: a planner that takes the table for empty would join it with
+/// itself row by row.
 macro_rules! lacks {
     ($target:literal) => {
         concat!(
-            "NOT EXISTS (SELECT 1 FROM @outcomes n WHERE n.tenant = $1 AND n.entity_key = o.entity_key AND n.event_id = o.event_id \
+            "(SELECT n.generation FROM @outcomes n WHERE n.tenant = $1 AND n.entity_key = o.entity_key AND n.event_id = o.event_id \
              AND n.content_hash = o.content_hash AND n.generation = ",
             $target,
-            ")"
+            ") IS NULL"
         )
     };
 }
@@ -214,7 +216,9 @@ const FREE: [&str; 8] = [
 const FREE_ENTITIES: i64 = 50;
 /// Entities of a tenant that may trail at a switch.
 const MAX_TRAILING: i64 = 1_000;
-/// What ended since then may be on its way to a generation beside, in microseconds.
+/// What ended longer ago and is missing is behind, and not on its way; microseconds.
+const ON_ITS_WAY_US: i64 = 5_000_000;
+/// As far back entities are looked for that trail: what ended before is there, as was seen just before.
 const RECENT_US: i64 = 60_000_000;
 /// Tries of a number that others took meanwhile.
 const START_TRIES: usize = 5;
@@ -517,7 +521,9 @@ impl<D: Changing> GenerationStore for SqlControl<D> {
     }
 
     async fn behind(&self, tenant: &str, generation: i32, now_us: i64) -> Result<Behind, ReadError> {
-        let mut row = self.one_row(BEHIND, vec![text(tenant), int(generation), int(now_us - RECENT_US)]).await?;
+        let asked = Statement::whole(BEHIND, vec![text(tenant), int(generation), int(now_us - ON_ITS_WAY_US)]);
+        let rows = self.0.snapshot(vec![asked]).await?.into_iter().next().unwrap_or_default();
+        let mut row = rows.into_iter().next().ok_or(ReadError::Corrupt("a count without a row"))?;
         Ok(Behind { events: row.int()?, for_long: row.int()? })
     }
 
