@@ -5,6 +5,7 @@ pub mod administration;
 pub mod audit;
 pub mod client;
 pub mod distributed;
+pub mod documents;
 pub mod drive;
 pub mod embedded;
 pub mod faults;

@@ -1,42 +1,17 @@
 //! What `docs/replay.md` tells an operator to type, typed: each line of its shell blocks runs as it stands, against a running system.
 
-use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use memori_tests::client::Api;
+use memori_tests::documents::{self, Shell};
 use memori_tests::embedded::Embedded;
 use memori_tests::keys::Keys;
-use memori_tests::process::binary;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 const DOC: &str = include_str!("../../docs/replay.md");
 const TENANT: &str = "acme";
-
-/// The lines of the document's shell blocks.
-fn lines() -> Vec<String> {
-    let mut inside = false;
-    let mut found = Vec::new();
-    for line in DOC.lines() {
-        match line.trim() {
-            "```sh" => inside = true,
-            "```" => inside = false,
-            text if inside && text.starts_with("memori ") => found.push(text.to_owned()),
-            _ => {}
-        }
-    }
-    found
-}
-
-fn shell(line: &str, api: &str) -> anyhow::Result<Output> {
-    let programs = binary("memori")?;
-    let path = format!("{}:{}", programs.parent().context("a folder")?.display(), std::env::var("PATH").unwrap_or_default());
-    let mut command = Command::new("sh");
-    command.args(["-c", line]).stdin(Stdio::null()).env_clear();
-    command.env("PATH", path).env("MEMORI_API_URL", api).env("MEMORI_API_KEY", Keys::OPERATOR);
-    Ok(command.output()?)
-}
 
 async fn teach(api: &Api) -> anyhow::Result<()> {
     let mut ids = Vec::new();
@@ -63,14 +38,16 @@ async fn teach(api: &Api) -> anyhow::Result<()> {
 async fn every_line_of_the_guide_runs() -> anyhow::Result<()> {
     let shape = Embedded::start(&[TENANT.to_owned()], &[])?;
     teach(&shape.api(TENANT)).await?;
-    let api = shape.process.api();
+    let folder = tempfile::tempdir()?;
+    let mut shell =
+        Shell::new(folder.path())?.with("MEMORI_API_URL", &shape.process.api()).with("MEMORI_API_KEY", Keys::OPERATOR);
     tokio::task::spawn_blocking(move || {
-        let lines = lines();
+        let lines = documents::lines(DOC);
         ensure!(lines.len() >= 17, "{lines:?}");
         let mut acts = 0;
         for line in &lines {
             // Once a line, and the tables of what only looks as JSON, too.
-            let output = shell(line, &api)?;
+            let output = shell.run(line)?;
             let (out, told) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr));
             ensure!(output.status.success(), "{line}: {}: {out} {told}", output.status);
             let shown = |text: &str| -> anyhow::Result<()> {
@@ -97,7 +74,7 @@ async fn every_line_of_the_guide_runs() -> anyhow::Result<()> {
                 }
             }
             if ["list", "show", "diff", "audit", "--dry-run"].iter().any(|looks| line.contains(looks)) {
-                let output = shell(&format!("{line} --json"), &api)?;
+                let output = shell.run(&format!("{line} --json"))?;
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 ensure!(!text.trim().is_empty(), "{line} --json tells nothing");
                 for json in text.lines() {
@@ -107,7 +84,7 @@ async fn every_line_of_the_guide_runs() -> anyhow::Result<()> {
         }
         ensure!(acts == 3, "the guide switches, switches back and switches again");
         // Refused in words that say what to do.
-        let refused = shell("memori replay drop 2 --tenant acme", &api)?;
+        let refused = shell.run("memori replay drop 2 --tenant acme")?;
         let told = String::from_utf8_lossy(&refused.stderr).into_owned();
         ensure!(!refused.status.success() && told.contains("reads this generation"), "{told}");
         Ok(())

@@ -1,46 +1,21 @@
 //! What `docs/tenants.md` tells an operator to type, typed: each line of its shell blocks runs as it stands, against a running system.
 
-use std::process::{Command, Output, Stdio};
-
 use anyhow::{Context as _, ensure};
+use memori_tests::documents::{self, Shell};
 use memori_tests::embedded::Embedded;
 use memori_tests::keys::Keys;
-use memori_tests::process::binary;
 
 const DOC: &str = include_str!("../../docs/tenants.md");
-
-/// The lines of the document's shell blocks that call the program, without comments.
-fn lines() -> Vec<String> {
-    let mut inside = false;
-    let mut found = Vec::new();
-    for line in DOC.lines() {
-        match line.trim() {
-            "```sh" => inside = true,
-            "```" => inside = false,
-            text if inside && text.starts_with("memori ") => found.push(text.to_owned()),
-            _ => {}
-        }
-    }
-    found
-}
-
-fn shell(line: &str, api: &str, folder: &std::path::Path) -> anyhow::Result<Output> {
-    let programs = binary("memori")?;
-    let path = format!("{}:{}", programs.parent().context("a folder")?.display(), std::env::var("PATH").unwrap_or_default());
-    let mut command = Command::new("sh");
-    command.args(["-c", line]).current_dir(folder).stdin(Stdio::null()).env_clear();
-    command.env("PATH", path).env("MEMORI_API_URL", api).env("MEMORI_API_KEY", Keys::OPERATOR);
-    Ok(command.output()?)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_document_runs() -> anyhow::Result<()> {
     let shape = Embedded::start(&["in-the-file".to_owned()], &[])?;
     let folder = tempfile::tempdir()?;
-    let (api, place) = (shape.process.api(), folder.path().to_owned());
+    let place = folder.path().to_owned();
+    let mut shell = Shell::new(&place)?.with("MEMORI_API_URL", &shape.process.api()).with("MEMORI_API_KEY", Keys::OPERATOR);
     tokio::task::spawn_blocking(move || {
         let mut newest: Option<String> = None;
-        let lines = lines();
+        let lines = documents::lines(DOC);
         ensure!(lines.len() > 15, "{lines:?}");
         for line in &lines {
             // The document's key stands for the one that was made last.
@@ -48,7 +23,7 @@ async fn every_line_of_the_document_runs() -> anyhow::Result<()> {
                 Some(key_id) => line.replace("0123456789abcdef", key_id),
                 None => line.clone(),
             };
-            let output = shell(&typed, &api, &place)?;
+            let output = shell.run(&typed)?;
             let (out, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             ensure!(output.status.success(), "{typed}: {}: {told}", output.status);
             let shown = out.trim();
@@ -72,11 +47,12 @@ async fn every_line_of_the_document_runs() -> anyhow::Result<()> {
                 );
             }
             // What is not written to a file is read by scripts, too.
-            if !line.contains('>')
+            if line.starts_with("memori ")
+                && !line.contains('>')
                 && !line.contains("--csv")
                 && !["create", "rotate", "revoke"].iter().any(|verb| line.contains(verb))
             {
-                let output = shell(&format!("{typed} --json"), &api, &place)?;
+                let output = shell.run(&format!("{typed} --json"))?;
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 for json in text.lines() {
                     serde_json::from_str::<serde_json::Value>(json).with_context(|| format!("{typed} --json: {text}"))?;
@@ -86,7 +62,7 @@ async fn every_line_of_the_document_runs() -> anyhow::Result<()> {
         ensure!(std::fs::read_to_string(place.join("usage.csv"))?.starts_with("tenant,day,events"));
         ensure!(std::fs::read_to_string(place.join("keys.toml"))?.contains("tenant = \"*\""));
         // Refused in words, with the status that scripts go by.
-        let refused = shell("memori tenant create acme", &api, &place)?;
+        let refused = shell.run("memori tenant create acme")?;
         let told = String::from_utf8_lossy(&refused.stderr).into_owned();
         ensure!(refused.status.code() == Some(2) && told.contains("409"), "{}: {told}", refused.status);
         anyhow::Ok(())
