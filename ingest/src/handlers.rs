@@ -55,7 +55,7 @@ fn log_away(error: &dyn std::fmt::Display) -> Problem {
 }
 
 /// Says to the writer, which keeps the audit log, by whose key something is asked.
-fn name_actor(headers: &mut HeaderMap, state: &IngestState, caller: &Caller) {
+pub(crate) fn name_actor(headers: &mut HeaderMap, state: &IngestState, caller: &Caller) {
     let actor = match caller.key {
         Some(key) => key.to_string(),
         None if state.keys.has_keys() => "keys-file".to_owned(),

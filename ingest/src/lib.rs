@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod app;
+mod audit;
 pub mod backend;
 pub mod backfill;
 pub mod context_block;

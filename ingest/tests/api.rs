@@ -9,11 +9,13 @@ use axum::body::Body;
 use common::{Door, FakeLog, FakeWriter, Mode, event, json_request};
 use http::{Request, StatusCode};
 use memori_event_log::Topic;
+use memori_ingest::backfill::BackfillsConfig;
 use memori_ingest::{IngestConfig, Lookup, OPENAPI, routes};
 use memori_schemas::{LogRecordBody, framing, ids};
 use memori_service::auth::KeyRing;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn an_event_is_accepted_once_and_stands_on_the_log() {
@@ -103,6 +105,24 @@ async fn every_route_is_there_and_every_other_method_is_405() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn an_import_that_cannot_be_noted_does_not_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sources, shutdown) = (Vec::new(), CancellationToken::new());
+    let backfills = BackfillsConfig { folder: folder.path().to_owned(), sources, running: 1, shutdown };
+    let config = IngestConfig { backfills: Some(backfills), ..IngestConfig::default() };
+    // This writer knows nothing of an audit log.
+    let door = Door::with(FakeLog::new(), FakeWriter::default(), KeyRing::open(), config).await;
+    let lines = Body::from(event("e", "alice", "I like tea.").to_string());
+    let request = Request::post("/v1/admin/backfills").header("content-type", "application/x-ndjson").body(lines).unwrap();
+    let refused = door.send(request).await;
+    refused.problem(503);
+    assert!(refused.body["detail"].as_str().unwrap().contains("nothing is done"), "{}", refused.body);
+    assert_eq!(door.get("/v1/admin/backfills").await.ok(200).body, json!({"backfills": []}));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert!(door.log.records(Topic::ConversationsBackfill).is_empty());
 }
 
 #[tokio::test]

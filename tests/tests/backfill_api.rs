@@ -160,6 +160,48 @@ async fn uploads_are_paused_resumed_survive_the_process_and_are_ones_own() -> an
         ensure!(admin.delete(&format!("/v1/admin/backfills/{id}")).await?.status == StatusCode::NO_CONTENT);
         ensure!(admin.get(&format!("/v1/admin/backfills/{id}")).await?.status == StatusCode::NOT_FOUND);
     }
+    // What cannot be done is no act; what was done is a line each, of the key's own tenant.
+    ensure!(act(&admin, &slow, "cancel").await?.status == StatusCode::NOT_FOUND);
+    let audit = admin.get("/v1/admin/audit").await?.body;
+    let acts: Vec<(&str, &str)> = audit["acts"]
+        .as_array()
+        .context("acts")?
+        .iter()
+        .rev()
+        .filter_map(|line| Some((line["act"].as_str()?, line["subject"].as_str()?)))
+        .collect();
+    let expected = [
+        ("backfill.start", &*slow),
+        ("backfill.pause", &slow),
+        ("backfill.resume", &slow),
+        ("backfill.start", &ended),
+        ("backfill.cancel", &ended),
+        ("backfill.delete", &ended),
+        ("backfill.delete", &slow),
+    ];
+    ensure!(acts == expected, "{audit}");
+    let first = &audit["acts"][expected.len() - 1];
+    ensure!(first["tenant"] == TENANTS[0] && first["actor"] == "keys-file" && first["actor_tenant"] == TENANTS[0], "{first}");
+    ensure!(first["detail"]["source"] == "upload" && first["detail"]["rate"] == 40, "{first}");
+    ensure!(stranger.get("/v1/admin/audit").await?.body["acts"] == json!([]), "another tenant's acts are shown");
+    // For somebody else an operator says so, and it is that tenant's line.
+    let operator = api.with_key(Some(Keys::OPERATOR));
+    let helped = id(&upload(&operator, "tenant=tenant-b&rate=1", lines(2)).await?)?;
+    ensure!(act(&operator, &helped, "pause").await?.body["tenant"] == TENANTS[1]);
+    let audit = stranger.get("/v1/admin/audit").await?.body;
+    let told: Vec<[&Value; 3]> = audit["acts"]
+        .as_array()
+        .context("acts")?
+        .iter()
+        .map(|line| [&line["act"], &line["subject"], &line["actor_tenant"]])
+        .collect();
+    ensure!(
+        told == [
+            [&json!("backfill.pause"), &json!(helped), &json!("*")],
+            [&json!("backfill.start"), &json!(helped), &json!("*")]
+        ],
+        "{audit}"
+    );
     let bad = upload(&admin, "surprise=1", lines(1)).await?;
     ensure!(bad.status == StatusCode::UNPROCESSABLE_ENTITY && bad.body["errors"][0]["path"] == "surprise", "{}", bad.body);
     Ok(())

@@ -96,15 +96,11 @@ impl Job {
     fn shown(&self) -> Value {
         let inner = lock(&self.inner);
         let Progress { counts, bytes, bytes_total, events_per_second, eta_seconds, waiting, rejected } = &inner.progress;
-        let source = match &self.spec.source {
-            Source::Url(url) => Value::from(crate::without_credentials(url)),
-            Source::Upload => Value::from("upload"),
-        };
         let runs = inner.standing.state == State::Running;
         json!({
             "backfill_id": self.spec.backfill_id,
             "tenant": self.spec.tenant,
-            "source": source,
+            "source": self.spec.shown_source(),
             "state": inner.standing.state,
             "error": inner.standing.error,
             "created_at": self.spec.created_at.to_rfc3339(),
@@ -119,6 +115,14 @@ impl Job {
             "waiting": waiting.as_ref().filter(|_| runs),
             "rejected_sample": rejected,
         })
+    }
+
+    /// Whatever is not done may go on later.
+    fn may(&self, act: Act, state: State) -> Answer<()> {
+        match act {
+            Act::Pause | Act::Resume | Act::Cancel if state == State::Done => Err(Problem::conflict("the backfill is done")),
+            _ => Ok(()),
+        }
     }
 
     /// Writes how it stands, durably.
@@ -201,29 +205,33 @@ impl Backfills {
         Ok(self.find(tenant, id)?.shown())
     }
 
-    /// Begins an import. Blocks for the disk.
-    pub(crate) fn begin(self: &Arc<Self>, tenant: &str, asked: Asked, upload: Option<&[u8]>) -> Answer<Value> {
-        let source = match (asked.source, upload) {
-            (Some(url), None) => {
+    /// What is asked for as an import that can begin. Does nothing yet.
+    pub(crate) fn plan(&self, tenant: &str, asked: Asked, uploaded: bool) -> Answer<Spec> {
+        let source = match (asked.source, uploaded) {
+            (Some(url), false) => {
                 self.allow(&url)?;
                 Source::Url(url)
             }
-            (None, Some(_)) => Source::Upload,
+            (None, true) => Source::Upload,
             _ => return Err(Problem::invalid_field("source", "is required, unless events are uploaded as application/x-ndjson")),
         };
         if lock(&self.jobs).len() >= MAX_KEPT {
             return Err(Problem::conflict(format!("{MAX_KEPT} backfills are kept here; delete some")));
         }
-        let backfill_id = uuid::Uuid::now_v7().to_string();
-        let folder = self.config.folder.join(&backfill_id);
-        let spec = Spec {
-            backfill_id: backfill_id.clone(),
+        Ok(Spec {
+            backfill_id: uuid::Uuid::now_v7().to_string(),
             tenant: tenant.to_owned(),
             source,
             options: asked.options,
             rate: asked.rate,
             created_at: Micros::now(),
-        };
+        })
+    }
+
+    /// Begins an import. Blocks for the disk.
+    pub(crate) fn begin(self: &Arc<Self>, spec: Spec, upload: Option<&[u8]>) -> Answer<Value> {
+        let backfill_id = spec.backfill_id.clone();
+        let folder = self.config.folder.join(&backfill_id);
         let kept = || -> std::io::Result<()> {
             std::fs::create_dir_all(&folder)?;
             if let Some(upload) = upload {
@@ -264,21 +272,25 @@ impl Backfills {
         ))
     }
 
-    /// Pauses, resumes or cancels.
-    pub(crate) fn act(self: &Arc<Self>, tenant: Option<&str>, id: &str, act: Act) -> Answer<Value> {
+    /// Whose an import is that this may be done to.
+    pub(crate) fn may(&self, tenant: Option<&str>, id: &str, act: Act) -> Answer<String> {
+        let job = self.find(tenant, id)?;
+        job.may(act, lock(&job.inner).standing.state)?;
+        Ok(job.spec.tenant.clone())
+    }
+
+    /// Pauses, resumes, cancels or forgets. What it imported stays.
+    pub(crate) fn act(self: &Arc<Self>, tenant: Option<&str>, id: &str, act: Act) -> Answer<Option<Value>> {
         let job = self.find(tenant, id)?;
         let next = match act {
             Act::Pause => State::Paused,
             Act::Resume => State::Running,
             Act::Cancel => State::Cancelled,
+            Act::Delete => return self.delete(&job).map(|()| None),
         };
         {
             let mut inner = lock(&job.inner);
-            let now = inner.standing.state;
-            // Whatever is not done may go on later.
-            if now == State::Done {
-                return Err(Problem::conflict("the backfill is done"));
-            }
+            job.may(act, inner.standing.state)?;
             let standing = Standing { state: next, error: None };
             job.write(&standing).map_err(|error| {
                 tracing::error!(%error, "how an import stands cannot be written");
@@ -294,12 +306,10 @@ impl Backfills {
         if act == Act::Resume {
             self.run(&job);
         }
-        Ok(job.shown())
+        Ok(Some(job.shown()))
     }
 
-    /// Ends one where it is not over, and forgets it. What it imported stays.
-    pub(crate) fn delete(&self, tenant: Option<&str>, id: &str) -> Answer<()> {
-        let job = self.find(tenant, id)?;
+    fn delete(&self, job: &Job) -> Answer<()> {
         let failed = |error| {
             tracing::error!(%error, "an import's folder cannot be removed");
             Problem::unavailable("the backfill cannot be removed now", 5)
@@ -315,7 +325,7 @@ impl Backfills {
                 None => std::fs::remove_dir_all(&job.folder).map_err(failed)?,
             }
         }
-        lock(&self.jobs).remove(id);
+        lock(&self.jobs).remove(&job.spec.backfill_id);
         Ok(())
     }
 
@@ -426,4 +436,17 @@ pub(crate) enum Act {
     Pause,
     Resume,
     Cancel,
+    Delete,
+}
+
+impl Act {
+    /// As the audit log names it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "backfill.pause",
+            Self::Resume => "backfill.resume",
+            Self::Cancel => "backfill.cancel",
+            Self::Delete => "backfill.delete",
+        }
+    }
 }

@@ -6,7 +6,7 @@ use memori_history::{Format, Mapping, Options};
 use memori_schemas::Micros;
 use memori_service::problem::{Answer, FieldErrors, Fields, Problem};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::new_event::MAX_ID_BYTES;
 
@@ -32,6 +32,22 @@ pub(crate) struct Spec {
     pub(crate) options: Options,
     pub(crate) rate: Option<u32>,
     pub(crate) created_at: Micros,
+}
+
+impl Spec {
+    /// Where it reads from, for people: without what lets in.
+    pub(crate) fn shown_source(&self) -> String {
+        match &self.source {
+            Source::Url(url) => crate::without_credentials(url),
+            Source::Upload => "upload".to_owned(),
+        }
+    }
+
+    /// What the audit log says of its beginning.
+    pub(crate) fn told(&self) -> Value {
+        json!({"source": self.shown_source(), "format": self.options.format, "entity_id": self.options.entity,
+            "process_id": self.options.process, "rate": self.rate})
+    }
 }
 
 /// What a request says of an import.
@@ -115,8 +131,6 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::path_id;
 use crate::app::Caller;
+use crate::audit;
 use crate::backfill::jobs::{Act, Backfills};
 use crate::backfill::{Asked, BackfillsConfig};
 use crate::events::MAX_BATCH_BYTES;
@@ -65,7 +66,9 @@ pub(crate) async fn begin(
         }
         _ => Arc::clone(&caller.tenant),
     };
-    let beginning = move || backfills.begin(&tenant, asked, upload.as_ref().map(|held| &*held.bytes));
+    let spec = backfills.plan(&tenant, asked, upload.is_some())?;
+    audit::note(&state, &caller, &tenant, "backfill.start", &spec.backfill_id, spec.told()).await?;
+    let beginning = move || backfills.begin(spec, upload.as_ref().map(|held| &*held.bytes));
     let begun = tokio::task::spawn_blocking(beginning).await.map_err(|_| Problem::internal())??;
     Ok((StatusCode::ACCEPTED, Json(begun)).into_response())
 }
@@ -83,25 +86,29 @@ pub(crate) async fn get(State(state): State<Arc<IngestState>>, caller: Caller, u
 }
 
 /// `POST /v1/admin/backfills/{backfill_id}/pause`, `/resume`, `/cancel`.
-pub(crate) async fn act(State(state): State<Arc<IngestState>>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
+pub(crate) async fn act(State(state): State<Arc<IngestState>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
     let act = match path_id(&uri, 4, "act")?.as_str() {
         "pause" => Act::Pause,
         "resume" => Act::Resume,
         _ => Act::Cancel,
     };
-    let backfills = Arc::clone(of(&state)?);
-    let (id, tenant) = (path_id(&uri, 3, "backfill_id")?, sees(&caller).map(str::to_owned));
-    let acting = move || backfills.act(tenant.as_deref(), &id, act);
-    Ok(Json(tokio::task::spawn_blocking(acting).await.map_err(|_| Problem::internal())??))
+    done(&state, &caller, &uri, act).await
 }
 
 /// `DELETE /v1/admin/backfills/{backfill_id}`.
-pub(crate) async fn delete(State(state): State<Arc<IngestState>>, caller: Caller, uri: Uri) -> Result<StatusCode, Problem> {
-    let backfills = Arc::clone(of(&state)?);
-    let (id, tenant) = (path_id(&uri, 3, "backfill_id")?, sees(&caller).map(str::to_owned));
-    let deleting = move || backfills.delete(tenant.as_deref(), &id);
-    tokio::task::spawn_blocking(deleting).await.map_err(|_| Problem::internal())??;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn delete(State(state): State<Arc<IngestState>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
+    done(&state, &caller, &uri, Act::Delete).await
+}
+
+async fn done(state: &IngestState, caller: &Caller, uri: &Uri, act: Act) -> Result<Response, Problem> {
+    no_parameters(uri)?;
+    let backfills = Arc::clone(of(state)?);
+    let (id, sees) = (path_id(uri, 3, "backfill_id")?, sees(caller).map(str::to_owned));
+    let tenant = backfills.may(sees.as_deref(), &id, act)?;
+    audit::note(state, caller, &tenant, act.as_str(), &id, json!({})).await?;
+    let acting = move || backfills.act(sees.as_deref(), &id, act);
+    let shown = tokio::task::spawn_blocking(acting).await.map_err(|_| Problem::internal())??;
+    Ok(shown.map_or_else(|| StatusCode::NO_CONTENT.into_response(), |shown| Json(shown).into_response()))
 }
 
 fn no_parameters(uri: &Uri) -> Answer<()> {

@@ -178,6 +178,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/admin/replays/{generation}", get(replays::show))
         .route("/v1/admin/replays/{generation}/diff", get(replays::diff))
         .route("/v1/admin/replays/{generation}/{act}", post(replays::act))
+        .route("/internal/v1/acts", post(usage::note))
         .route("/internal/v1/generations", get(generations::followed))
         .route("/internal/v1/generations/{generation}/recall", post(recall::of_generation))
         .route("/internal/v1/generations/made", post(generations::made))

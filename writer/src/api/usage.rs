@@ -1,15 +1,16 @@
 //! What tenants used, as JSON and CSV, and who changed what.
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::header;
+use http::{HeaderMap, StatusCode, header};
 use memori_schemas::Micros;
 use memori_service::auth::is_tenant_name;
-use memori_service::problem::{Answer, Problem};
+use memori_service::problem::{Answer, FieldErrors, Fields, Problem};
 use serde_json::{Value, json};
 
-use super::request::QueryParameters;
+use super::request::{QueryParameters, json_body};
 use super::tenants::{Administrator, TenantPath, no_such_tenant, time};
 use super::{ApiState, unreadable};
 use crate::control::{AuditFilter, AuditRow, DAY_US, UsageRow};
@@ -19,6 +20,8 @@ const MAX_ROWS: usize = 100_000;
 /// Without `from`: so many days, today's included.
 const DEFAULT_DAYS: i64 = 30;
 const DAY: &str = "a day such as 2026-03-01";
+/// Bytes of what ingest says of an act.
+const MAX_ACT_BYTES: usize = 64 << 10;
 
 fn day_of(text: &str) -> Option<i64> {
     let plain = text.len() == 10 && text.is_ascii();
@@ -163,6 +166,30 @@ pub(super) async fn audit(
     rows.truncate(limit);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.act_id.clone());
     Ok(Json(json!({"acts": rows.iter().map(line).collect::<Vec<_>>(), "next_cursor": next_cursor})))
+}
+
+/// An act of ingest's own, such as the start of an import.
+pub(super) async fn note(
+    State(state): State<ApiState>,
+    administrator: Administrator,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<StatusCode> {
+    let mut errors = FieldErrors::default();
+    let read = Fields::of(json_body(&headers, body, MAX_ACT_BYTES).await?, "", &mut errors).and_then(|mut fields| {
+        let tenant = fields.required_text("tenant", 1..=512);
+        let act = fields.required_text("act", 1..=64);
+        let subject = fields.required_text("subject", 1..=512);
+        let detail = fields.take("detail").unwrap_or_else(|| json!({}));
+        fields.finish();
+        Some((tenant?, act?, subject?, detail))
+    });
+    let (tenant, act, subject, detail) = errors.into_result(read)?.ok_or_else(Problem::internal)?;
+    administrator.reach(&tenant)?;
+    if let Some(control) = &state.control {
+        control.note(&tenant, &act, &subject, &detail, &administrator.act()).await.map_err(unreadable)?;
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[cfg(test)]
