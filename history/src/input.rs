@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memori_service::objects::Objects;
-use object_store::ObjectStore;
+use object_store::{ObjectMeta, ObjectStore};
 use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
 use zip::ZipArchive;
 
 use crate::remote::{self, ObjectReader};
+pub use crate::remote::{plain, shown};
 
 /// What names an input, and tells whether it is still the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +43,7 @@ pub enum InputPlace {
     /// An entry of a zip, by its number. A zip from an object store is a copy that goes with its last entry.
     ZipEntry(PathBuf, usize, Option<Arc<TempPath>>),
     /// An object of a store.
-    Object(Arc<dyn ObjectStore>, object_store::path::Path),
+    Object(Arc<dyn ObjectStore>, ObjectMeta),
     /// What is piped in.
     Stdin,
     /// A database of the library Memori on Postgres.
@@ -94,9 +95,8 @@ pub fn expand(sources: &[String]) -> Result<Vec<Input>, InputError> {
             continue;
         }
         if source.starts_with("postgres://") || source.starts_with("postgresql://") {
-            // The password is no part of what names it.
-            let shown = source.split_once('@').map_or_else(|| source.clone(), |(_, rest)| format!("postgres://{rest}"));
-            let identity = Identity { name: shown, bytes: None, stamp: None };
+            // What logs in is no part of what names it.
+            let identity = Identity { name: remote::shown(source), bytes: None, stamp: None };
             inputs.push(Input { identity, place: InputPlace::Postgres(source.clone()) });
             continue;
         }
@@ -155,10 +155,10 @@ fn objects(url: &str, inputs: &mut Vec<Input>) -> Result<(), InputError> {
             Some(rest) if !rest.is_empty() => format!("{}/{}", base.trim_end_matches('/'), rest.join("/")),
             _ => base.clone(),
         };
-        let stamp = object.e_tag.or_else(|| Some(object.last_modified.to_rfc3339()));
+        let stamp = object.e_tag.clone().or_else(|| Some(object.last_modified.to_rfc3339()));
         if name.to_ascii_lowercase().ends_with(".zip") {
             let unreadable = |source: io::Error| InputError::Unreadable { name: name.clone(), source };
-            let copy = spooled(ObjectReader::open(&place.store, &object.location)).map_err(unreadable)?.into_temp_path();
+            let copy = spooled(ObjectReader::open(&place.store, &object)).map_err(unreadable)?.into_temp_path();
             let entries = zip_entries(&copy).map_err(unreadable)?;
             let copy = Arc::new(copy);
             for (number, entry, bytes) in entries {
@@ -168,7 +168,7 @@ fn objects(url: &str, inputs: &mut Vec<Input>) -> Result<(), InputError> {
             continue;
         }
         let identity = Identity { name, bytes: Some(object.size), stamp };
-        inputs.push(Input { identity, place: InputPlace::Object(Arc::clone(&place.store), object.location) });
+        inputs.push(Input { identity, place: InputPlace::Object(Arc::clone(&place.store), object) });
     }
     Ok(())
 }
@@ -292,17 +292,12 @@ pub fn with_text<T>(
             let entry = archive.by_index(*number).map_err(io::Error::other)?;
             work(uncompressed(Counted { inner: entry, bytes: Arc::clone(bytes) }, head_bytes)?)
         }
-        InputPlace::Object(store, path) => work(uncompressed(counted_object(store, path, bytes), head_bytes)?),
+        InputPlace::Object(store, object) => {
+            let inner = ObjectReader::open(store, object);
+            work(uncompressed(Counted { inner, bytes: Arc::clone(bytes) }, head_bytes)?)
+        }
         InputPlace::Postgres(_) => Err(io::Error::other("a database has no text")),
     }
-}
-
-fn counted_object(
-    store: &Arc<dyn ObjectStore>,
-    path: &object_store::path::Path,
-    bytes: &Arc<AtomicU64>,
-) -> Counted<ObjectReader> {
-    Counted { inner: ObjectReader::open(store, path), bytes: Arc::clone(bytes) }
 }
 
 /// Undoes gzip and zstd, by content.

@@ -5,15 +5,21 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
+use http::Uri;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::client::{CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, Signer, SigningAlgorithm};
+use object_store::client::{
+    CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse,
+    HttpService, ReqwestConnector, Signer, SigningAlgorithm,
+};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreScheme};
+use object_store::{ClientOptions, Error, ObjectStore, ObjectStoreScheme};
 use openssl::error::ErrorStack;
 use openssl::hash::{DigestBytes, Hasher, MessageDigest};
 use openssl::pkey::{PKey, Private};
@@ -28,6 +34,9 @@ pub struct ObjectsError {
     why: String,
 }
 
+/// How long a server may be silent in the middle of an answer.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// A store, and where in it everything lies.
 #[derive(Clone, Debug)]
 pub struct Objects {
@@ -35,11 +44,13 @@ pub struct Objects {
     pub store: Arc<dyn ObjectStore>,
     /// In front of every name.
     pub prefix: Path,
+    /// The URL is signed, or has another query: it is good for getting this one object, and for nothing else.
+    pub only_get: bool,
 }
 
 impl Objects {
     /// Opens `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, `http(s)://…`, `file:///FOLDER`, or a folder by its path, which is made where it is
-    /// missing.
+    /// missing. An `http(s)` URL with a query is asked for as it stands, whoever's host it is: who made it has signed it.
     ///
     /// # Errors
     /// A URL that names none of these, a folder that cannot be made, or a setting that the provider's client refuses.
@@ -56,6 +67,9 @@ impl Objects {
         let Ok(parsed) = Url::parse(url) else { return Self::folder(PathBuf::from(url)).map_err(|e| failed(&e)) };
         let hint = "name a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or http(s)://HOST/PREFIX";
         let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|_| failed(&hint))?;
+        if matches!(parsed.scheme(), "http" | "https") && parsed.query().is_some() {
+            return Self::signed(&parsed, Path::from_url_path(parsed.path()).unwrap_or(prefix)).map_err(|e| failed(&e));
+        }
         let crypto: Arc<dyn CryptoProvider> = Arc::new(OpenSsl);
         let store: Arc<dyn ObjectStore> = match scheme {
             ObjectStoreScheme::Local => {
@@ -77,23 +91,76 @@ impl Objects {
             ObjectStoreScheme::Http => {
                 let mut host = parsed.clone();
                 host.set_path("/");
-                Arc::new(HttpBuilder::new().with_url(host).build().map_err(|e| failed(&e))?)
+                Arc::new(plain(&host).build().map_err(|e| failed(&e))?)
             }
             _ => return Err(failed(&hint)),
         };
-        Ok(Self { store, prefix })
+        Ok(Self { store, prefix, only_get: false })
+    }
+
+    fn signed(url: &Url, prefix: Path) -> Result<Self, Box<dyn std::error::Error>> {
+        let uri: Uri = url[..url::Position::AfterQuery].parse()?;
+        let mut host = url.clone();
+        host.set_path("/");
+        host.set_query(None);
+        let store = plain(&host).with_http_connector(Signed(uri)).build()?;
+        Ok(Self { store: Arc::new(store), prefix, only_get: true })
     }
 
     fn folder(folder: PathBuf) -> Result<Self, Error> {
         std::fs::create_dir_all(&folder).map_err(|source| Error::Generic { store: "folder", source: Box::new(source) })?;
         let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
-        Ok(Self { store: Arc::new(store), prefix: Path::default() })
+        Ok(Self { store: Arc::new(store), prefix: Path::default(), only_get: false })
     }
 
     /// The full name of what lies below the prefix.
     #[must_use]
     pub fn path(&self, name: &str) -> Path {
         self.prefix.parts().chain(Path::from(name).parts()).collect()
+    }
+}
+
+/// A server that is no provider's.
+fn plain(host: &Url) -> HttpBuilder {
+    // A whole answer may take long where the server knows no ranges; silence may not.
+    let options =
+        ClientOptions::new().with_allow_http(host.scheme() == "http").with_timeout_disabled().with_read_timeout(SILENCE);
+    HttpBuilder::new().with_url(host.as_str()).with_client_options(options)
+}
+
+/// Asks for one URL, whatever it is asked for. So the query stands nowhere above, where URLs go into errors and logs, and the path stays as
+/// it was signed.
+struct Signed(Uri);
+
+struct SignedClient {
+    uri: Uri,
+    inner: HttpClient,
+}
+
+impl std::fmt::Debug for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signed(***)")
+    }
+}
+
+impl std::fmt::Debug for SignedClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SignedClient(***)")
+    }
+}
+
+impl HttpConnector for Signed {
+    fn connect(&self, options: &ClientOptions) -> Result<HttpClient, Error> {
+        let inner = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(SignedClient { uri: self.0.clone(), inner }))
+    }
+}
+
+#[async_trait]
+impl HttpService for SignedClient {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        *request.uri_mut() = self.uri.clone();
+        self.inner.execute(request).await
     }
 }
 
@@ -225,5 +292,8 @@ mod tests {
         assert!(Objects::open(&format!("file://{}", folder.display())).is_ok());
         let error = Objects::open("ftp://user:hunter2@host/x?token=hunter2").unwrap_err().to_string();
         assert!(error.contains("s3://BUCKET") && !error.contains("hunter2"), "{error}");
+        let signed = Objects::open("https://b.s3.eu-west-1.amazonaws.com/a%2Bb/c.jsonl?X-Amz-Signature=hunter2").unwrap();
+        assert!(signed.only_get && signed.prefix.as_ref() == "a+b/c.jsonl", "{signed:?}");
+        assert!(!format!("{signed:?}").contains("hunter2"), "{signed:?}");
     }
 }

@@ -106,6 +106,9 @@ async fn from_an_object_store_and_no_further_than_allowed() -> anyhow::Result<()
         "/etc/passwd",
         "http://169.254.169.254/",
         "s3://history/2024/../secret.jsonl",
+        "s3://history/2024/%2e%2E/secret.jsonl",
+        "s3://history/2024/x/./..\t/../secret.jsonl",
+        "s3://history/2024/..",
         "s3://history/2024",
         "-",
     ] {
@@ -119,6 +122,41 @@ async fn from_an_object_store_and_no_further_than_allowed() -> anyhow::Result<()
     let missing = admin.post("/v1/admin/backfills", &json!({"source": "s3://history/2024/none.jsonl"})).await?;
     let failed = until(&admin, &id(&missing)?, |shown| shown["state"] == "failed").await?;
     ensure!(failed["error"].as_str().is_some_and(|said| said.contains("no such object")), "{failed}");
+    Ok(())
+}
+
+/// A signed URL is kept to go on with the import, and told nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_signed_url() -> anyhow::Result<()> {
+    const QUERY: &str = "X-Amz-Credential=reader/20240501&X-Amz-Signature=4f6e2c0ffee";
+    let store = ObjectStore::start(BTreeMap::from([("signed/up.jsonl".to_owned(), Bytes::from(lines(400)))])).await?;
+    store.sign(QUERY);
+    let env = [("MEMORI__INGEST__BACKFILL_SOURCES", &*store.url("signed/"))];
+    let mut system = Embedded::start(&TENANTS.map(str::to_owned), &env)?;
+    let (_, admin) = ways(&system, TENANTS[0]);
+    let source = store.url(&format!("signed/up.jsonl?{QUERY}"));
+    let begun = id(&admin.post("/v1/admin/backfills", &json!({"source": source, "rate": 40})).await?)?;
+    until(&admin, &begun, |shown| shown["events"].as_u64() > Some(0)).await?;
+    tokio::task::block_in_place(|| system.process.kill_and_restart())?;
+    let (_, admin) = ways(&system, TENANTS[0]);
+    let done = until(&admin, &begun, |shown| shown["state"] == "done").await?;
+    ensure!(done["events"] == 400 && done["source"] == store.url("signed/up.jsonl"), "{done}");
+    let unsigned = store.url("signed/up.jsonl?X-Amz-Signature=4f6e2c0ffeeX");
+    let refused = id(&admin.post("/v1/admin/backfills", &json!({"source": unsigned})).await?)?;
+    let failed = until(&admin, &refused, |shown| shown["state"] == "failed").await?;
+    ensure!(failed["error"].as_str().is_some_and(|said| said.contains("403")), "{failed}");
+    let told = [done, failed, admin.get("/v1/admin/backfills").await?.body, admin.get("/v1/admin/audit").await?.body];
+    for told in told.map(|told| told.to_string()).into_iter().chain([system.process.log_text()]) {
+        ensure!(!told.contains("4f6e2c0ffee"), "{told}");
+    }
+    // Only who runs the front door reads what it goes on with.
+    let kept = system.data_dir().join("backfills").join(&begun);
+    for entry in std::fs::read_dir(kept)? {
+        let entry = entry?;
+        let mode = std::os::unix::fs::MetadataExt::mode(&entry.metadata()?) & 0o077;
+        let tells = std::fs::read_to_string(entry.path())?.contains("4f6e2c0ffee");
+        ensure!(!tells || mode == 0, "{}: {mode:o}", entry.path().display());
+    }
     Ok(())
 }
 

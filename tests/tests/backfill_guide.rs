@@ -57,6 +57,10 @@ async fn object_store() -> anyhow::Result<ObjectStore> {
         ("archive/2023/a.jsonl".to_owned(), Bytes::from(asked("gina"))),
         ("archive/2023/b.jsonl".to_owned(), Bytes::from(asked("hugo"))),
         ("history/2024/birds.jsonl".to_owned(), Bytes::from(long)),
+        (
+            "signed/chats.jsonl".to_owned(),
+            Bytes::from("{\"entity_id\": \"ivy\", \"messages\": [{\"role\": \"user\", \"content\": \"I sail.\"}]}\n"),
+        ),
     ]))
     .await
 }
@@ -96,6 +100,10 @@ async fn every_line_of_the_page_runs() -> anyhow::Result<()> {
     let mut env = store.env();
     env.push(("MEMORI__INGEST__BACKFILL_SOURCES".to_owned(), leave.to_owned()));
     let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let signed =
+        lines.iter().find_map(|line| line.split_once("files.example")?.1.split(['?', '\'']).nth(1)).context("a signed URL")?;
+    // As it goes over the wire.
+    store.sign(&signed.replace('…', "%E2%80%A6"));
     let tenants = [TENANT.to_owned()];
     let (here, elsewhere) = (Embedded::start(&tenants, &env)?, Embedded::start(&tenants, &[])?);
 
@@ -109,6 +117,7 @@ async fn every_line_of_the_page_runs() -> anyhow::Result<()> {
         words: vec![
             ("http://127.0.0.1:7700", here.process.api()),
             ("https://elsewhere.example", elsewhere.process.api()),
+            ("https://files.example", store.url("").trim_end_matches('/').to_owned()),
             ("postgres://reader@db.internal/app", database.clone()),
             ("OTHER_KEY", elsewhere.key(TENANT).to_owned()),
             ("ADMIN_KEY", Keys::admin_of(TENANT)),
@@ -141,7 +150,14 @@ async fn every_line_of_the_page_runs() -> anyhow::Result<()> {
         } else if line.starts_with("memori recall") {
             shown("Lisbon")?;
         } else if line.starts_with("memori backfill") {
-            let events = [("chatgpt-export", 2), (".csv.gz", 2), ("s3://archive", 2), ("postgres://", 4), ("ada.jsonl", 3)];
+            let events = [
+                ("chatgpt-export", 2),
+                (".csv.gz", 2),
+                ("s3://archive", 2),
+                ("postgres://", 4),
+                ("ada.jsonl", 3),
+                ("files.example", 1),
+            ];
             let expected = events.iter().find(|(part, _)| line.contains(part)).context("what the test expects of it")?.1;
             shown(&format!("imported {expected} events"))?;
             imports += 1;
@@ -170,7 +186,7 @@ async fn every_line_of_the_page_runs() -> anyhow::Result<()> {
             until(exported, "what was imported for the export").await?;
         }
     }
-    ensure!(imports == 5, "{imports} sources were imported");
+    ensure!(imports == 6, "{imports} sources were imported");
     for (word, _) in &meant.words {
         ensure!(meant.met.contains(word), "the page says {word} nowhere any more");
     }

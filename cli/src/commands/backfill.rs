@@ -8,7 +8,7 @@ use memori_event_log::Producer;
 use memori_event_log::registry::behind;
 use memori_event_log::seam::Log;
 use memori_history::checkpoint::with_suffix;
-use memori_history::input::{CHECKPOINT_SUFFIX, InputError, REJECTED_SUFFIX, expand};
+use memori_history::input::{CHECKPOINT_SUFFIX, InputError, REJECTED_SUFFIX, expand, shown};
 use memori_history::survey::{MOST_DISTINCT, Survey};
 use memori_history::{Format, Import, ImportError, Mapping, Options, Progress, Summary, importer};
 use memori_ingest::backfill::Admission;
@@ -166,11 +166,13 @@ async fn expanded(sources: &[String]) -> Result<Vec<memori_history::input::Input
 
 /// A file beside what a source names; of what is no file, in the working directory.
 fn beside_source(source: &str, suffix: &str) -> PathBuf {
-    let trimmed = source.trim_end_matches('/');
     if source.contains("://") {
-        let last = trimmed.rsplit('/').next().unwrap_or("backfill").split('?').next().unwrap_or("backfill");
-        return PathBuf::from(format!("{last}{suffix}"));
+        // A signature may hold what ends a path.
+        let shown = shown(source);
+        let last = shown.trim_end_matches('/').rsplit('/').next().filter(|last| !last.is_empty() && *last != "…");
+        return PathBuf::from(format!("{}{suffix}", last.unwrap_or("backfill")));
     }
+    let trimmed = source.trim_end_matches('/');
     // A pattern's characters are legal in a name, and confusing in one.
     let plain: String = trimmed.chars().map(|c| if matches!(c, '*' | '?' | '[' | ']') { '_' } else { c }).collect();
     with_suffix(Path::new(&plain), suffix)
@@ -341,6 +343,7 @@ mod tests {
         let at = |source| beside_source(source, ".x").display().to_string();
         assert_eq!((at("a/b.jsonl"), at("a/"), at("a/*.json")), ("a/b.jsonl.x".into(), "a.x".into(), "a/_.json.x".into()));
         assert_eq!(at("postgres://u:secret@host/memori?x=1"), "memori.x");
+        assert_eq!(at("https://host/a/b.jsonl?credential=AKIA/2024/s3&signature=x/secret"), "b.jsonl.x");
     }
 
     #[test]
