@@ -140,6 +140,9 @@ pub fn expand(sources: &[String]) -> Result<Vec<Input>, InputError> {
 /// One object, or all below a prefix. Blocks, on a thread of a runtime that may.
 fn objects(url: &str, inputs: &mut Vec<Input>) -> Result<(), InputError> {
     let missing = |why: String| InputError::Missing { name: remote::shown(url), why };
+    if remote::logs_in(url) {
+        return Err(missing("a name and password are not sent to a server: use a signed URL, or fetch it first".to_owned()));
+    }
     let place = Objects::open(url).map_err(|error| missing(error.to_string()))?;
     let base = remote::shown(url);
     let found = remote::found(&place).map_err(|error| missing(error.to_string()))?;

@@ -48,6 +48,12 @@ pub fn plain(url: &str) -> Option<String> {
     Url::parse(url).ok().map(String::from)
 }
 
+/// Whether a name or password stands in front of a server's name. Nobody sends them on, and errors would quote them.
+pub(crate) fn logs_in(url: &str) -> bool {
+    let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    parsed.is_some_and(|url| !url.username().is_empty() || url.password().is_some())
+}
+
 /// The object at a place, or all below it, by name. Blocks, on a thread of a runtime that may.
 pub(crate) fn found(place: &Objects) -> io::Result<Vec<ObjectMeta>> {
     let (sender, receiver) = oneshot::channel();
@@ -98,8 +104,7 @@ fn told(error: &Error) -> io::Error {
         Error::Unauthenticated { .. } => {
             "the store does not know who asks (401): give it a key by its provider's variables".to_owned()
         }
-        Error::Generic { .. } => status(&error.to_string()),
-        other => other.to_string(),
+        other => status(&other.to_string()),
     };
     io::Error::other(why)
 }
@@ -237,6 +242,12 @@ mod tests {
         assert_eq!(plain("s3://b/a/..").as_deref(), Some("s3://b/"));
         assert_eq!(plain("https://h/a\\..\\c").as_deref(), Some("https://h/c"));
         assert_eq!(plain("a/b"), None);
+    }
+
+    #[test]
+    fn names_and_passwords_are_seen_where_they_are_not_sent() {
+        assert!(logs_in("https://me:secret@host/a") && logs_in("http://me@host/a"));
+        assert!(!logs_in("https://host/me@a") && !logs_in("az://container@account.blob/a"));
     }
 
     #[test]
