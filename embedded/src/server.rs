@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+#[cfg(feature = "backfill")]
 use memori_ingest::backfill::BackfillsConfig;
 use memori_ingest::{IngestConfig, IngestParts, IngestState, Lookup, SpoolConfig, WriterBackend};
 use memori_service::auth::KeyRing;
@@ -19,8 +20,6 @@ use crate::storage::{Sharing, Storage};
 
 /// Connections of the log to Postgres.
 pub(crate) const LOG_CONNECTIONS: u32 = 12;
-/// Where imports lie in the folder that the API starts.
-const BACKFILLS: &str = "backfills";
 
 /// The running system.
 pub struct Embedded {
@@ -75,13 +74,9 @@ impl Embedded {
         live.tell_of_bursts(&health);
 
         let (api_stop, replay_stop) = (CancellationToken::new(), CancellationToken::new());
-        let (mut config, spool) = door(&settings, &folder, &database, &api_stop, &replay_stop);
-        config.backfills = Some(BackfillsConfig {
-            folder: settings.ingest.backfill_dir.clone().unwrap_or_else(|| folder.path().join(BACKFILLS)),
-            sources: BackfillsConfig::sources(&settings.ingest.backfill_sources),
-            running: settings.ingest.backfills_running,
-            shutdown: api_stop.clone(),
-        });
+        let (config, spool) = door(&settings, &folder, &database, &api_stop, &replay_stop);
+        #[cfg(feature = "backfill")]
+        let config = IngestConfig { backfills: Some(imports(&settings, &folder, &api_stop)), ..config };
         let parts = IngestParts {
             log: storage.log.clone(),
             backend: WriterBackend::InProcess(rooms.writer.clone()),
@@ -198,6 +193,18 @@ fn door(
             let folder = ingest.spool_dir.clone().unwrap_or_else(|| folder.spool());
             (config, Some(SpoolConfig { folder, max_bytes: ingest.spool_max_bytes, shutdown: replay_stop.clone(), beside: None }))
         }
+    }
+}
+
+/// Imports that the API starts lie in the folder.
+#[cfg(feature = "backfill")]
+fn imports(settings: &Settings, folder: &DataFolder, draining: &CancellationToken) -> BackfillsConfig {
+    let ingest = &settings.ingest;
+    BackfillsConfig {
+        folder: ingest.backfill_dir.clone().unwrap_or_else(|| folder.path().join("backfills")),
+        sources: BackfillsConfig::sources(&ingest.backfill_sources),
+        running: ingest.backfills_running,
+        shutdown: draining.clone(),
     }
 }
 

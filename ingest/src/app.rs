@@ -6,6 +6,8 @@ use std::time::Instant;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+#[cfg(not(feature = "backfill"))]
+use axum::routing::any;
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use http::{HeaderValue, Method, Uri, header};
@@ -15,7 +17,9 @@ use memori_service::trace_context;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
-use crate::handlers::{admin, backfills, dead_letters, erase, events, lineages, path_id, reads};
+#[cfg(feature = "backfill")]
+use crate::handlers::backfills;
+use crate::handlers::{admin, dead_letters, erase, events, lineages, path_id, reads};
 use crate::state::IngestState;
 use crate::{metrics, routes};
 
@@ -42,6 +46,11 @@ pub fn app(state: IngestState) -> Router {
         .with_state(state)
 }
 
+#[cfg(not(feature = "backfill"))]
+async fn no_backfills() -> Problem {
+    Problem::not_found("this front door keeps no backfills")
+}
+
 /// Each path of the table once.
 fn declared_paths() -> Vec<&'static str> {
     let mut paths: Vec<&'static str> = routes::ROUTES.iter().map(|route| route.path).collect();
@@ -65,11 +74,16 @@ fn handlers_of(path: &str) -> MethodRouter<Arc<IngestState>> {
         "/v1/erasures/{erasure_id}" => get(erase::receipt),
         "/v1/admin/dead-letters" | "/v1/admin/dead-letters/{id}" => get(reads::forward),
         "/v1/admin/dead-letters/redrive" => post(dead_letters::redrive),
+        #[cfg(feature = "backfill")]
         "/v1/admin/backfills" => get(backfills::list).post(backfills::begin),
+        #[cfg(feature = "backfill")]
         "/v1/admin/backfills/{backfill_id}" => get(backfills::get).delete(backfills::delete),
+        #[cfg(feature = "backfill")]
         "/v1/admin/backfills/{backfill_id}/pause"
         | "/v1/admin/backfills/{backfill_id}/resume"
         | "/v1/admin/backfills/{backfill_id}/cancel" => post(backfills::act),
+        #[cfg(not(feature = "backfill"))]
+        path if path.starts_with("/v1/admin/backfills") => any(no_backfills),
         "/v1/admin/lineages" => get(reads::forward),
         "/v1/admin/lineages/withdraw" => post(lineages::withdraw),
         "/v1/admin/lineages/re-extract" => post(lineages::re_extract),

@@ -1,6 +1,7 @@
 //! One function per route: reads the request, asks the parts, words the answer.
 
 pub(crate) mod admin;
+#[cfg(feature = "backfill")]
 pub(crate) mod backfills;
 pub(crate) mod dead_letters;
 pub(crate) mod erase;

@@ -7,6 +7,7 @@ pub mod accept;
 pub mod app;
 mod audit;
 pub mod backend;
+#[cfg(feature = "backfill")]
 pub mod backfill;
 pub mod context_block;
 pub mod door;

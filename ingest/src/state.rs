@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Acceptor, Lookup, known_at_writer};
 use crate::backend::{BackendError, WriterBackend};
+#[cfg(feature = "backfill")]
 use crate::backfill::{Backfills, BackfillsConfig};
 use crate::door::{Accepted, EventName, RecentEvents};
 use crate::flush::Flushes;
@@ -61,6 +62,7 @@ pub struct IngestConfig {
     /// How keys of the key store and quotas are kept; `None`: neither is.
     pub tenants: Option<TenantsConfig>,
     /// Where imports are kept that the API starts; `None`: it starts none.
+    #[cfg(feature = "backfill")]
     pub backfills: Option<BackfillsConfig>,
     /// The process is to end: whoever still waits is answered.
     pub draining: CancellationToken,
@@ -82,6 +84,7 @@ impl Default for IngestConfig {
             lookup: Lookup::BestEffort(Duration::from_millis(50)),
             flush_on_wait: false,
             tenants: None,
+            #[cfg(feature = "backfill")]
             backfills: None,
             draining: CancellationToken::new(),
         }
@@ -134,6 +137,7 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The folder of imports.
+    #[cfg(feature = "backfill")]
     #[error("the backfills in {folder} cannot be used: {source}; see ingest.backfill_dir")]
     Backfills {
         /// Which folder.
@@ -161,6 +165,7 @@ pub struct IngestState {
     /// Where the worker gathers windows.
     pub(crate) flushes: Option<Flushes>,
     pub(crate) redrives: Redrives,
+    #[cfg(feature = "backfill")]
     pub(crate) backfills: Option<Arc<Backfills>>,
     pub(crate) draining: CancellationToken,
     extracting: Option<Arc<dyn ExtractingProbe>>,
@@ -228,9 +233,11 @@ impl IngestState {
                 }
             });
         }
-        let backfills_dir = config.backfills.as_ref().map(|backfills| backfills.folder.clone()).unwrap_or_default();
-        let backfills = Self::open_backfills(config.backfills, log.producer())
-            .map_err(|source| StartError::Backfills { folder: backfills_dir, source })?;
+        #[cfg(feature = "backfill")]
+        let backfills = {
+            let folder = config.backfills.as_ref().map(|backfills| backfills.folder.clone()).unwrap_or_default();
+            Self::open_backfills(config.backfills, log.producer()).map_err(|source| StartError::Backfills { folder, source })?
+        };
         let limits = Limits::new(config.max_requests, config.max_body_bytes_in_flight, config.body_timeout);
         let flushes = config.flush_on_wait.then(|| Flushes::new(log.producer()));
         let draining = config.draining.clone();
@@ -250,6 +257,7 @@ impl IngestState {
             erasures: PendingErasures::default(),
             flushes,
             redrives: Redrives::new(config.redrive_per_second, config.redrive_time),
+            #[cfg(feature = "backfill")]
             backfills,
             draining: config.draining,
             extracting,
