@@ -351,6 +351,33 @@ async fn an_export_makes_the_same_memory() -> anyhow::Result<()> {
         }
         exports.insert(entity, lines.into_iter().map(lasting).collect::<Vec<_>>());
     }
+    // What is compared is worth it: people, facts of several kinds with what they rest on, sessions that were named and ones that were not,
+    // agents, times of events and of messages.
+    let all: Vec<&Value> = exports.values().flatten().collect();
+    let distinct = |kind: &str, name: &str| {
+        let found =
+            all.iter().filter(|line| line["type"] == kind && !line[name].is_null() && line[name] != serde_json::json!([]));
+        found.map(|line| line[name].to_string()).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    let several = [
+        ("message", "entity_id", 6),
+        ("message", "occurred_at", 40),
+        ("message", "created_at", 10),
+        ("message", "session_id", 12),
+        ("message", "session_named", 2),
+        ("message", "process_id", 2),
+        ("message", "role", 2),
+        ("fact", "fact_id", 20),
+        ("fact", "kind", 2),
+        ("fact", "occurred_at", 10),
+        ("fact", "first_mentioned_at", 10),
+        ("fact", "mentions", 2),
+        ("fact", "validity", 2),
+        ("fact", "sources", 20),
+    ];
+    for (kind, name, least) in several {
+        ensure!(distinct(kind, name) >= least, "{kind}.{name}: {} are there, {least} are wanted", distinct(kind, name));
+    }
     let (imported, rejected) = import(&after, folder.path(), "export.jsonl", &[])?;
     ensure!(imported["done"] == true && rejected.is_empty() && imported["passed"].as_u64() > Some(0), "{imported} {rejected:#?}");
     let api = after.api(TENANT);
