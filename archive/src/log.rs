@@ -16,8 +16,10 @@ use crate::store::{Archive, ArchiveError, Link};
 
 /// Ranges of the archive that one process has decoded at a time, beside the one that it keeps.
 const RANGES_AT_ONCE: usize = 2;
-/// What was listed that lately is not listed again.
+/// What was listed that lately is not listed again for a question that is asked again soon.
 const LISTED_FOR: Duration = Duration::from_secs(1);
+/// However long ago: a listing that has what is looked for only grows.
+const EVER: Duration = Duration::MAX;
 
 /// A log before which there is an archive.
 pub struct ArchivedLog {
@@ -78,10 +80,10 @@ impl History {
             .ok_or_else(|| LogError::Fatal(format!("the log has no topic {}; create the topics", partition.topic)))
     }
 
-    /// The ranges of a partition, as they were when they were last listed; or as they are.
-    async fn chain(&self, partition: TopicPartition, anew: bool) -> Result<Arc<Chain>, LogError> {
+    /// The ranges of a partition as they were listed no longer ago than that.
+    async fn chain(&self, partition: TopicPartition, within: Duration) -> Result<Arc<Chain>, LogError> {
         let known = self.chains.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).cloned();
-        if let Some(known) = known.filter(|known| !anew || known.listed_at.elapsed() < LISTED_FOR) {
+        if let Some(known) = known.filter(|known| known.listed_at.elapsed() < within) {
             return Ok(known);
         }
         let place = self.place(partition).await?;
@@ -96,10 +98,15 @@ impl History {
         Ok(chain)
     }
 
-    /// From which offset on the archive leads to the topic's start without a hole; none where it does not.
+    /// From which offset on the archive leads to the topic's start without a hole; none where it does not. What was listed before the
+    /// topic lost its head does not count as a hole.
     pub(crate) async fn begins(&self, partition: TopicPartition, log_start: i64) -> Result<Option<i64>, LogError> {
-        for anew in [false, true] {
-            let chain = self.chain(partition, anew).await?;
+        self.leads_to(partition, log_start, Duration::ZERO).await
+    }
+
+    async fn leads_to(&self, partition: TopicPartition, log_start: i64, listed: Duration) -> Result<Option<i64>, LogError> {
+        for within in [EVER, listed] {
+            let chain = self.chain(partition, within).await?;
             if chain.end >= log_start {
                 return Ok(chain.links.first().map(|first| first.from));
             }
@@ -109,8 +116,8 @@ impl History {
 
     /// The range that holds an offset.
     pub(crate) async fn holding(&self, partition: TopicPartition, offset: i64) -> Result<Option<Manifest>, LogError> {
-        for anew in [false, true] {
-            let chain = self.chain(partition, anew).await?;
+        for within in [EVER, Duration::ZERO] {
+            let chain = self.chain(partition, within).await?;
             let link = chain.links.iter().rev().find(|link| link.from <= offset);
             if let Some(link) = link.filter(|_| offset < chain.end) {
                 let manifest = self.archive.manifest(&chain.place, *link).await.map_err(log_error)?;
@@ -143,7 +150,7 @@ impl Log for ArchivedLog {
 
     async fn subscribe(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Consumer>, LogError> {
         let inner = self.inner.subscribe(group, topics).await?;
-        Ok(Box::new(ArchivedConsumer::new(inner, self.history.clone())))
+        Ok(Box::new(ArchivedConsumer::new(inner, group, topics, self.history.clone())))
     }
 
     async fn create_topics(&self, partitions: i32) -> Result<(), LogError> {
@@ -159,7 +166,7 @@ impl Log for ArchivedLog {
         if log_start == 0 {
             return Ok((0, end));
         }
-        let begins = self.history.begins(partition, log_start).await?;
+        let begins = self.history.leads_to(partition, log_start, LISTED_FOR).await?;
         Ok((begins.map_or(log_start, |begins| begins.min(log_start)), end))
     }
 

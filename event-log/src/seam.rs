@@ -225,8 +225,8 @@ pub trait Consumer: Send {
     /// Undoes [`Consumer::pause`].
     fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError>;
 
-    /// What the group had committed when [`Consumer::assign`] last took this partition up at [`Start::Committed`]; none where that was
-    /// nothing, or it was taken up elsewhere.
+    /// What the group had committed when [`Consumer::assign`] last took this partition up at [`Start::Committed`], or could not because
+    /// the log has lost that place; none where that was nothing, or it was taken up elsewhere.
     fn committed(&self, partition: TopicPartition) -> Option<&Committed>;
 
     /// Commits, per partition, the offset of the next record to read and what stands beside it: both or neither.

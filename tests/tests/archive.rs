@@ -11,7 +11,7 @@ use bytes::Bytes;
 use memori_archive::{Archive, ArchivedLog, Archiver, ArchiverConfig, Place, verify::verify};
 use memori_event_log::driver::batch::{Advance, Batch, BatchSink as _, FlushCause, SinkError};
 use memori_event_log::kafka::{KafkaConfig, KafkaLog};
-use memori_event_log::{Consumer, ConsumerEvent, Log, LogError, LogRecord, NewRecord, Start, Topic, TopicPartition};
+use memori_event_log::{Commit, Consumer, ConsumerEvent, Log, LogError, LogRecord, NewRecord, Start, Topic, TopicPartition};
 use memori_schemas::ids;
 use memori_tests::audit;
 use memori_tests::client::{Api, escape};
@@ -290,6 +290,65 @@ async fn a_group_goes_from_the_archive_over_to_the_topic() -> anyhow::Result<()>
     let error = bare.read(partition, 0, 10).await.err().context("records that are gone were read")?;
     ensure!(matches!(error, LogError::BelowLogStart { .. }), "{error}");
     ensure!(bare.watermarks(partition).await?.0 == cuts[0].1);
+    Ok(())
+}
+
+/// While a member rests, the topic loses what it has not read: it is asked to give everything back, and reads on in the archive from where
+/// it committed, each record once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_the_topic_overtakes_goes_on_in_the_archive() -> anyhow::Result<()> {
+    let (log, prefix) = fresh().await?;
+    append(&*log, Topic::ConversationsLive, 0..200).await?;
+    let folder = tempfile::tempdir()?;
+    let archive = Arc::new(Archive::open(&folder.path().display().to_string())?);
+    let both: Arc<dyn Log> = Arc::new(ArchivedLog::new(log.clone(), archive.clone()));
+    let mut consumer = both.subscribe("overtaken", &[Topic::ConversationsLive]).await?;
+    let mut seen: BTreeMap<TopicPartition, Vec<LogRecord>> = BTreeMap::new();
+    let count = |seen: &BTreeMap<TopicPartition, Vec<LogRecord>>| seen.values().map(Vec::len).sum::<usize>();
+    let mut given_back = 0;
+    while count(&seen) < 550 {
+        match next(&mut consumer).await? {
+            ConsumerEvent::Assigned(partitions) => {
+                consumer.assign(&partitions.iter().map(|p| (*p, Start::Committed)).collect::<Vec<_>>()).await?;
+            }
+            ConsumerEvent::Revoked(partitions) => {
+                let next_offset = |p: &TopicPartition| seen.get(p).and_then(|read| read.last()).map_or(0, |last| last.offset + 1);
+                consumer.commit(&partitions.iter().map(|p| Commit::at(*p, next_offset(p))).collect::<Vec<_>>()).await?;
+                consumer.unassign(&partitions).await?;
+                given_back += partitions.len();
+            }
+            ConsumerEvent::Lost(partitions) => anyhow::bail!("{partitions:?} are lost"),
+            ConsumerEvent::Records(records) => {
+                for record in records {
+                    seen.entry(record.source).or_default().push(record);
+                }
+                if count(&seen) != 200 {
+                    continue;
+                }
+                let held: Vec<TopicPartition> = partitions(Topic::ConversationsLive).collect();
+                consumer.pause(&held)?;
+                append(&*log, Topic::ConversationsLive, 200..500).await?;
+                let mut sink = Archiver::new(log.clone(), archive.clone(), log.identity().await?, config());
+                let mut ends = Vec::new();
+                for partition in &held {
+                    let records = all(&*log, *partition).await?;
+                    let next_offset = records.last().context("records")?.offset + 1;
+                    let advance = Advance { partition: *partition, from_offset: 0, next_offset };
+                    sink.flush(&Batch { records, advances: vec![advance], cause: FlushCause::Rows }).await?;
+                    ends.push((*partition, next_offset));
+                }
+                trim(&prefix, &ends).await?;
+                append(&*log, Topic::ConversationsLive, 500..550).await?;
+                consumer.resume(&held)?;
+            }
+        }
+    }
+    let held: Vec<TopicPartition> = partitions(Topic::ConversationsLive).collect();
+    ensure!(given_back == held.len(), "{given_back} partitions were given back");
+    for partition in held {
+        ensure!(seen[&partition] == all(&*both, partition).await?, "{partition} is not what stood there");
+    }
+    consumer.close(Duration::from_secs(10)).await;
     Ok(())
 }
 

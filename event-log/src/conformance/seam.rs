@@ -137,7 +137,7 @@ pub async fn an_offset_below_the_logs_start_halts<P: Provider>() {
     append(&*log, (0..10).map(|n| numbered("k", n)).collect()).await;
     let mut consumer = log.subscribe("readers", &[TOPIC]).await.expect("joins");
     assert_eq!(take(&mut *consumer, 10).await.len(), 10);
-    consumer.commit(&[Commit::at(at(0), 2)]).await.expect("commits");
+    consumer.commit(&[Commit { metadata: "beside".to_owned(), ..Commit::at(at(0), 2) }]).await.expect("commits");
     consumer.close(Duration::from_secs(10)).await;
     provider.delete_before(at(0), 5).await;
     assert_eq!(log.watermarks(at(0)).await.expect("watermarks"), (5, 10));
@@ -150,6 +150,12 @@ pub async fn an_offset_below_the_logs_start_halts<P: Provider>() {
         };
         let LogError::BelowLogStart { source_partition, wanted: told, log_start } = error else { panic!("{error:?}") };
         assert_eq!((source_partition, told, log_start), (at(0), wanted, 5));
+        let beside = consumer.committed(at(0)).map(|committed| (committed.next_offset, committed.metadata.as_str()));
+        assert_eq!(
+            beside,
+            (start == Start::Committed).then_some((2, "beside")),
+            "it is told, for whoever has the records elsewhere"
+        );
         consumer.close(Duration::from_secs(10)).await;
     }
     // Nothing committed and nothing wanted: the log's start it is.
@@ -157,6 +163,17 @@ pub async fn an_offset_below_the_logs_start_halts<P: Provider>() {
     assert_eq!(take(&mut *consumer, 5).await[0].offset, 5);
     consumer.close(Duration::from_secs(10)).await;
     assert!(matches!(log.read(at(0), 4, 1).await, Err(LogError::BelowLogStart { .. })));
+    // What goes while nothing was read of it yet is told just so.
+    let mut consumer = log.subscribe("late ones", &[TOPIC]).await.expect("joins");
+    assigned(&mut *consumer).await;
+    consumer.assign(&[(at(0), Start::Offset(10))]).await.expect("assigns");
+    consumer.pause(&[at(0)]).expect("pauses");
+    append(&*log, (10..20).map(|n| numbered("k", n)).collect()).await;
+    provider.delete_before(at(0), 15).await;
+    consumer.resume(&[at(0)]).expect("resumes");
+    let LogError::BelowLogStart { wanted, log_start, .. } = failure(&mut *consumer).await else { panic!("it is gone") };
+    assert_eq!((wanted, log_start), (10, 15));
+    consumer.close(Duration::from_secs(10)).await;
 }
 
 async fn failure(consumer: &mut dyn Consumer) -> LogError {

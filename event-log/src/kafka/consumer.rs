@@ -4,7 +4,7 @@
 //! [`Consumer::next`], and the group waits until the caller has drained and answers with [`Consumer::assign`] or
 //! [`Consumer::unassign`]. Only while closing, and for changes that concern no partition, is it answered on the spot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,10 +19,10 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
-use super::Shared;
 use super::blocking::{REQUEST_TIMEOUT, detached};
 use super::config::Haste;
 use super::names::log_error;
+use super::{Shared, check_place};
 use crate::seam::{Commit, Committed, Consumer, ConsumerEvent, Fence, LogError, LogRecord, Start};
 use crate::topic::{Topic, TopicPartition};
 
@@ -123,12 +123,26 @@ type Native = StreamConsumer<Group>;
 struct Held {
     epoch: i64,
     lost: bool,
+    /// The next record that is told; none before the first one of a partition that is read from wherever the log began.
+    next_offset: Option<i64>,
     /// What the group had committed when it was taken up there.
     committed: Option<Committed>,
 }
 
 /// Where a partition is taken up.
 type Resolved = (TopicPartition, Offset, Option<Committed>);
+
+/// Why one is not, and what the group had committed there.
+struct Refused {
+    error: LogError,
+    committed: Option<(TopicPartition, Committed)>,
+}
+
+impl From<LogError> for Refused {
+    fn from(error: LogError) -> Self {
+        Self { error, committed: None }
+    }
+}
 
 /// What stands beside a committed offset. A broker hands out whatever bytes another program committed; the library panics over those
 /// that are no text.
@@ -145,8 +159,12 @@ pub(super) struct KafkaConsumer {
     changes: mpsc::UnboundedReceiver<Change>,
     held: BTreeMap<TopicPartition, Held>,
     paused: BTreeSet<TopicPartition>,
+    /// What the group had committed at a place that the log has lost, so that it was not taken up there.
+    refused: BTreeMap<TopicPartition, Committed>,
     /// What went wrong after records that are told first.
     failure: Option<KafkaError>,
+    /// Partitions whose next record is gone, to be told one by one.
+    gaps: VecDeque<LogError>,
     epochs: i64,
 }
 
@@ -167,7 +185,9 @@ impl KafkaConsumer {
             changes,
             held: BTreeMap::new(),
             paused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             failure: None,
+            gaps: VecDeque::new(),
             epochs: 0,
             shared: Arc::clone(&shared),
         };
@@ -198,49 +218,66 @@ impl KafkaConsumer {
         }
     }
 
-    /// What an error between records means. None: librdkafka mends it itself.
-    async fn judge(&self, error: KafkaError) -> Option<LogError> {
+    /// What an error between records means: what is to be told, which is nothing where librdkafka mends it itself.
+    ///
+    /// # Errors
+    /// Of a log that cannot be asked now: to be judged again.
+    async fn judge(&self, error: KafkaError) -> Result<Vec<LogError>, LogError> {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                Some(self.find_gap().await.unwrap_or_else(|| log_error("read", &error)))
+                let gaps = self.find_gaps().await?;
+                if gaps.is_empty() && self.held.values().any(|held| held.next_offset.is_none()) {
+                    return Ok(vec![log_error("read", &error)]);
+                }
+                // Where there is none, the partition was moved or let go while the error was on its way.
+                Ok(gaps)
             }
             // it is followed by the loss of the assignment
             Some(RDKafkaErrorCode::PollExceeded) => {
                 tracing::warn!("this member was away for longer than max.poll.interval.ms");
-                None
+                Ok(Vec::new())
             }
             _ => match log_error("read", &error) {
-                fatal @ LogError::Fatal(_) => Some(fatal),
+                fatal @ LogError::Fatal(_) => Ok(vec![fatal]),
                 _ => {
                     tracing::warn!(%error, "kafka consumer");
-                    None
+                    Ok(Vec::new())
                 }
             },
         }
     }
 
-    /// The partition whose next record is gone: the error that librdkafka gives does not name it.
-    async fn find_gap(&self) -> Option<LogError> {
-        let native = self.native().ok()?;
+    /// The partitions whose next record is gone: the error that librdkafka gives names none, and there is one error for each.
+    async fn find_gaps(&self) -> Result<Vec<LogError>, LogError> {
         let shared = Arc::clone(&self.shared);
-        let held: Vec<TopicPartition> = self.held.keys().copied().collect();
+        let places: Vec<_> = self.held.iter().filter_map(|(partition, held)| Some((*partition, held.next_offset?))).collect();
         detached(move || {
-            let positions = native.position().ok()?;
-            held.iter().find_map(|partition| {
-                let name = shared.names.of(partition.topic);
-                let wanted = match positions.find_partition(name, partition.partition)?.offset() {
-                    Offset::Offset(offset) => offset,
-                    _ => return None,
-                };
-                shared.check_start(*partition, wanted).err()
-            })
+            let mut gaps = Vec::new();
+            for (partition, wanted) in places {
+                match shared.check_start(partition, wanted) {
+                    Ok(_) => {}
+                    Err(away @ LogError::Transient(_)) => return Err(away),
+                    Err(gap) => gaps.push(gap),
+                }
+            }
+            Ok(gaps)
         })
-        .await
-        .ok()?
+        .await?
+    }
+
+    /// The next gap of a partition that still stands before it.
+    fn next_gap(&mut self) -> Option<LogError> {
+        let stands = |held: &BTreeMap<TopicPartition, Held>, gap: &LogError| match gap {
+            LogError::BelowLogStart { source_partition, wanted, .. } => {
+                held.get(source_partition).is_some_and(|held| held.next_offset == Some(*wanted))
+            }
+            _ => true,
+        };
+        std::iter::from_fn(|| self.gaps.pop_front()).find(|gap| stands(&self.held, gap))
     }
 
     /// Resolves each start to an offset that exists, and says what the group had committed where that is the start.
-    async fn resolve(&self, starts: &[(TopicPartition, Start)]) -> Result<Vec<Resolved>, LogError> {
+    async fn resolve(&self, starts: &[(TopicPartition, Start)]) -> Result<Vec<Resolved>, Refused> {
         let native = self.native()?;
         let shared = Arc::clone(&self.shared);
         let starts = starts.to_vec();
@@ -278,16 +315,21 @@ impl KafkaConsumer {
                             let shared = &shared;
                             scope.spawn(move || {
                                 let Offset::Offset(wanted) = *offset else { return Ok((*partition, *offset, None)) };
-                                let (_, log_end) = shared.check_start(*partition, wanted)?;
+                                let span = shared.watermarks(*partition)?;
                                 let committed =
-                                    metadata.clone().map(|metadata| Committed { next_offset: wanted, metadata, log_end });
-                                Ok((*partition, *offset, committed))
+                                    metadata.clone().map(|metadata| Committed { next_offset: wanted, metadata, log_end: span.1 });
+                                match check_place(*partition, wanted, span) {
+                                    Ok(()) => Ok((*partition, *offset, committed)),
+                                    Err(error) => {
+                                        Err(Refused { error, committed: committed.map(|committed| (*partition, committed)) })
+                                    }
+                                }
                             })
                         })
                         .collect();
                     asking.into_iter().try_for_each(|asked| match asked.join() {
                         Ok(answer) => answer.map(|resolved| checked.push(resolved)),
-                        Err(_) => Err(LogError::Fatal("a call to the Kafka library panicked".to_owned())),
+                        Err(_) => Err(LogError::Fatal("a call to the Kafka library panicked".to_owned()).into()),
                     })
                 })?;
             }
@@ -346,12 +388,14 @@ impl Consumer for KafkaConsumer {
     async fn next(&mut self) -> Result<ConsumerEvent, LogError> {
         let native = self.native()?;
         loop {
+            if let Some(gap) = self.next_gap() {
+                return Err(gap);
+            }
             if let Some(error) = self.failure.clone() {
-                let judged = self.judge(error).await;
+                let found = self.judge(error).await?;
                 self.failure = None;
-                if let Some(error) = judged {
-                    return Err(error);
-                }
+                self.gaps.extend(found);
+                continue;
             }
             let mut records: Vec<LogRecord> = Vec::new();
             let mut bytes = 0;
@@ -385,6 +429,13 @@ impl Consumer for KafkaConsumer {
                 }
                 polled = stream.next().now_or_never().flatten();
             }
+            for of_one in records.chunk_by(|one, next| one.source == next.source) {
+                if let Some(last) = of_one.last()
+                    && let Some(held) = self.held.get_mut(&last.source)
+                {
+                    held.next_offset = Some(last.offset + 1);
+                }
+            }
             if !records.is_empty() {
                 return Ok(ConsumerEvent::Records(records));
             }
@@ -393,7 +444,16 @@ impl Consumer for KafkaConsumer {
 
     async fn assign(&mut self, starts: &[(TopicPartition, Start)]) -> Result<(), LogError> {
         let native = self.native()?;
-        let resolved = self.resolve(starts).await?;
+        for (partition, _) in starts {
+            self.refused.remove(partition);
+        }
+        let resolved = match self.resolve(starts).await {
+            Ok(resolved) => resolved,
+            Err(Refused { error, committed }) => {
+                self.refused.extend(committed);
+                return Err(error);
+            }
+        };
         let moved: Vec<TopicPartition> = starts.iter().map(|(p, _)| *p).filter(|p| self.held.contains_key(p)).collect();
         let (mut list, mut moving) = (TopicPartitionList::new(), TopicPartitionList::new());
         for (partition, offset, _) in &resolved {
@@ -428,8 +488,9 @@ impl Consumer for KafkaConsumer {
             });
         }
         self.epochs += 1;
-        for (partition, _, committed) in resolved {
-            self.held.insert(partition, Held { epoch: self.epochs, lost: false, committed });
+        for (partition, offset, committed) in resolved {
+            let next_offset = if let Offset::Offset(next) = offset { Some(next) } else { None };
+            self.held.insert(partition, Held { epoch: self.epochs, lost: false, next_offset, committed });
         }
         Ok(())
     }
@@ -442,6 +503,9 @@ impl Consumer for KafkaConsumer {
         Self::answered(&native);
         for partition in &held {
             self.held.remove(partition);
+        }
+        for partition in partitions {
+            self.refused.remove(partition);
         }
         Ok(())
     }
@@ -463,7 +527,7 @@ impl Consumer for KafkaConsumer {
     }
 
     fn committed(&self, partition: TopicPartition) -> Option<&Committed> {
-        self.held.get(&partition)?.committed.as_ref()
+        self.refused.get(&partition).or_else(|| self.held.get(&partition)?.committed.as_ref())
     }
 
     async fn commit(&mut self, commits: &[Commit]) -> Result<(), LogError> {

@@ -161,17 +161,22 @@ impl Shared {
 
     /// Whether reading may start at `wanted`. Blocks.
     fn check_start(&self, partition: TopicPartition, wanted: i64) -> Result<(i64, i64), LogError> {
-        let (log_start, end) = self.watermarks(partition)?;
-        if wanted < log_start {
-            return Err(LogError::BelowLogStart { source_partition: partition, wanted, log_start });
-        }
-        if wanted > end {
-            return Err(LogError::Fatal(format!(
-                "{partition} ends at offset {end}, but {wanted} is wanted: the log was replaced or has lost its end; restore it, or rebuild"
-            )));
-        }
-        Ok((log_start, end))
+        let span = self.watermarks(partition)?;
+        check_place(partition, wanted, span).map(|()| span)
     }
+}
+
+/// Whether reading may start at `wanted` of a partition with this start and end.
+fn check_place(partition: TopicPartition, wanted: i64, (log_start, end): (i64, i64)) -> Result<(), LogError> {
+    if wanted < log_start {
+        return Err(LogError::BelowLogStart { source_partition: partition, wanted, log_start });
+    }
+    if wanted > end {
+        return Err(LogError::Fatal(format!(
+            "{partition} ends at offset {end}, but {wanted} is wanted: the log was replaced or has lost its end; restore it, or rebuild"
+        )));
+    }
+    Ok(())
 }
 
 #[async_trait]

@@ -220,6 +220,9 @@ impl Consumer for SqlConsumer {
                 Start::Offset(offset) => offset,
             };
             if wanted < span.start {
+                if let Some(reading) = self.readings.get_mut(&partition) {
+                    reading.committed = committed;
+                }
                 return Err(LogError::BelowLogStart { source_partition: partition, wanted, log_start: span.start });
             }
             if wanted > span.end {
