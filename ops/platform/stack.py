@@ -25,7 +25,7 @@ NOBODY = 65534
 # what each service listens on, inside
 PORTS = {
     "kafka": [9092, 9093], "postgres": [5432], "registry": [8080], "ingest": [7700, 7710], "augment-worker": [7711],
-    "writer": [7702, 7712], "prometheus": [9090], "grafana": [3000], "topics": [], "migrate": [],
+    "writer": [7702, 7712], "archiver": [7713], "prometheus": [9090], "grafana": [3000], "topics": [], "migrate": [],
 }
 
 
@@ -48,10 +48,10 @@ def get(url, data=None, key=None, timeout=20):
 class Stack:
     """The services of the file, and what was started of them."""
 
-    def __init__(self, compose, binaries, registry, settings=None, rules=None):
-        """`settings` are variables that the file is read with; `rules` changes the text of a rule file."""
+    def __init__(self, compose, binaries, registry, settings=None, rules=None, profiles=()):
+        """`settings` are variables that the file is read with; `rules` changes the text of a rule file; services of `profiles` run, too."""
         env = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME")} | (settings or {})
-        read = subprocess.run([compose, "config", "--format", "json"], capture_output=True, text=True, check=False, env=env)
+        read = subprocess.run([compose, *(f"--profile={p}" for p in profiles), "config", "--format", "json"], capture_output=True, text=True, check=False, env=env)
         if read.returncode:
             raise SystemExit(f"docker compose config: {read.stderr}")
         self.file = json.loads(read.stdout)
@@ -94,7 +94,8 @@ class Stack:
 
         text = re.sub(r"\b(kafka|postgres|registry|writer|ingest|prometheus):(\d+)", host, text)
         text = re.sub(r"\b(0\.0\.0\.0|127\.0\.0\.1):(\d+)", own, text)
-        for target, here in self.mounts(name, number).items():
+        # the longer path first, where one begins like another
+        for target, here in sorted(self.mounts(name, number).items(), reverse=True):
             text = text.replace(target, str(here))
         return text
 
@@ -111,7 +112,8 @@ class Stack:
             if volume["type"] == "bind":
                 places[volume["target"]] = Path(volume["source"])
             else:
-                here = self.dir / f"volume-{volume['source']}-{number}"
+                # one for all who mount it, as Compose has it
+                here = self.dir / f"volume-{volume['source']}"
                 here.mkdir(exist_ok=True)
                 places[volume["target"]] = here
         return places
@@ -164,7 +166,7 @@ class Stack:
         properties |= {"log.segment.bytes": "67108864", "log.cleaner.dedupe.buffer.size": "8388608", "log.cleaner.threads": "1", "offsets.topic.num.partitions": "4"}
         file = self.dir / "server.properties"
         file.write_text("".join(f"{k}={v}\n" for k, v in properties.items()))
-        if not list((self.dir / "volume-kafka-0").iterdir()):
+        if not list((self.dir / "volume-kafka").iterdir()):
             subprocess.run([*java, "kafka.tools.StorageTool", "format", "-t", env["CLUSTER_ID"], "-c", str(file)], check=True, capture_output=True)
         self.kafka_java = java
         return [*java, "kafka.Kafka", str(file)]
@@ -196,7 +198,8 @@ class Stack:
         for job in config["scrape_configs"]:
             targets = []
             for found in job.pop("dns_sd_configs"):
-                for name in found["names"]:
+                # one of a profile that does not run is not found
+                for name in filter(self.expected.__contains__, found["names"]):
                     targets += [f"127.0.0.1:{self.ports[name, n, found['port']]}" for n in range(self.expected[name])]
             job["static_configs"] = [{"targets": targets}]
         # a test waits for it

@@ -30,9 +30,21 @@
 {{- if gt (int $v.worker.autoscaling.minReplicas) (int (include "memori.ceiling" .)) }}{{ fail (printf "worker.autoscaling.minReplicas is %d, above its ceiling of %s" (int $v.worker.autoscaling.minReplicas) (include "memori.ceiling" .)) }}{{ end -}}
 {{- if and $v.worker.autoscaling.businessHours.enabled (gt (int $v.worker.autoscaling.businessHours.replicas) (int (include "memori.ceiling" .))) }}{{ fail (printf "worker.autoscaling.businessHours.replicas is %d, above the ceiling of %s" (int $v.worker.autoscaling.businessHours.replicas) (include "memori.ceiling" .)) }}{{ end -}}
 {{- else if gt (int $v.worker.replicas) (int $v.kafka.partitions) }}{{ fail (printf "worker.replicas is %d, and there are %d partitions: more workers than partitions have nothing to do" (int $v.worker.replicas) (int $v.kafka.partitions)) }}{{ end -}}
+{{- if and $v.replays.enabled (gt (int $v.replays.replicas) (int $v.kafka.partitions)) }}{{ fail (printf "replays.replicas is %d, and there are %d partitions: more workers than partitions have nothing to do" (int $v.replays.replicas) (int $v.kafka.partitions)) }}{{ end -}}
+{{- if $v.archiver.enabled -}}
+{{- if and $v.archiver.url $v.archiver.volume.existingClaim }}{{ fail "archiver.url and archiver.volume.existingClaim are both given: keep one" }}{{ end -}}
+{{- if and $v.archiver.existingSecret.env (not $v.archiver.existingSecret.name) }}{{ fail "archiver.existingSecret.env is given: name the Secret in archiver.existingSecret.name" }}{{ end -}}
+{{- if and (not $v.archiver.url) (ne $v.archiver.volume.accessMode "ReadWriteMany") (gt (int $v.archiver.replicas) 1) }}{{ fail (printf "archiver.replicas is %d, and its volume is one machine's: archiver.volume.accessMode ReadWriteMany, or one" (int $v.archiver.replicas)) }}{{ end -}}
+{{- if gt (int $v.archiver.replicas) (int $v.kafka.partitions) }}{{ fail (printf "archiver.replicas is %d, and there are %d partitions: more archivers than partitions have nothing to do" (int $v.archiver.replicas) (int $v.kafka.partitions)) }}{{ end -}}
+{{- end -}}
 {{- if gt (int $v.writer.replicas) (int $v.kafka.partitions) }}{{ fail (printf "writer.replicas is %d, and there are %d partitions: more writers than partitions have nothing to write" (int $v.writer.replicas) (int $v.kafka.partitions)) }}{{ end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.host) }}{{ fail "ingress is enabled: give ingress.host" }}{{ end -}}
 {{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) }}{{ fail "httpRoute is enabled: give httpRoute.parentRefs" }}{{ end -}}
+{{- end -}}
+
+{{/* As many processes as may ask the model at a time. */}}
+{{- define "memori.extractors" -}}
+{{- add (ternary (include "memori.ceiling" .) .Values.worker.replicas .Values.worker.autoscaling.enabled | int) (ternary .Values.replays.replicas 0 .Values.replays.enabled | int) -}}
 {{- end -}}
 
 {{/* As many workers as may run. */}}
@@ -46,6 +58,14 @@
 {{- $unit := dict "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
 {{- $number := regexFind "^[0-9]+" $size | int64 -}}
 {{- div (mul $number (int64 (get $unit (regexFind "[A-Z]i$" $size))) 4) 5 -}}
+{{- end -}}
+
+{{/* What runs for good. */}}
+{{- define "memori.components" -}}
+{{- $all := list "ingest" "augment-worker" "writer" -}}
+{{- if .Values.replays.enabled }}{{ $all = append $all "replay-worker" }}{{ end -}}
+{{- if .Values.archiver.enabled }}{{ $all = append $all "archiver" }}{{ end -}}
+{{ toJson $all }}
 {{- end -}}
 
 {{- define "memori.selector" -}}
@@ -151,6 +171,28 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
+{{/* Whether the archive's folder is a volume that this one mounts: "write", "read", or nothing. {root, archiver} */}}
+{{- define "memori.archiveVolume" -}}
+{{- with .root.Values.archiver -}}
+{{- if and .enabled (not .url) -}}
+{{- if $.archiver }}write{{ else if eq .volume.accessMode "ReadWriteMany" }}read{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* {root, archiver}: where the archive is, for whoever can reach it */}}
+{{- define "memori.archiveEnv" -}}
+{{- $volume := include "memori.archiveVolume" . -}}
+{{- with .root.Values.archiver -}}
+{{- if and .enabled (or .url $volume) }}
+- {name: MEMORI__ARCHIVE__URL, value: {{ default "/var/lib/memori-archive" .url | quote }}}
+{{- range $name, $key := .existingSecret.env }}
+- {name: {{ $name }}, valueFrom: {secretKeyRef: {name: {{ $.root.Values.archiver.existingSecret.name | quote }}, key: {{ $key | quote }}}}}
+{{- end }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* {root, admin, own}: of every process */}}
 {{- define "memori.commonEnv" -}}
 {{- with .root.Values }}
@@ -192,6 +234,9 @@ capabilities: {drop: [ALL]}
 {{- if .root.Values.kafka.caSecret.name }}
 - {name: kafka-ca, mountPath: /etc/memori/kafka-ca, readOnly: true}
 {{- end }}
+{{- with include "memori.archiveVolume" . }}
+- {name: archive, mountPath: /var/lib/memori-archive, readOnly: {{ eq . "read" }}}
+{{- end }}
 {{- end -}}
 
 {{- define "memori.volumes" -}}
@@ -214,6 +259,10 @@ capabilities: {drop: [ALL]}
 - name: kafka-ca
   secret: {secretName: {{ .name | quote }}}
 {{- end }}
+{{- end }}
+{{- with include "memori.archiveVolume" . }}
+- name: archive
+  persistentVolumeClaim: {claimName: {{ default (printf "%s-archive" (include "memori.fullname" $.root)) $.root.Values.archiver.volume.existingClaim | quote }}, readOnly: {{ eq . "read" }}}
 {{- end }}
 {{- end -}}
 
