@@ -1,5 +1,5 @@
 //! Quotas at the front door: what is taken is what a tenant may, on one front door and on three together; each kind refuses with 429 and
-//! says when to come again; and a key is rotated while it is used, with no request refused.
+//! says when to come again, and none refuses a call to a model; and a key is rotated while it is used, with no request refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,6 +10,7 @@ use memori_tests::administration::{Operator, until_status};
 use memori_tests::client::{Api, metric};
 use memori_tests::distributed::Distributed;
 use memori_tests::embedded::Embedded;
+use memori_tests::provider::Provider;
 use memori_tests::servers::Servers;
 use memori_tests::storm::tell;
 use reqwest::{Method, StatusCode};
@@ -222,5 +223,143 @@ async fn a_key_is_rotated_under_load_and_no_request_is_refused() -> anyhow::Resu
     ensure!(shown["state"] == "expired" && shown["replaced_by"].is_string() && shown["last_used_at"].is_string(), "{shown}");
     let again = operator.api().post(&format!("/v1/admin/tenants/acme/keys/{}/rotate", first.id), &json!({})).await?;
     ensure!(again.status == StatusCode::CONFLICT, "{}: {}", again.status, again.body);
+    Ok(())
+}
+
+/// A refusal as its caller sees it: the problem, and the seconds after which to come again.
+async fn refusal(api: &Api, body: &Value) -> anyhow::Result<(Value, u64)> {
+    let answer = api.request(Method::POST, "/v1/events").json(body).send().await?;
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let text = answer.text().await?;
+    ensure!(status == StatusCode::TOO_MANY_REQUESTS, "{status}: {text}");
+    ensure!(headers[reqwest::header::CONTENT_TYPE] == "application/problem+json", "{headers:?}");
+    let seconds = headers.get(reqwest::header::RETRY_AFTER).context("no Retry-After")?.to_str()?.parse()?;
+    let problem: Value = serde_json::from_str(&text)?;
+    ensure!(problem["status"] == 429 && problem["title"].is_string(), "{problem}");
+    Ok((problem, seconds))
+}
+
+/// The day's tokens are used up: events are refused until the day ends, what was accepted before is extracted all the same, and recalls
+/// go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn used_up_tokens_refuse_events_and_no_call_to_a_model() -> anyhow::Result<()> {
+    const WAITING: usize = 4;
+    let provider = Provider::start().await?;
+    let base_url = provider.base_url();
+    let extractor = [
+        ("MEMORI__EXTRACTOR__KIND", "llm"),
+        ("MEMORI__EXTRACTOR__BASE_URL", &base_url),
+        ("MEMORI__EXTRACTOR__MODEL", "double-1"),
+        ("MEMORI__EXTRACTOR__API_KEY", "sk-of-the-double"),
+        // One call after another, each of one event.
+        ("MEMORI__EXTRACTOR__MAX_CONCURRENCY", "1"),
+        ("MEMORI__WORKER__WINDOW_EVENTS", "1"),
+        ("MEMORI__EMBEDDING__KIND", "none"),
+    ];
+    let shape = Embedded::start(&[IN_FILE.to_owned()], &[&QUICK[..], &extractor[..]].concat())?;
+    let operator = Operator::at(&shape.process.api());
+    operator.tenant("acme").await?;
+    let acme = operator.with(&operator.key("acme", &["events", "recall"], &json!({})).await?.key);
+    let said = |n: usize| json!({"event_id": format!("e{n}"), "entity_id": format!("person-{n}"), "messages": [{"role": "user", "content": format!("I own {n} cats.")}]});
+    ensure!(acme.post("/v1/events", &said(0)).await?.status == StatusCode::ACCEPTED);
+    acme.wait_final(&["e0".to_owned()], Duration::from_secs(60)).await?;
+
+    // Accepted while there was no bound, and waiting for a slow model.
+    provider.take_time(Duration::from_millis(1_500));
+    let waiting: Vec<String> = (1..=WAITING).map(|n| format!("e{n}")).collect();
+    for n in 1..=WAITING {
+        ensure!(acme.post("/v1/events", &said(n)).await?.status == StatusCode::ACCEPTED);
+    }
+    operator.quotas("acme", &json!({"llm_tokens_per_day": 1})).await?;
+    // A refused event is not kept, so that the same may be asked again and again.
+    until_status(&acme, Method::POST, "/v1/events", Some(&said(99)), StatusCode::TOO_MANY_REQUESTS).await?;
+    let refused_at = Instant::now();
+    let (problem, seconds) = refusal(&acme, &said(99)).await?;
+    ensure!(problem["detail"].as_str().is_some_and(|why| why.contains("tokens of this day")), "{problem}");
+    let day = 24 * 3_600;
+    let left = day - std::time::UNIX_EPOCH.elapsed()?.as_secs() % day;
+    // Nobody is told to wait for longer than an hour.
+    ensure!(
+        (left.min(3_600)..=(left + 60).min(3_600)).contains(&seconds),
+        "come again in {seconds} s, and the day has {left} s left"
+    );
+    ensure!(acme.post("/v1/recall", &json!({"entity_id": "person-0", "query": "cats"})).await?.status == StatusCode::OK);
+    let other = shape.api(IN_FILE);
+    ensure!(other.post("/v1/events", &event("e")).await?.status == StatusCode::ACCEPTED, "another tenant is refused");
+
+    acme.wait_final(&waiting, Duration::from_secs(120)).await?;
+    for n in 1..=WAITING {
+        ensure!(!acme.facts(&format!("person-{n}")).await?.is_empty(), "nothing is known of person-{n}");
+    }
+    let later =
+        provider.recorded().into_iter().filter(|call| call.at > refused_at && call.status == 200 && call.text().contains("cats"));
+    ensure!(later.count() >= 1, "the model was not asked after events were refused");
+    let metrics = Api::new(&shape.process.admin(), None).metrics().await?;
+    let counted = metric(&metrics, "memori_ingest_quota_refused_total", &["quota=\"llm_tokens_per_day\""]);
+    ensure!(counted.is_some_and(|refused| refused >= 2.0), "{counted:?}");
+    Ok(())
+}
+
+/// Kafka is away: a tenant keeps its share of the spool and no more, another one has the rest, and all that was accepted is applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_share_of_the_spool_leaves_the_rest_to_others() -> anyhow::Result<()> {
+    let servers = tokio::task::block_in_place(Servers::start)?;
+    let env = [&QUICK[..], &[("MEMORI__INGEST__SPOOL_MAX_BYTES", "262144")]].concat();
+    let shape = Distributed::start(&servers, &[IN_FILE.to_owned()], 1, &env).await?;
+    let operator = Operator::at(&shape.ingest.api());
+    operator.tenant("acme").await?;
+    let (acme, other) = (operator.with(&operator.key("acme", &["events", "recall"], &json!({})).await?.key), shape.api(IN_FILE));
+    operator.quotas("acme", &json!({"spool_percent": 10, "events_per_second": 0})).await?;
+    // A second quota tells when the first one is known.
+    until_status(&acme, Method::POST, "/v1/events", Some(&event("e")), StatusCode::TOO_MANY_REQUESTS).await?;
+    operator.quotas("acme", &json!({"spool_percent": 10})).await?;
+    until_status(&acme, Method::POST, "/v1/events", Some(&event("e")), StatusCode::ACCEPTED).await?;
+    let large = |id: &str| json!({"event_id": id, "entity_id": "e", "messages": [{"role": "user", "content": format!("I like tea. {}", "x".repeat(2_000))}]});
+    tokio::task::block_in_place(|| servers.kill9_kafka())?;
+
+    let mut accepted = Vec::new();
+    let refused = loop {
+        let id = format!("acme-{}", accepted.len());
+        let answer = acme.send(acme.request(Method::POST, "/v1/events").json(&large(&id))).await?;
+        if answer.status != StatusCode::ACCEPTED {
+            break answer;
+        }
+        ensure!(answer.body["durable_in"] == "spool", "{}", answer.body);
+        accepted.push(id);
+        ensure!(accepted.len() < 100, "a tenth of the spool takes all of it");
+    };
+    ensure!(
+        refused.status == StatusCode::TOO_MANY_REQUESTS && accepted.len() >= 5,
+        "{} after {}",
+        refused.status,
+        accepted.len()
+    );
+    let (problem, seconds) = refusal(&acme, &large("late")).await?;
+    ensure!(
+        problem["detail"].as_str().is_some_and(|why| why.contains("share of what can be kept")) && seconds == 2,
+        "{seconds}: {problem}"
+    );
+    // Twice as much as the other one's share, and there is room.
+    let more: Vec<String> = (0..accepted.len() * 2).map(|n| format!("other-{n}")).collect();
+    for id in &more {
+        let answer = other.send(other.request(Method::POST, "/v1/events").json(&large(id))).await?;
+        ensure!(
+            answer.status == StatusCode::ACCEPTED && answer.body["durable_in"] == "spool",
+            "{}: {}",
+            answer.status,
+            answer.body
+        );
+    }
+    ensure!(acme.post("/v1/recall", &json!({"entity_id": "e", "query": "tea"})).await?.status == StatusCode::OK);
+    let metrics = Api::new(&shape.ingest.admin(), None).metrics().await?;
+    let counted = metric(&metrics, "memori_ingest_quota_refused_total", &["quota=\"spool_share\""]);
+    ensure!(counted == Some(2.0), "{counted:?}");
+    ensure!(metric(&metrics, "memori_ingest_spool_full_total", &[]) == Some(0.0), "the spool was full");
+
+    tokio::task::block_in_place(|| servers.restart_kafka())?;
+    acme.wait_final(&accepted, Duration::from_secs(180)).await?;
+    other.wait_final(&more, Duration::from_secs(180)).await?;
+    let again = until_status(&acme, Method::POST, "/v1/events", Some(&large("late")), StatusCode::ACCEPTED).await?;
+    ensure!(again.body["durable_in"] == "log", "{}", again.body);
     Ok(())
 }
