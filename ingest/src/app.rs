@@ -1,7 +1,7 @@
 //! The router of the front door, used by the process of its own and by the embedded one.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
@@ -12,6 +12,7 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use http::{HeaderValue, Method, Uri, header};
 use memori_service::auth::{Binding, Principal};
+use memori_service::metrics_endpoint::bucket_of_seconds;
 use memori_service::problem::{Answer, Problem};
 use memori_service::trace_context;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -216,8 +217,32 @@ async fn observe(path: Option<MatchedPath>, request: Request, next: Next) -> Res
     }
     let response = next.run(request).instrument(span.clone()).await;
     span.record("status", response.status().as_u16());
-    metrics::answered(&route, &method, response.status(), started.elapsed());
+    let took = started.elapsed();
+    metrics::answered(&route, &method, response.status(), took);
+    if took >= SLOW && !WAITS.contains(&route.as_str()) && may_tell_of_another() {
+        let seconds = took.as_secs_f64();
+        // What an exemplar would be: the bucket of the histogram, and the trace.
+        span.in_scope(|| tracing::info!(seconds, bucket = bucket_of_seconds(seconds), "a slow request"));
+    }
     response
+}
+
+/// A request that takes so long is told of. It is a bound of the histogram's buckets.
+const SLOW: Duration = Duration::from_secs(1);
+/// Routes that take as long as their caller asks.
+const WAITS: [&str; 1] = ["/v1/events/wait"];
+/// Between two lines about slow requests: when all are slow, some say so.
+const BETWEEN_SLOW: Duration = Duration::from_millis(100);
+
+fn may_tell_of_another() -> bool {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let now = Instant::now();
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let may = last.is_none_or(|last| now.duration_since(last) >= BETWEEN_SLOW);
+    if may {
+        *last = Some(now);
+    }
+    may
 }
 
 /// What every guarded handler gets of its caller.

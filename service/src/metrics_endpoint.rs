@@ -14,6 +14,12 @@ const BYTES_BUCKETS: [f64; 8] = [256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 26
 /// Buckets of every `_texts` histogram.
 const TEXTS_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
+/// The bucket of a `_seconds` histogram that a value is counted in first, as `le` names it.
+#[must_use]
+pub fn bucket_of_seconds(seconds: f64) -> String {
+    SECONDS_BUCKETS.iter().find(|bound| seconds <= **bound).map_or_else(|| "+Inf".to_owned(), ToString::to_string)
+}
+
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Installs the process-wide recorder once, and gives its handle. A second call gives the first one's handle.

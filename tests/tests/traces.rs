@@ -1,5 +1,6 @@
 //! Traces: one trace from the request through the log to the worker, linked by the flush that wrote its event; sent to a collector
-//! where there is one, carried on the log where there is none; a collector that is away costs nothing but spans.
+//! where there is one, carried on the log where there is none; a collector that is away costs nothing but spans. A line of a process's own
+//! log names trace and span.
 
 use std::net::TcpListener as BlackHole;
 use std::sync::Arc;
@@ -149,8 +150,45 @@ async fn follow(api: &Api, collector: &Collector, services: [&str; 3]) -> anyhow
 async fn one_trace_from_the_request_to_the_flush_across_processes() -> anyhow::Result<()> {
     let collector = Collector::start().await?;
     let servers = tokio::task::block_in_place(Servers::shared)?;
-    let shape = Distributed::start(servers, &[TENANT.to_owned()], 1, &collector.env()).await?;
-    follow(&shape.api(TENANT), &collector, ["memori-ingest", "memori-augment-worker", "memori-writer"]).await
+    let mut env = collector.env().to_vec();
+    env.push(("MEMORI__LOG__FORMAT", "json"));
+    let shape = Distributed::start(servers, &[TENANT.to_owned()], 1, &env).await?;
+    let api = shape.api(TENANT);
+    follow(&api, &collector, ["memori-ingest", "memori-augment-worker", "memori-writer"]).await?;
+    a_slow_request_is_told_with_its_trace(&shape, &api, &collector).await
+}
+
+/// While the writer sleeps a recall waits for it: the log's line says which trace that was, and in which bucket it was counted.
+async fn a_slow_request_is_told_with_its_trace(shape: &Distributed<'_>, api: &Api, collector: &Collector) -> anyhow::Result<()> {
+    const SLOW_TRACE: &str = "5b8efff798038103d269b633813fc60c";
+    shape.writer.freeze(true)?;
+    let asked = tokio::spawn({
+        let body = json!({"entity_id": "user-1", "query": "Where?"});
+        let request = api.request(Method::POST, "/v1/recall").header("traceparent", format!("00-{SLOW_TRACE}-{CALLER}-01"));
+        async move { request.json(&body).send().await }
+    });
+    // As long as is slow.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    shape.writer.freeze(false)?;
+    asked.await??;
+    let request =
+        collector.until("the slow request", |all| all.iter().find(|seen| seen.is("request", SLOW_TRACE)).cloned()).await?;
+    let log = shape.ingest.log_text();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let told: Vec<_> = lines.filter(|line| line["fields"]["message"] == "a slow request").collect();
+    let [line] = &told[..] else { anyhow::bail!("one line, not {told:?}") };
+    ensure!(
+        (line["trace_id"].as_str(), line["span_id"].as_str()) == (Some(SLOW_TRACE), Some(&*hex::encode(&request.span.span_id))),
+        "{line}"
+    );
+    ensure!(line["span"]["route"] == "/v1/recall" && line["fields"]["seconds"].as_f64() >= Some(1.0), "{line}");
+    let bucket = line["fields"]["bucket"].as_str().context("a bucket")?;
+    let (route, le) = ("route=\"/v1/recall\"", format!("le=\"{bucket}\""));
+    let scraped = reqwest::get(format!("{}/metrics", shape.ingest.admin())).await?.text().await?;
+    let mut buckets = scraped.lines().filter(|line| line.starts_with("memori_ingest_request_duration_seconds_bucket"));
+    let counted = buckets.any(|line| line.contains(route) && line.contains(&le) && line.ends_with(" 1"));
+    ensure!(counted, "it is not counted in {le}: {scraped}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
