@@ -20,15 +20,19 @@ const LAG_SECONDS: &str = "memori_archive_lag_seconds";
 
 /// Says what they mean.
 pub fn describe() {
-    describe_counter!(RECORDS, "records whose place in the archive is committed, by topic");
+    describe_counter!(RECORDS, "records whose place in the archive is committed; labels: topic");
     describe_counter!(BYTES, Unit::Bytes, "bytes of data files that a manifest names");
     describe_counter!(FILES, "data files that a manifest names");
     describe_counter!(MANIFESTS, "manifests that were put");
     describe_counter!(REWRITTEN, "data files that were written again without what was erased");
     describe_counter!(RETRIES, "flushes that failed and were tried again");
     describe_counter!(FENCED, "partitions of which another archiver had written the next range");
-    describe_gauge!(LAG_RECORDS, "records that are not in the archive yet, by topic and partition");
-    describe_gauge!(LAG_SECONDS, Unit::Seconds, "age of the first of them, by topic and partition");
+    describe_gauge!(LAG_RECORDS, "records that are not in the archive yet; labels: topic, partition");
+    describe_gauge!(
+        LAG_SECONDS,
+        Unit::Seconds,
+        "age of the first record that is not in the archive yet; labels: topic, partition"
+    );
     for name in [BYTES, FILES, MANIFESTS, REWRITTEN, RETRIES, FENCED] {
         counter!(name).absolute(0);
     }

@@ -113,32 +113,46 @@ const RETRY_REASONS: [&str; 10] = [
     "dead_letter_burst",
 ];
 
+/// The worker of the live lanes runs here: its absence is an alert, which a process for replays alone must not silence.
+pub(crate) fn begins() {
+    gauge!(PAUSED).set(0.0);
+}
+
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub fn describe() {
     describe_gauge!(IN_FLIGHT, "events being worked on");
     describe_gauge!(HELD_EVENTS, "events read and not yet done");
     describe_gauge!(HELD_BYTES, Unit::Bytes, "bytes of events read and not yet done");
     describe_gauge!(PAUSED, "1 while the budget is full and reading pauses");
-    describe_counter!(EXTRACTED, "events whose facts are in the log");
-    describe_counter!(FACTS, "facts in the log");
-    describe_counter!(DEAD_LETTERED, "records given up");
-    describe_counter!(RETRIES, "attempts that are repeated");
-    describe_histogram!(EXTRACTION_SECONDS, Unit::Seconds, "duration of one call to the extractor");
-    describe_counter!(EXTRACTIONS, "calls to the extractor, repeated ones included");
-    describe_counter!(WINDOWS_APART, "windows that failed for good and were worked on event by event");
-    describe_counter!(OUTCOMES_SPLIT, "outcomes of windows that did not fit one record and were split by event");
-    describe_gauge!(LAG_EVENTS, "events in the log that are not yet done");
-    describe_gauge!(LAG_SECONDS, Unit::Seconds, "age of the oldest event in the log that is not yet done");
-    describe_counter!(REBALANCES, "changes of the assignment");
+    describe_counter!(EXTRACTED, "events whose facts are in the log; labels: lane");
+    describe_counter!(FACTS, "facts in the log; labels: kind");
+    describe_counter!(DEAD_LETTERED, "records given up; labels: class");
+    describe_counter!(RETRIES, "attempts that are repeated; labels: reason");
+    describe_histogram!(EXTRACTION_SECONDS, Unit::Seconds, "one call to the extractor; labels: lane");
+    describe_counter!(
+        EXTRACTIONS,
+        "calls to the extractor, repeated ones included; beside `…_events_extracted_total` it shows what windows save; labels: lane"
+    );
+    describe_counter!(WINDOWS_APART, "windows that failed for good, and were worked on event by event; labels: class");
+    describe_counter!(OUTCOMES_SPLIT, "outcomes of windows that did not fit one record");
+    describe_gauge!(LAG_EVENTS, "events in the log that are not yet done; labels: lane");
+    describe_gauge!(LAG_SECONDS, Unit::Seconds, "age of the oldest event in the log that is not yet done; labels: lane");
+    describe_counter!(REBALANCES, "changes of the assignment; labels: change");
     describe_counter!(DROPPED, "work dropped because its partition had gone");
-    describe_counter!(SKIPPED, "events that came again and had been done before");
-    describe_gauge!(DEFERRED, "events read past because their tenant holds its share of a full budget");
+    describe_counter!(
+        SKIPPED,
+        "events that came again after a restart or a rebalance, had been done before it, and were not worked on again"
+    );
+    describe_gauge!(DEFERRED, "events put off now: read past, because their tenant holds its share of a full budget");
     describe_counter!(PUT_OFF, "events that were put off");
     describe_counter!(REREAD, "events that were put off and have been read again");
-    describe_counter!(STALLS, "work that stood still for too long");
+    describe_counter!(STALLS, "work that stood still for `worker.stall_after_ms`: the worker ends, to be started again");
     describe_gauge!(HALTED, "partitions that stand still until someone acts");
-    describe_counter!(VECTORS, "vectors made");
-    describe_counter!(VECTORS_LEFT_OUT, "texts that stay without a vector");
+    describe_counter!(VECTORS, "vectors made, of `fact` or `message`; labels: of");
+    describe_counter!(
+        VECTORS_LEFT_OUT,
+        "texts that stay without a vector: `no_model`, `unavailable`, `refused`, `too_large`; labels: cause"
+    );
     describe_counter!(LOG_FAILURES, "failures to read the log or to commit");
     for lane in Lane::ALL {
         counter!(EXTRACTED, "lane" => lane.as_str()).increment(0);
@@ -180,7 +194,6 @@ pub fn describe() {
     gauge!(DEFERRED).set(0.0);
     gauge!(HALTED).set(0.0);
     gauge!(IN_FLIGHT).set(0.0);
-    gauge!(PAUSED).set(0.0);
     crate::llm::metrics::describe();
 }
 

@@ -201,6 +201,7 @@ pub async fn run(
     let observer: Arc<dyn Observer> = if config.scope.is_replay() {
         Arc::new(metrics::OfReplay::default())
     } else {
+        metrics::begins();
         Arc::new(Metrics::telling(config.levels, config.health))
     };
     let working = run_keyed(log, keyed, Arc::new(handler), observer, shutdown);

@@ -80,11 +80,14 @@ impl Cause {
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub fn describe() {
     describe_gauge!(AVAILABLE, "1 where texts become vectors, 0 where recall goes by words alone");
-    describe_counter!(TEXTS, "texts that became vectors");
-    describe_histogram!(BATCH_TEXTS, "texts embedded together");
-    describe_histogram!(SECONDS, Unit::Seconds, "from a call for vectors to its answer");
-    describe_counter!(FAILURES, "calls for vectors that failed");
-    describe_counter!(RETRIES, "requests for vectors that are repeated");
+    describe_counter!(TEXTS, "texts that became vectors, by what made them: `local`, `endpoint`; labels: kind");
+    describe_histogram!(BATCH_TEXTS, "texts embedded together; labels: kind");
+    describe_histogram!(SECONDS, Unit::Seconds, "from a call for vectors to its answer; labels: kind");
+    describe_counter!(
+        FAILURES,
+        "calls for vectors that failed: `timeout`, `connection`, `rate_limited`, `unavailable`, `refused`, `invalid`, `model`; labels: kind, cause"
+    );
+    describe_counter!(RETRIES, "requests to an endpoint that are repeated; labels: cause");
     for kind in Kind::ALL {
         counter!(TEXTS, "kind" => kind.as_str()).increment(0);
         for cause in Cause::ALL {

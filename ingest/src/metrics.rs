@@ -105,60 +105,86 @@ const LOOKUP_RESULTS: [&str; 4] = ["found", "unknown", "unanswered", "remembered
 
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub fn describe() {
-    describe_counter!(ACCEPTED, "events accepted, by where they became durable");
-    describe_counter!(DUPLICATES, "requests for events that were accepted before");
-    describe_counter!(REJECTED, "events refused, by reason");
-    describe_counter!(CONTEXT_BLOCKS_REMOVED, "injected memory blocks removed from messages");
-    describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "time to the head of the answer");
+    describe_counter!(ACCEPTED, "events accepted, by where they became durable: `log`, `spool`; labels: durable_in");
+    describe_counter!(DUPLICATES, "requests for events that had been accepted before");
+    describe_counter!(REJECTED, "events refused; labels: reason");
+    describe_counter!(CONTEXT_BLOCKS_REMOVED, "injected memory blocks taken out of messages");
+    describe_histogram!(
+        REQUEST_SECONDS,
+        Unit::Seconds,
+        "from the head of a request to the head of its answer; labels: route, method, class"
+    );
     describe_gauge!(REQUESTS_IN_FLIGHT, "requests being served");
     describe_gauge!(SPOOL_EVENTS, "events in the spool that are not yet in the log");
     describe_gauge!(SPOOL_BYTES, Unit::Bytes, "size of the spool on disk");
     describe_counter!(SPOOL_FULL, "events refused because the spool was full");
     describe_counter!(SPOOL_FAILED, "events that the spool could not write");
     describe_counter!(SPOOL_DELIVERED, "spooled events that reached the log");
-    describe_counter!(SPOOL_SET_ASIDE, "spooled events that the log refuses for good, set aside on disk");
+    describe_counter!(SPOOL_SET_ASIDE, "spooled events that the log refuses for good; they are kept beside it");
     describe_counter!(SPOOL_TORN_BYTES, Unit::Bytes, "bytes that were no whole record when the spool was opened");
     describe_counter!(UNCONFIRMED, "events that the log did not confirm in time");
-    describe_counter!(LOOKUPS, "look-ups of event ids at the writer, by result");
+    describe_counter!(LOOKUPS, "look-ups of event ids at the writer; labels: result");
     describe_gauge!(RECENT_EVENTS, "events that the door remembers");
-    describe_counter!(CONTROLS, "deletions put on the log, by kind");
-    describe_counter!(FLUSHES, "flushes that waits asked for, by result");
+    describe_counter!(CONTROLS, "deletions put on the log; labels: kind");
+    describe_counter!(
+        FLUSHES,
+        "flushes that waits asked the worker for: `sent`, `failed`, `asked_before` (one that is under way covers the event), `too_many`; labels: result"
+    );
     for result in Flushed::ALL {
         counter!(FLUSHES, "result" => result.as_str()).increment(0);
     }
-    describe_gauge!(BACKFILLS, "imports that run here, or wait for their turn");
+    describe_gauge!(BACKFILLS, "imports of `/v1/admin/backfills` that run here, or wait for their turn");
     level(BACKFILLS, 0);
-    for (name, what) in
-        [(BACKFILL_EVENTS, "events that imports put on the log"), (BACKFILL_REJECTED, "parts of records that imports set aside")]
-    {
+    for (name, what) in [
+        (BACKFILL_EVENTS, "events that imports of `/v1/admin/backfills` put on the log"),
+        (BACKFILL_REJECTED, "parts of records that they set aside; the import's `rejected_sample` says why"),
+    ] {
         describe_counter!(name, what);
         counter!(name).increment(0);
     }
-    describe_counter!(REDRIVEN, "dead-lettered events put back, by the lane that they went to");
-    describe_counter!(REDRIVE_REFUSED, "dead letters that were not put back, by reason");
+    describe_counter!(REDRIVEN, "dead-lettered events put back, by the lane that they went to; labels: lane");
+    describe_counter!(
+        REDRIVE_REFUSED,
+        "dead letters that were not put back: `not_found`, `erased`, `applied`, `superseded`, `unreadable`, `sealed`, `other_log`, `not_in_log`, `under_way`, `not_taken`; labels: reason"
+    );
     for lane in memori_schemas::Lane::ALL {
         counter!(REDRIVEN, "lane" => lane.as_str()).increment(0);
     }
     for refusal in Refusal::ALL {
         counter!(REDRIVE_REFUSED, "reason" => refusal.as_str()).increment(0);
     }
-    describe_gauge!(QUOTA_USED, "share used of a quota that fills up, by the tenant that is nearest to its bound");
+    describe_gauge!(
+        QUOTA_USED,
+        "how much of a quota that fills up the tenant that is nearest to its bound has used, 1 being all, of those that called within a minute: `stored_facts`, `llm_tokens_per_day`; labels: quota"
+    );
     quotas_used([(Quota::StoredFacts, 0.0), (Quota::LlmTokensPerDay, 0.0)]);
-    describe_counter!(QUOTA_REFUSED, "events and queries refused because a tenant's quota was used up, by quota");
+    describe_counter!(
+        QUOTA_REFUSED,
+        "events and queries refused because a tenant's quota was used up: `events_per_second`, `recalls_per_second`, `stored_facts`, `llm_tokens_per_day`, `spool_share`; labels: quota"
+    );
     for quota in Quota::ALL {
         counter!(QUOTA_REFUSED, "quota" => quota.as_str()).increment(0);
     }
-    describe_counter!(KEYS_DENIED, "requests with a key of the key store that lets nobody in, by reason");
+    describe_counter!(
+        KEYS_DENIED,
+        "requests with a key of the key store that lets nobody in: `unknown`, `expired`, `revoked`, `tenant_suspended`; labels: reason"
+    );
     for denied in Denied::ALL {
         counter!(KEYS_DENIED, "reason" => denied.as_str()).increment(0);
     }
-    describe_counter!(KEY_LOOKUPS, "look-ups of keys at the key store, by result");
+    describe_counter!(
+        KEY_LOOKUPS,
+        "questions to the key store: `found`, `unknown`, `unanswered`; and `remembered`: a key was used beyond its age because nobody answered; labels: result"
+    );
     for result in LOOKUP_RESULTS {
         counter!(KEY_LOOKUPS, "result" => result).increment(0);
     }
     describe_gauge!(KEYS_REMEMBERED, "keys of the key store that the front door remembers");
     gauge!(KEYS_REMEMBERED).set(0.0);
-    describe_counter!(HOSTS_REFUSED, "requests refused because their Host was not this machine, where no keys are configured");
+    describe_counter!(
+        HOSTS_REFUSED,
+        "requests whose `Host` was not this machine, where no keys are configured: a page that rebinds its name, or a proxy that keeps the name it was called by"
+    );
     for durable_in in ["log", "spool"] {
         counter!(ACCEPTED, "durable_in" => durable_in).increment(0);
     }

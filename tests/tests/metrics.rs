@@ -65,6 +65,19 @@ fn check(what: &str, text: &str, workload: &Workload) -> anyhow::Result<()> {
             values.entry((name.to_owned(), label.to_owned())).or_default().insert(value.trim_end_matches('"').to_owned());
         }
     }
+    // What a metric's description names is what it has.
+    let mut described: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+        let (name, description) = line.split_once(' ').context("a description")?;
+        described
+            .insert(name, description.split_once("; labels: ").map_or_else(Vec::new, |(_, labels)| labels.split(", ").collect()));
+    }
+    for (name, label) in values.keys().filter(|(_, label)| label != "le") {
+        let family =
+            ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).filter(|f| described.contains_key(f));
+        let labels = described.get(family.unwrap_or(name)).with_context(|| format!("{what}: {name} is not described"))?;
+        ensure!(labels.contains(&label.as_str()), "{what}: {name} is described without its label {label}");
+    }
     let secret: Vec<String> = workload
         .accepted()
         .into_iter()

@@ -32,17 +32,41 @@ pub const WAKE_UPS_TOTAL: &str = "memori_writer_wake_ups_total";
 
 /// Describes the metrics of recall and reads. Once per process.
 pub fn describe_reads() {
-    describe_counter!(RECALLS_TOTAL, Unit::Count, "recalls answered, by route");
+    describe_counter!(
+        RECALLS_TOTAL,
+        Unit::Count,
+        "recalls answered: `single`, `batch`, `worker` (what the extractor asks in the embedded process); labels: route"
+    );
     describe_histogram!(RECALL_SECONDS, Unit::Seconds, "from a query to its answer");
-    describe_counter!(RECALL_CACHE_HITS_TOTAL, Unit::Count, "images found in the cache and still true, by part");
-    describe_counter!(RECALL_CACHE_MISSES_TOTAL, Unit::Count, "images that had to be read, by part");
+    describe_counter!(RECALL_CACHE_HITS_TOTAL, Unit::Count, "images found in the cache and still true; labels: part");
+    describe_counter!(RECALL_CACHE_MISSES_TOTAL, Unit::Count, "images that had to be read; labels: part");
     describe_gauge!(RECALL_CACHE_BYTES, Unit::Bytes, "bytes of the cached images");
-    describe_histogram!(RECALL_IMAGE_SECONDS, Unit::Seconds, "reading and indexing an image, by what it was made from");
-    describe_counter!(RECALL_PACKS_REFUSED_TOTAL, Unit::Count, "packed chunks that were not used, by reason");
-    describe_counter!(RECALL_RANKINGS_TOTAL, Unit::Count, "answers, by recipe and reason");
-    describe_counter!(RECALL_QUERY_VECTORS_TOTAL, Unit::Count, "vectors of queries, by result");
+    describe_histogram!(
+        RECALL_IMAGE_SECONDS,
+        Unit::Seconds,
+        "reading and indexing an image, by what it was made from: `rows`, `packs`, `changes`; labels: source"
+    );
+    describe_counter!(
+        RECALL_PACKS_REFUSED_TOTAL,
+        Unit::Count,
+        "packed chunks that were not used, so that the rows were read: `version` (another version wrote them), `checksum`, `malformed`; labels: reason"
+    );
+    describe_counter!(
+        RECALL_RANKINGS_TOTAL,
+        Unit::Count,
+        "answers by `vectors` or `lexical`, and why the latter: `no_model`, `timeout`, `no_vectors`, …; labels: recipe, reason"
+    );
+    describe_counter!(
+        RECALL_QUERY_VECTORS_TOTAL,
+        Unit::Count,
+        "vectors of queries: `cached`, `joined` (asked for by another query), `asked`; labels: result"
+    );
     describe_gauge!(WAITERS, Unit::Count, "requests that wait for a commit");
-    describe_counter!(WAKE_UPS_TOTAL, Unit::Count, "times that waiters were told to look, by cause");
+    describe_counter!(
+        WAKE_UPS_TOTAL,
+        Unit::Count,
+        "times that waiters were told to look: `notified` (a commit, of whichever writer), `reconnected`, `poll`; labels: cause"
+    );
     describe_counter!(WAITS_REFUSED_TOTAL, Unit::Count, "waits refused because too many wait already");
     counter!(WAITS_REFUSED_TOTAL).increment(0);
 }

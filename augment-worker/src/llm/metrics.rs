@@ -114,21 +114,36 @@ impl Repaired {
 
 /// Describes every metric once, and makes the counters that an alarm may ask for before they first count.
 pub(crate) fn describe() {
-    describe_counter!(CALLS, "calls to the model");
-    describe_histogram!(CALL_SECONDS, Unit::Seconds, "duration of one call to the model");
-    describe_counter!(TOKENS, "tokens read and written by the model");
-    describe_counter!(COST, "cost of calls in millionths of the configured currency");
-    describe_counter!(USAGE_TOKENS, "tokens of extractions and their repairs, by whose they are");
+    describe_counter!(
+        CALLS,
+        "calls to the model: `extract`, `repair` or `probe`; `answered`, or why not; labels: purpose, result"
+    );
+    describe_histogram!(CALL_SECONDS, Unit::Seconds, "one call to the model; labels: purpose");
+    describe_counter!(
+        TOKENS,
+        "tokens `in` and `out`, as the provider counted (`usage`) or `estimated` where it does not; labels: direction, source"
+    );
+    describe_counter!(COST, "what calls to the model cost by the configured prices, in millionths of the currency");
+    describe_counter!(
+        USAGE_TOKENS,
+        "tokens of extractions and their repairs, by whose they are. `tenant` is one that configuration names (below `extractor.tenants` or `worker.tenants`, the first 100 by name), else `other`; labels: lane, model, tenant, direction"
+    );
     describe_counter!(
         USAGE_COST,
-        "cost of extractions and their repairs in millionths of the configured currency, by whose they are"
+        "what extractions and their repairs cost, by whose they are, in millionths of the currency; labels: lane, model, tenant"
     );
-    describe_counter!(REPAIRS, "answers that could not be used and were asked for again");
-    describe_counter!(REFUSED, "items of answers that are not kept");
-    describe_counter!(IGNORED, "what items of answers said that was not taken over");
-    describe_counter!(STEPPED_DOWN, "requests made again in a form that the server understands");
-    describe_counter!(KNOWN, "requests for known facts");
-    describe_gauge!(USABLE, "1 while key, model, address and quota of the endpoint are in order");
+    describe_counter!(
+        REPAIRS,
+        "answers that could not be used: `mended` by the second call, `failed`, or `interrupted` by the provider; labels: outcome"
+    );
+    describe_counter!(REFUSED, "items of answers that are not kept; the others of the same answer are; labels: reason");
+    describe_counter!(
+        IGNORED,
+        "what items said that was not taken over: a `slot` outside the list, a `time` that is none, `evidence` that is no user's beside one that is; labels: field"
+    );
+    describe_counter!(STEPPED_DOWN, "requests that were made again without a part that the server does not know");
+    describe_counter!(KNOWN, "requests for what is known already: `used`, `empty`, `timeout`, `failed`; labels: outcome");
+    describe_gauge!(USABLE, "0 while an operator must act at one of the endpoints: key, model, address, quota");
     for outcome in Repaired::ALL {
         counter!(REPAIRS, "outcome" => outcome.as_str()).increment(0);
     }
@@ -141,12 +156,25 @@ pub(crate) fn describe() {
     for outcome in KnownOutcome::ALL {
         counter!(KNOWN, "outcome" => outcome.as_str()).increment(0);
     }
-    describe_gauge!(LIMIT, "calls that may be in flight now");
-    describe_gauge!(IN_USE, "calls in flight");
-    describe_gauge!(BREAKER, "0 while the endpoint is asked, 2 while it is not, 1 while a probe is under way");
-    describe_counter!(LIMITED, "calls that an endpoint refused because there are too many");
-    describe_counter!(FAILED_OVER, "calls that were made again at another endpoint");
-    describe_histogram!(WAIT_SECONDS, Unit::Seconds, "how long calls waited for their turn");
+    describe_gauge!(
+        LIMIT,
+        "calls that may be in flight now, by the endpoint's name in the configuration (its place in the list, from 0, where it has none); labels: endpoint"
+    );
+    describe_gauge!(IN_USE, "calls in flight; labels: endpoint");
+    describe_gauge!(
+        BREAKER,
+        "0 while an endpoint is asked, 2 while its breaker is open, 1 while a probe is under way; labels: endpoint"
+    );
+    describe_counter!(LIMITED, "calls that an endpoint refused because there are too many; labels: endpoint");
+    describe_counter!(
+        FAILED_OVER,
+        "calls that were made again at another endpoint because this one, which is named, was in trouble; labels: endpoint"
+    );
+    describe_histogram!(
+        WAIT_SECONDS,
+        Unit::Seconds,
+        "calls that waited for their turn, by what they waited for first: `limit`, `requests_per_minute`, `tokens_per_minute`, `retry_after`, `provider_said`, `breaker`; labels: for"
+    );
     counter!(COST).increment(0);
     counter!(STEPPED_DOWN).increment(0);
     gauge!(USABLE).set(1.0);

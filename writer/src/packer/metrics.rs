@@ -12,10 +12,16 @@ const NOTES_DROPPED: &str = "memori_writer_pack_notes_dropped_total";
 
 /// Describes every metric once.
 pub fn describe() {
-    describe_counter!(PACKS, "Entities that the packer looked at, by what came of it");
-    describe_histogram!(PACK_SECONDS, Unit::Seconds, "How long an entity's packs took to be read, made and stored");
-    describe_counter!(PACK_BYTES, Unit::Bytes, "Bytes of the packs that were stored");
-    describe_counter!(NOTES_DROPPED, "Flushes that the packer was too far behind to take note of");
+    describe_counter!(
+        PACKS,
+        "entities that the packer looked at: `packed`, `not_due`, `outrun` (something was removed meanwhile, or another packer was first), `failed`; labels: result"
+    );
+    describe_histogram!(PACK_SECONDS, Unit::Seconds, "how long an entity's packs took to be read, made and stored");
+    describe_counter!(PACK_BYTES, Unit::Bytes, "bytes of the packs that were stored");
+    describe_counter!(
+        NOTES_DROPPED,
+        "flushes that the packer was too far behind to take note of; those entities are packed later"
+    );
 }
 
 pub(super) fn packed(took: Duration, bytes: usize) {

@@ -39,32 +39,32 @@ const RECALLABLE: &str = "memori_accepted_to_recallable_seconds";
 
 /// Describes every metric once.
 pub fn describe() {
-    describe_counter!(RECORDS, "Records that were read from the log and flushed, by topic");
-    describe_histogram!(FLUSH_ROWS, "Records in a flush, by what closed its batch");
-    describe_histogram!(FLUSH_SECONDS, "How long a flush took, retries included, by what closed its batch");
-    describe_counter!(FLUSH_RETRIES, "Flushes that failed and were tried again, by what closed their batch");
-    describe_counter!(ROWS_WRITTEN, "Rows that were written to the store");
-    describe_counter!(APPLIED, "Events that became applied");
-    describe_counter!(DEAD_LETTERED, "Events that became dead-lettered, by class");
-    describe_counter!(ERASED, "Events that became erased");
-    describe_counter!(REFUSED, "Fact events that the writer refused and dead-lettered, by class");
-    describe_counter!(PASSED, "Records that the sink passed over because another owns their dead letter, by topic and class");
-    describe_counter!(FENCED, "Partitions at which another owner's write was met");
-    describe_counter!(DROPPED, "Records whose partition had gone before they were written");
-    describe_counter!(OF_DROPPED, "Records that the sink passed over because their generation is dropped");
-    describe_gauge!(GENERATIONS, "Generations beside the first, by state");
-    describe_counter!(ROWS_FREED, "Rows of dropped generations that were removed");
+    describe_counter!(RECORDS, "records flushed; labels: topic");
+    describe_histogram!(FLUSH_ROWS, "records in a flush; labels: cause");
+    describe_histogram!(FLUSH_SECONDS, "how long a flush took, retries included; labels: cause");
+    describe_counter!(FLUSH_RETRIES, "flushes that failed and were tried again; labels: cause");
+    describe_counter!(ROWS_WRITTEN, "rows written to the store");
+    describe_counter!(APPLIED, "events that became applied");
+    describe_counter!(DEAD_LETTERED, "events that became dead-lettered; labels: class");
+    describe_counter!(ERASED, "events that became erased");
+    describe_counter!(REFUSED, "fact events that the writer dead-lettered; labels: class");
+    describe_counter!(PASSED, "records passed over because another owns their dead letter; labels: topic, class");
+    describe_counter!(FENCED, "partitions at which another owner's write was met");
+    describe_counter!(DROPPED, "records whose partition had gone before they were written");
+    describe_counter!(OF_DROPPED, "records that the sink passed over because their generation is dropped");
+    describe_gauge!(GENERATIONS, "generations beside the first that are `running` or `paused`; labels: state");
+    describe_counter!(ROWS_FREED, "rows of dropped generations that were removed");
     for state in ["running", "paused"] {
         gauge!(GENERATIONS, "state" => state).set(0.0);
     }
-    describe_counter!(LOG_ERRORS, "Failures of the log that were tried again");
-    describe_gauge!(IN_FLIGHT, "Records that a flush is writing");
-    describe_gauge!(HELD_RECORDS, "Records that were read and are not yet written");
-    describe_gauge!(HELD_BYTES, "Their bytes");
-    describe_gauge!(LAG_EVENTS, "Records on the log that are not yet written, by topic and lane");
-    describe_gauge!(LAG_SECONDS, "How long ago the log took the first of them, by topic and lane");
-    describe_gauge!(HALTED, "Partitions that stand still until someone acts");
-    describe_histogram!(RECALLABLE, "From an event's acceptance to the commit that makes its facts recallable");
+    describe_counter!(LOG_ERRORS, "failures of the log that were tried again");
+    describe_gauge!(IN_FLIGHT, "records that a flush is writing");
+    describe_gauge!(HELD_RECORDS, "records that were read and are not yet written");
+    describe_gauge!(HELD_BYTES, "bytes of records that were read and are not yet written");
+    describe_gauge!(LAG_EVENTS, "records on the log that are not yet written; labels: topic, lane");
+    describe_gauge!(LAG_SECONDS, "how long ago the log took the first record that is not yet written; labels: topic, lane");
+    describe_gauge!(HALTED, "partitions that stand still until someone acts");
+    describe_histogram!(RECALLABLE, "from an event's acceptance to the commit that makes its facts recallable");
     // A counter that begins with its first event has not grown by it: an alert on growth would miss the first of each.
     for name in [OF_DROPPED, ROWS_FREED, ROWS_WRITTEN, APPLIED, ERASED, FENCED, DROPPED, LOG_ERRORS] {
         counter!(name).increment(0);
