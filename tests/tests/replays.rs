@@ -74,7 +74,7 @@ struct Live {
 }
 
 /// Events that are asked for again.
-const WATCHED: usize = 10;
+const WATCHED: usize = 5;
 
 impl Live {
     fn begin(api: &Api, first: usize, entities: &[String], pause: Duration) -> Self {
@@ -109,7 +109,7 @@ impl Live {
                 if applied.len() > WATCHED {
                     applied.pop_front();
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(30)).await;
             }
             Ok(asked)
         });
@@ -152,7 +152,7 @@ async fn course(api: &Api, operator: &Operator, history: usize) -> anyhow::Resul
     let people = entities(40);
     let mut ids = post(api, (0..history).map(|n| event(n, &people)).collect()).await?;
     api.wait_final(&ids, WITHIN).await?;
-    let live = Live::begin(api, history, &people, Duration::from_millis(30));
+    let live = Live::begin(api, history, &people, Duration::from_millis(50));
 
     let estimate = operator.api().post("/v1/admin/replays/estimate", &json!({"tenants": [TENANT]})).await?;
     ensure!(estimate.status == StatusCode::OK, "{}: {}", estimate.status, estimate.body);
