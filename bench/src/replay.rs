@@ -1,4 +1,5 @@
-//! From a durable answer to the fact in a recall, of live events, with a replay of the tenant's history beside it over without.
+//! From a durable answer to the fact in a recall, of live events, with a replay of the tenant's history beside it over without; and how
+//! long a switch to what was made takes.
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,22 @@ async fn history(api: &Api, events: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How long a switch and the way back take, once all is there.
+async fn switches(operator: &Operator, generation: i32, events: usize) -> anyhow::Result<()> {
+    let since = Instant::now();
+    replays::done(operator, generation, events).await?;
+    say(&format!("   the rest was replayed in {:.1} s", since.elapsed().as_secs_f64()));
+    for _ in 0..3 {
+        let there = replays::cut_over(operator, generation, TENANT).await?;
+        let back = replays::act(operator, generation, "roll-back", &json!({"tenants": [TENANT]})).await?;
+        let of = |switched: &Value, name: &str| switched[name].as_f64().unwrap_or(0.0);
+        let (waited, took) = (of(&there, "waited_ms"), of(&there, "took_ms"));
+        let back = of(&back["tenants"][0], "took_ms");
+        say(&format!("   looked in {waited:.0} ms whether all is there, cut over in {took:.0} ms, rolled back in {back:.0} ms"));
+    }
+    Ok(())
+}
+
 pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report) -> anyhow::Result<()> {
     let (events, count) = if options.quick { (10_000, 20) } else { (100_000, 150) };
     let shape = Distributed::start(servers, &[TENANT.to_owned()], 1, &[("MEMORI__LOG__LEVEL", "warn")]).await?;
@@ -64,8 +81,12 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let rate = (done - from) as f64 / took;
         say(&format!("   replayed {rate:.0} events/s beside them"));
-        for act in ["cancel", "drop"] {
-            replays::act(&operator, generation, act, &json!({})).await?;
+        if round + 1 == options.runs {
+            switches(&operator, generation, events).await?;
+        } else {
+            for act in ["cancel", "drop"] {
+                replays::act(&operator, generation, act, &json!({})).await?;
+            }
         }
     }
     for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
