@@ -17,7 +17,6 @@ use crate::state::IngestState;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Notes what is about to be done to something of a tenant's.
-#[cfg_attr(not(feature = "backfill"), allow(dead_code, reason = "imports are what is noted here"))]
 pub(crate) async fn note(
     state: &IngestState,
     caller: &Caller,

@@ -146,6 +146,9 @@ async fn given_up_and_put_back(provider: &Provider, api: impl Fn() -> Api, door:
     let said = memori(&door.api(), &key, &["dead-letters", "redrive", "--class", "invalid_output", "--json"])?;
     let counts: Value = serde_json::from_str(said.lines().last().context("counts")?)?;
     ensure!(counts["redriven"] == people - 1 && counts["reasons"] == json!({"erased": 1}), "{said}");
+    let log = admin.get("/v1/admin/audit").await?.body;
+    let lines = log["acts"].as_array().into_iter().flatten().filter(|line| line["act"] == "dead_letters.redrive").count();
+    ensure!(lines == 1, "one redrive, and a dry run that is none: {log}");
     for n in 0..people - 1 {
         let status = stands(&acme, &format!("bad-{n}"), "applied").await?;
         ensure!(status["facts"] == 1 && status.get("class").is_none(), "{status}");

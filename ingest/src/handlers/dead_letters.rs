@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::{traceparent, within};
 use crate::app::Caller;
+use crate::audit;
 use crate::metrics;
 use crate::publish::{RETRY_AFTER_SECONDS, append, new_record};
 use crate::redrive::{self, Candidate, Copy, Refusal, Wanted};
@@ -74,6 +75,14 @@ impl Request {
         }
         fields.finish();
         errors.into_result(Self { ids, filter, cursor, limit: usize::try_from(limit).unwrap_or(1), to_lane, dry_run })
+    }
+
+    /// What the audit log says of it.
+    fn told(&self) -> Value {
+        match &self.ids {
+            Some(ids) => json!({"ids": ids.len(), "to_lane": self.to_lane}),
+            None => json!({"filter": self.filter, "to_lane": self.to_lane}),
+        }
     }
 
     fn question(&self, left: usize) -> Value {
@@ -170,13 +179,17 @@ pub(crate) async fn redrive(
         end: Instant::now() + state.redrives.time,
     };
     let mut report = Report::default();
-    let mut left = request.limit;
+    let (mut left, mut told) = (request.limit, request.dry_run);
     loop {
         let handed = match call.ask(&request.question(left)).await? {
             Asked::Letters(handed) => handed,
             // Nothing has been done yet: the first question is judged as a whole.
             Asked::Refused(answer) => return Ok(answer),
         };
+        if !handed.letters.is_empty() && !std::mem::replace(&mut told, true) {
+            let tenant = &*caller.tenant;
+            audit::note(&state, &caller, tenant, "dead_letters.redrive", tenant, request.told()).await?;
+        }
         let done = call.work(&handed.letters, &mut report).await;
         left -= done.min(left);
         let all = done == handed.letters.len();
