@@ -47,9 +47,16 @@ if [ $# = 0 ]; then
   # End-to-end tests run the real programs; the Python package's tests, the module.
   "${CARGO:-cargo}" build --locked --workspace
   export MEMORI_TEST_BINARIES=built
-  "${CARGO:-cargo}" test --locked --workspace --no-fail-fast
-  "$here/python.sh"
-  "$here/platform.sh"
+  # Each part to its end, whatever came of the others.
+  failed=()
+  python3 "$here/tests.py" || failed+=("the workspace's tests")
+  "${CARGO:-cargo}" test --locked --workspace --doc --quiet || failed+=("the examples in the docs")
+  "$here/python.sh" || failed+=("the Python package's tests")
+  "$here/platform.sh" || failed+=("the platform's checks")
+  if [ ${#failed[@]} -gt 0 ]; then
+    printf 'failed: %s\n' "${failed[@]}" >&2
+    exit 1
+  fi
 else
   "${CARGO:-cargo}" test --locked "$@"
 fi
