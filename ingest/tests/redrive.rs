@@ -61,7 +61,14 @@ async fn what_ends_in_a_letter_goes_again_and_the_same_redrive_twice_goes_once()
     assert_eq!(dry["results"][0]["result"], "would_redrive");
     assert!(copies(&door).is_empty(), "nothing went");
 
+    door.writer.inner().takes_no_acts = true;
+    door.post(PATH, &json!({"filter": {"class": "refused"}})).await.problem(503);
+    assert!(copies(&door).is_empty(), "what cannot be noted is not done");
+    door.writer.inner().takes_no_acts = false;
     let answer = door.post(PATH, &json!({"filter": {"class": "refused"}})).await.ok(200).body.clone();
+    let noted = json!({"tenant": "default", "act": "dead_letters.redrive", "subject": "default",
+        "detail": {"filter": {"class": "refused"}, "to_lane": null}});
+    assert_eq!(door.writer.inner().acts, [noted]);
     assert_eq!((&answer["redriven"], &answer["refused"], &answer["stopped"]), (&json!(4), &json!(0), &json!(null)));
     let expected = json!({"id": "letter-e0", "event_id": "e0", "result": "redriven", "attempt": 1, "lane": "live"});
     assert_eq!(answer["results"][0], expected);

@@ -214,6 +214,10 @@ pub struct WriterInner {
     /// What is handed out to be redriven, and what was asked.
     pub redrivable: Vec<Value>,
     pub redrives_asked: Vec<(String, Value)>,
+    /// Acts of administration that were noted.
+    pub acts: Vec<Value>,
+    /// None is noted.
+    pub takes_no_acts: bool,
 }
 
 impl FakeWriter {
@@ -245,6 +249,7 @@ impl FakeWriter {
             .route("/internal/v1/facts/{id}/forget", get(Self::answer_forget))
             .route("/internal/v1/controls/wait", post(Self::answer_controls))
             .route("/internal/v1/dead-letters/redrivable", post(Self::answer_redrivable))
+            .route("/internal/v1/acts", post(Self::answer_acts))
             .route("/v1/erasures/{id}", get(Self::answer_receipt))
             .fallback(any(Self::echo))
             .with_state(self.clone())
@@ -332,6 +337,15 @@ impl FakeWriter {
     }
 
     /// By ids those, else a page after the cursor, which is a letter's number.
+    async fn answer_acts(State(writer): State<Self>, Json(body): Json<Value>) -> Response {
+        let mut inner = writer.inner();
+        if inner.takes_no_acts {
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+        inner.acts.push(body);
+        StatusCode::NO_CONTENT.into_response()
+    }
+
     async fn answer_redrivable(State(writer): State<Self>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
         if let Some(broken) = writer.pause().await {
             return broken;

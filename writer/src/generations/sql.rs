@@ -530,9 +530,10 @@ impl<D: Changing> GenerationStore for SqlControl<D> {
     async fn follow(&self, tenant: &str) -> Result<i64, ReadError> {
         let mut trailing = self.one_row(TRAILING, vec![text(tenant)]).await?.int()?;
         if trailing > 0 {
-            let statements = [LOCK_TRAILING, FOLLOW].map(|template| Statement::whole(template, vec![text(tenant)]));
+            // Not beside a switch: what it sees trailing is still to trail when it is done.
+            let statements = [LOCK_ACTIVE, LOCK_TRAILING, FOLLOW].map(|template| Statement::whole(template, vec![text(tenant)]));
             let results = self.0.change(statements.into()).await?;
-            trailing -= results.get(1).map_or(0, |rows| i64::try_from(rows.len()).unwrap_or(i64::MAX));
+            trailing -= results.get(2).map_or(0, |rows| i64::try_from(rows.len()).unwrap_or(i64::MAX));
         }
         Ok(trailing.max(0))
     }
