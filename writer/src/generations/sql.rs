@@ -115,6 +115,7 @@ const ACTIVATE_BEFORE: &str = "UPDATE @@active_generations SET generation = (SEL
 const DROP_OF: &str = "INSERT INTO @@tenant_generations AS t (tenant, generation, dropped_at_us, act_id) \
     SELECT CAST($1 AS text), CAST($2 AS integer), CAST($3 AS bigint), CAST($4 AS text) FROM @@active_generations a \
     WHERE a.tenant = $1 AND a.generation <> $2 \
+    AND NOT EXISTS (SELECT 1 FROM @@trailing_entities r WHERE r.tenant = $1 AND r.generation = $2) \
     ON CONFLICT (tenant, generation) DO UPDATE SET dropped_at_us = excluded.dropped_at_us, act_id = excluded.act_id \
     WHERE t.dropped_at_us IS NULL RETURNING tenant";
 

@@ -1,8 +1,9 @@
 //! The two databases behind one small seam: statements with parameters in, rows of plain values out.
 //!
 //! A statement is written once. `@name` is a table of the view, `@@name` one of the truth; `{any $n}` is membership in a list of
-//! texts; `{alone among flushes}` is a statement; `{generation of $2}` is what an entity of the tenant `$1` reads; `{part of fact_id}` and `{part of message_key}` keep what changed, where not everything is wanted ([`Part`]); what else
-//! differs is named in [`Dialect::expand`].
+//! texts; `{alone among flushes}` is a statement; `{generation of $2}` is what an entity of the tenant `$1` reads; `{part of fact_id}`
+//! and `{part of message_key}` keep what changed, where not everything is wanted ([`Part`]); what else differs is named in
+//! [`Dialect::expand`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
