@@ -93,7 +93,8 @@ impl Dialect {
     }
 }
 
-/// Waits until no flush runs, and holds up those that begin, until the transaction ends. In SQLite whoever writes is alone.
+/// Waits until no flush runs, and holds up those that begin, until the transaction ends. In SQLite whoever writes is alone. The lock is
+/// the one that a flush takes with others as it begins (`store/postgres`).
 const FLUSHES_END: &str = "SELECT CAST(pg_advisory_xact_lock(7308620018) AS text)";
 
 /// Where the first place that begins so is in a statement, and what it names.
