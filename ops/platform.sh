@@ -73,7 +73,8 @@ cluster() {
     return
   fi
   { read -r helm; read -r kubernetes; read -r etcd; read -r kwok; read -r schemas; } <<<"$made"
-  "$python" ops/platform/cluster.py "$helm" "$kubernetes" "$etcd" "$kwok" "$schemas"
+  [ -x "$target/memori" ] || { echo "platform.sh: $target has no programs: cargo build --workspace" >&2; exit 1; }
+  "$python" ops/platform/cluster.py "$helm" "$kubernetes" "$etcd" "$kwok" "$schemas" "$target"
 }
 
 # For what takes long: whether it was asked for, by name or for all.

@@ -217,6 +217,18 @@ def grace(checks, objects, deadline):
             checks.that(env["MEMORI__SHUTDOWN__DEADLINE_MS"] == str(deadline * 1000), f"{name} has another deadline")
 
 
+def rolled(checks, objects):
+    """How an upgrade replaces pods, as tests/tests/rolling_upgrade.rs plays it: writers with a new one first, workers one for one, front doors in place."""
+    strategies = {"-writer": {"maxSurge": 1, "maxUnavailable": 0}, "-augment-worker": {"maxSurge": 1, "maxUnavailable": 1}}
+    for name, wanted in strategies.items():
+        spec = find(objects, "Deployment", name)["spec"]
+        checks.that(spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": wanted}, f"{name} is replaced by {spec['strategy']}")
+    doors = find(objects, "StatefulSet", "-ingest")["spec"]
+    checks.that(doors["updateStrategy"] == {"type": "RollingUpdate"}, "front doors are replaced in another way")
+    hook = doors["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    checks.that(hook[:3] == ["memori", "health", "--until-spool-empty"], f"before its end a front door runs {hook}")
+
+
 def scaling(checks, objects):
     """The ScaledObject: its ceiling, and what it scales on."""
     spec = find(objects, "ScaledObject", "-augment-worker")["spec"]
@@ -296,6 +308,7 @@ def main(helm, kubeconform, schemas, promtool):
         checks.that(len(ids) == len(set(ids)), f"{name}: an object twice")
     keys(checks, made["minimal"])
     grace(checks, made["minimal"], 25)
+    rolled(checks, made["minimal"])
     _, objects = rendered(helm, *MINIMAL, "--set", "shutdown.deadlineSeconds=120")
     grace(checks, objects, 120)
     _, alone = rendered(helm, *MINIMAL, "--set", "archiver.enabled=true")

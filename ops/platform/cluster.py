@@ -1,6 +1,6 @@
 """The chart on a real Kubernetes API server with its controllers, and nodes that only pretend (kwok).
 
-cluster.py HELM KUBERNETES ETCD KWOK SCHEMAS: folders of the tools; run from the root. What it shows: admission, defaulting, CRDs with
+cluster.py HELM KUBERNETES ETCD KWOK SCHEMAS BINARIES: folders of the tools and of our programs; run from the root. What it shows: admission, defaulting, CRDs with
 their rules, roll-outs, hooks, history. What it does not: images, probes, networks, and what KEDA computes.
 """
 
@@ -31,6 +31,8 @@ CLASS = {
     "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "Immediate",
     "metadata": {"name": "pretended", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
 }
+# whatever is forwarded to a pod that only pretends goes to a process on this machine
+FORWARD = {"apiVersion": "kwok.x-k8s.io/v1alpha1", "kind": "ClusterPortForward", "metadata": {"name": "all"}}
 
 
 class Cluster:
@@ -55,10 +57,15 @@ class Cluster:
 
     def start(self):
         """Everything, until it answers."""
-        store, peer, api, manager, scheduler, nodes = free_ports(6)
+        store, peer, api, manager, scheduler, nodes, self.behind = free_ports(7)
         subprocess.run(["openssl", "genrsa", "-out", "sa.key", "2048"], cwd=self.dir, check=True, capture_output=True)
         subprocess.run(["openssl", "rsa", "-in", "sa.key", "-pubout", "-out", "sa.pub"], cwd=self.dir, check=True, capture_output=True)
         (self.dir / "tokens.csv").write_text('admin-of-this-run,admin,1,"system:masters"\n')
+        # the kubelets' one address
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+                        "-keyout", "kwok.key", "-out", "kwok.crt"], cwd=self.dir, check=True, capture_output=True)
+        (self.dir / "stages.yaml").write_text(Path(self.stages).read_text() + "\n---\n" + yaml.safe_dump(
+            FORWARD | {"spec": {"forwards": [{"target": {"port": self.behind, "address": "127.0.0.1"}}]}}))
         server = f"https://127.0.0.1:{api}"
         (self.dir / "kubeconfig").write_text(yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
@@ -76,8 +83,9 @@ class Cluster:
         self.spawn("kube-controller-manager", "--kubeconfig=kubeconfig", "--service-account-private-key-file=sa.key", "--bind-address=127.0.0.1", f"--secure-port={manager}",
                    "--cert-dir=kcm", "--leader-elect=false", "--controllers=*,-nodeipam,-node-route-controller,-cloud-node-lifecycle-controller,-service-lb-controller")
         self.spawn("kube-scheduler", "--kubeconfig=kubeconfig", "--bind-address=127.0.0.1", f"--secure-port={scheduler}", "--cert-dir=sched", "--leader-elect=false")
-        self.spawn("kwok", "--kubeconfig=kubeconfig", f"--config={self.stages}", "--manage-all-nodes=false", "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
-                   "--node-lease-duration-seconds=40", f"--server-address=127.0.0.1:{nodes}")
+        self.spawn("kwok", "--kubeconfig=kubeconfig", "--config=stages.yaml", "--manage-all-nodes=false", "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
+                   "--node-lease-duration-seconds=40", f"--server-address=127.0.0.1:{nodes}",
+                   "--node-ip=127.0.0.1", f"--node-port={nodes}", "--tls-cert-file=kwok.crt", "--tls-private-key-file=kwok.key")
         for number in range(3):
             node = json.loads(json.dumps(NODE))
             node["metadata"]["name"] = f"node-{number}"
@@ -160,7 +168,7 @@ def ready(cluster, kind, name, replicas):
     that(status.get("readyReplicas") == replicas == status.get("updatedReplicas"), f"{kind} {name} has {status}")
 
 
-def check(cluster, schemas):
+def check(cluster, schemas, binaries):
     """Install, upgrade, roll back, and what is refused."""
     for crd in ("keda.sh_scaledobjects", "keda.sh_triggerauthentications", "monitoring.coreos.com_servicemonitors",
                 "monitoring.coreos.com_prometheusrules", "gateway.networking.k8s.io_httproutes"):
@@ -234,13 +242,55 @@ def check(cluster, schemas):
     that(cluster.get("pvc", "memori-memori-stream-archive")["status"]["phase"] == "Bound", "the archive went with the release")
     cluster.helm("install", "memori", CHART, *minimal, "--wait", "--timeout", "120s")
     that(keys(cluster) == first, "an install after an uninstall made other keys")
-    cluster.helm("uninstall", "memori", "--wait", "--timeout", "60s")
     there = cluster.env | {"PATH": f"{Path(cluster.helm_program).parent}:{Path(cluster.kubectl_program).parent}:{os.environ['PATH']}"}
-    that(docs.run("docs/running-on-kubernetes.md", there) >= 4, "the page has fewer commands than it had")
+    sentences(there)
+    cluster.helm("uninstall", "memori", "--wait", "--timeout", "60s")
+    docs.run("docs/running-on-kubernetes.md", there, instead=lambda block: forwarded(cluster, there, binaries, block))
     that(b'tenant = "default"' in base64.b64decode(keys(cluster)["keys.toml"]), "the first tenant has no key")
 
 
-def main(helm, kubernetes, etcd, kwok, schemas):
+def forwarded(cluster, env, binaries, block):
+    """The Service's port, forwarded as the page has it: the pod that answers is `memori up`."""
+    if "port-forward" not in block:
+        return False
+    forward, ask = block.splitlines()
+    port = str(free_ports(1)[0])
+    folder = cluster.dir / "behind"
+    own = {"PATH": os.environ["PATH"], "HOME": str(folder), "MEMORI__EMBEDDING__KIND": "none"}
+    command = [f"{binaries}/memori", "up", "--listen", f"127.0.0.1:{cluster.behind}", "--data-dir", folder]
+    with (cluster.dir / "behind.log").open("w") as log:
+        behind = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=own)
+        there = subprocess.Popen(["bash", "-c", f"exec {forward.replace('7700:', f'{port}:')}"], stdout=log, stderr=subprocess.STDOUT, env=env)
+    try:
+        said = []
+
+        def asked():
+            done = subprocess.run(["bash", "-c", ask.replace("curl ", "curl -fsS ").replace("7700", port)], capture_output=True, text=True, check=False)
+            said[:] = [done.stderr, (cluster.dir / "behind.log").read_text()[-1500:]]
+            return done.returncode == 0 and json.loads(done.stdout)["openapi"]
+
+        try:
+            cluster.until(40, "the forwarded port answers", asked)
+        except SystemExit:
+            raise SystemExit("\n".join(["FAILED: the forwarded port does not answer", *said])) from None
+    finally:
+        for process in (there, behind):
+            process.terminate()
+            process.wait(30)
+    return True
+
+
+def sentences(env):
+    """What sentences name: with an object it is done to this release, else it is a command with these flags."""
+    pages = [*sorted(Path("docs").rglob("*.md")), "README.md", "CONTRIBUTING.md"]
+    for where, command in docs.named(pages, "kubectl") + docs.named(pages, "helm"):
+        words = command.replace("…", "memori-memori-stream").split()
+        whole = any("/" in word or word in ("pods", "-l") for word in words)
+        done = subprocess.run([*words, *(["--namespace", "memory"] if whole else ["--help"])], capture_output=True, text=True, env=env, check=False)
+        that(done.returncode == 0 and "No resources found" not in done.stderr, f"{where}: {command}: {done.stderr}")
+
+
+def main(helm, kubernetes, etcd, kwok, schemas, binaries):
     """Starts it, asks, ends it."""
     since = time.monotonic()
     # so that what was started is ended
@@ -248,7 +298,7 @@ def main(helm, kubernetes, etcd, kwok, schemas):
     cluster = Cluster(helm, kubernetes, etcd, kwok)
     try:
         cluster.start()
-        check(cluster, schemas)
+        check(cluster, schemas, binaries)
     finally:
         cluster.stop()
     print(f"cluster: {checks.passed} passed, 0 failed, in {time.monotonic() - since:.0f} s")

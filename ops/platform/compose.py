@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -99,11 +100,51 @@ def conversation(stack):
         that(get(f"{api}/v1/recall/batch", {"queries": [{"entity_id": "person-7", "query": "number"}]}, KEY)[0] == 200, "a batch of recalls")
 
 
-def pages(stack):
-    """What docs/running-with-compose.md tells people to do."""
+# Compose itself without an engine: it reads the project and what it is told, and then there is nobody to do it.
+DOCKER = """#!/bin/sh
+[ "$1" = compose ] || { echo "nobody runs this: docker $*" >&2; exit 2; }
+shift
+said=$(DOCKER_HOST=unix:///nobody timeout 60 %s "$@" 2>&1)
+case $said in *"failed to connect to the docker API"*) echo "$*" >> "$TAKEN"; exit 0 ;; esac
+echo "$said" >&2; exit 1
+"""
+
+
+def taken(compose, folder):
+    """An environment in whose `docker compose` every line is read by Compose, and a file of those that it took."""
+    docker, told = Path(folder, "docker"), Path(folder, "taken")
+    docker.write_text(DOCKER % compose)
+    docker.chmod(0o755)
+    told.touch()
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": folder, "TAKEN": str(told)}, told
+
+
+def pages(stack, compose):
+    """What docs/running-with-compose.md and sentences elsewhere tell people to do."""
     page = "docs/running-with-compose.md"
     api = stack.address("ingest", 7700)
-    docs.run(page, {"PATH": os.environ["PATH"]}, lambda text: text.replace("http://127.0.0.1:7700", api))
+    with tempfile.TemporaryDirectory() as folder:
+        env, told = taken(compose, folder)
+        for wrong in ("up --wat", "logs ingests", "up --scale workers=2", "exec"):
+            done = subprocess.run(["docker", "compose", *wrong.split()], capture_output=True, env=env, check=False)
+            that(done.returncode != 0, f"docker compose {wrong} is taken")
+        docs.run(page, env, lambda text: text.replace("http://127.0.0.1:7700", api))
+        for where, command in docs.named([*sorted(Path("docs").rglob("*.md")), "README.md", "CONTRIBUTING.md"], "docker"):
+            if command not in ("docker compose up", "docker build"):
+                done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=env, check=False)
+                that(done.returncode == 0, f"{where}: {command}: {done.stderr}")
+        that(len(told.read_text().splitlines()) >= 9, f"Compose took only {told.read_text()}")
+        # whom a command is run in, Compose asks the engine
+        for line in told.read_text().splitlines():
+            inside = re.match(r"(?:--profile \S+ )*exec (\S+) ", line)
+            that(not inside or inside[1] in stack.services, f"docker compose {line}: there is no such service")
+        # what the page sets before a command reaches the workers
+        line = next(line for line in Path(page).read_text().splitlines() if line.startswith("MEMORI_EXTRACTOR_KIND="))
+        sets = dict(part.split("=", 1) for part in line.split(" docker ")[0].split())
+        read = subprocess.run([compose, "config", "--format", "json"], capture_output=True, text=True, check=True, env=env | sets)
+        there = json.loads(read.stdout)["services"]["augment-worker"]["environment"]
+        for name, value in sets.items():
+            that(there[name.replace("MEMORI_EXTRACTOR_", "MEMORI__EXTRACTOR__")] == value, f"{page}: {name} does not reach the workers")
     text, file = Path(page).read_text(), Path("docker-compose.yml").read_text()
     told = set(re.findall(r"\b(?:MEMORI|POSTGRES|GRAFANA|PROMETHEUS)_(?:[A-Z0-9]+_?)+", text)) - set(re.findall(r"MEMORI__\w+", text)) - {"MEMORI_EXTRACTOR_API_KEY"}
     read = set(re.findall(r"\$\{([A-Z0-9_]+)", file))
@@ -185,7 +226,7 @@ def main(compose, binaries, where_registry):
         stack.up()
         print(f"compose: up after {time.monotonic() - since:.0f} s; Grafana's server is in no registry of packages: its files are checked, it is not started")
         conversation(stack)
-        pages(stack)
+        pages(stack, compose)
         registry(stack)
         archive(stack)
         scraped(stack)
