@@ -32,7 +32,7 @@ buildah "${storage[@]}" commit -q "$base" localhost/memori-base >/dev/null
 rm -rf "$work/debian"
 
 context=$work/context
-mkdir -p "$context/image/usr/local/bin" "$context/image/usr/share/memori/models" "$context/data/spool"
+mkdir -p "$context/image/usr/local/bin" "$context/image/usr/share/memori/models" "$context/data/spool" "$context/archive"
 for program in memori memori-ingest memori-augment-worker memori-writer; do
   strip -o "$context/image/usr/local/bin/$program" "$target/$program"
 done
@@ -50,7 +50,7 @@ that [ "${variables/MEMORI__EMBEDDING__MODEL_DIR=\/usr\/share\/memori\/models/}"
 # as compose and the chart run it: as nobody in particular, on a root file system that is read only
 made=$(buildah "${storage[@]}" from localhost/memori-stream)
 root=$(buildah "${storage[@]}" mount "$made")
-that [ "$(stat -c %u:%g "$root/var/lib/memori/spool")" = 65532:65532 ]
+for folder in memori/spool memori-archive; do that [ "$(stat -c %u:%g "$root/var/lib/$folder")" = 65532:65532 ]; done
 mkdir "$work/ro"
 mount --bind "$root" "$work/ro"
 mount -o remount,ro,bind "$work/ro"

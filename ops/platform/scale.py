@@ -97,8 +97,6 @@ def main(compose, binaries, registry, helm):
     provider = Provider()
     provider.takes_seconds = TAKES
     stack = Stack(compose, binaries, registry)
-    for name in ("registry", "grafana"):
-        stack.services.pop(name)
     stack.replicas["augment-worker"] = 1
     stack.expect("augment-worker", MOST)
     stack.services["augment-worker"]["environment"].update({
