@@ -494,7 +494,7 @@ impl Handler {
         let mut backoff = policy::append_backoff();
         let mut waiting = None;
         loop {
-            let answer = self.producer.append(vec![record.clone()], fence).await.pop();
+            let answer = self.producer.append(std::slice::from_ref(&record), fence).await.pop();
             match answer {
                 Some(Ok(_)) => return Appended::Durable,
                 Some(Err(AppendError::TooLarge(message) | AppendError::Unacceptable(message))) => {

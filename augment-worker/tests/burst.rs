@@ -141,7 +141,7 @@ async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
 async fn a_wrong_deploy_costs_few_events_and_what_waited_comes_through() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = open(folder.path()).await;
-    for appended in log.producer().append((0..EVENTS).map(conversation).collect(), None).await {
+    for appended in log.producer().append(&(0..EVENTS).map(conversation).collect::<Vec<_>>(), None).await {
         appended.expect("appends");
     }
     let burst = Burst::new(BurstLimits { letters: LETTERS, share_percent: 20, pause: Duration::from_millis(400) });
@@ -177,7 +177,7 @@ async fn a_wrong_deploy_costs_few_events_and_what_waited_comes_through() {
 async fn a_stop_while_it_is_paused_is_at_once_and_a_restart_goes_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = open(folder.path()).await;
-    for appended in log.producer().append((0..EVENTS).map(conversation).collect(), None).await {
+    for appended in log.producer().append(&(0..EVENTS).map(conversation).collect::<Vec<_>>(), None).await {
         appended.expect("appends");
     }
     let limits = BurstLimits { letters: LETTERS, share_percent: 20, pause: Duration::from_secs(3_600) };

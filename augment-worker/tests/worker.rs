@@ -80,7 +80,7 @@ fn conversation(lane: Lane, event: &ConversationEvent) -> NewRecord {
 }
 
 async fn append(log: &dyn Log, records: Vec<NewRecord>) -> Vec<Position> {
-    log.producer().append(records, None).await.into_iter().map(|r| r.expect("appends")).collect()
+    log.producer().append(&records, None).await.into_iter().map(|r| r.expect("appends")).collect()
 }
 
 fn config() -> WorkerConfig {
@@ -427,7 +427,7 @@ enum Failure {
 
 #[async_trait]
 impl Producer for FlakyProducer {
-    async fn append(&self, records: Vec<NewRecord>, fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
+    async fn append(&self, records: &[NewRecord], fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
         let failure = self.script.lock().unwrap().pop();
         match failure {
             None => self.inner.append(records, fence).await,

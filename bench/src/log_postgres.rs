@@ -60,7 +60,7 @@ async fn append(log: &SqlLog, records: &[(Vec<u8>, Vec<u8>)], appends: usize) ->
             payload: payload.clone().into(),
             headers: Vec::new(),
         });
-        for result in producer.append(records.collect(), None).await {
+        for result in producer.append(&records.collect::<Vec<_>>(), None).await {
             ensure!(result.is_ok(), "{result:?}");
         }
     }

@@ -106,7 +106,7 @@ async fn publish(log: &KafkaLog, events: usize) -> anyhow::Result<()> {
             let payload = framing::encode(&LogRecordBody::Conversation(event))?.into();
             records.push(NewRecord { topic: Topic::ConversationsLive, key, payload, headers: Vec::new() });
         }
-        for appended in producer.append(records, None).await {
+        for appended in producer.append(&records, None).await {
             appended.context("publishing")?;
         }
     }

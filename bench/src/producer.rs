@@ -122,7 +122,7 @@ async fn ours(log: &KafkaLog, records: &[(Vec<u8>, Vec<u8>)], batch: usize) -> a
         let permit = Arc::clone(&limit).acquire_owned().await?;
         let producer = Arc::clone(&producer);
         running.spawn(async move {
-            let answers = producer.append(batch, None).await;
+            let answers = producer.append(&batch, None).await;
             drop(permit);
             answers.into_iter().filter(Result::is_ok).count()
         });

@@ -107,7 +107,7 @@ struct LateProducer(watch::Receiver<Option<Open>>);
 
 #[async_trait]
 impl Producer for LateProducer {
-    async fn append(&self, records: Vec<NewRecord>, fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
+    async fn append(&self, records: &[NewRecord], fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
         let mut open = self.0.clone();
         let log = match open.wait_for(Option::is_some).await {
             Ok(open) => open.as_ref().map(|open| open.log.clone()),

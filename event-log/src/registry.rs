@@ -228,9 +228,9 @@ struct RegistryProducer {
 
 #[async_trait]
 impl Producer for RegistryProducer {
-    async fn append(&self, records: Vec<NewRecord>, fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
-        let framed = records.into_iter().map(|record| self.schemas.framed(record)).collect();
-        self.inner.append(framed, fence).await
+    async fn append(&self, records: &[NewRecord], fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
+        let framed: Vec<NewRecord> = records.iter().map(|record| self.schemas.framed(record.clone())).collect();
+        self.inner.append(&framed, fence).await
     }
 
     async fn flush(&self, deadline: Duration) {

@@ -200,7 +200,7 @@ pub enum ConsumerEvent {
 pub trait Producer: Send + Sync {
     /// Appends in order per key; answers, in the order of `records`, once each is durable or has failed.
     /// With a fence the append fails as a whole when the lease has passed on.
-    async fn append(&self, records: Vec<NewRecord>, fence: Option<&Fence>) -> Vec<Result<Position, AppendError>>;
+    async fn append(&self, records: &[NewRecord], fence: Option<&Fence>) -> Vec<Result<Position, AppendError>>;
 
     /// Waits until everything handed over is settled, at most `deadline`.
     async fn flush(&self, deadline: Duration);

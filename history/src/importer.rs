@@ -137,9 +137,30 @@ const SHOWN_REJECTED: usize = 20;
 
 /// What became of one call of the producer.
 struct Appended {
-    sent: Vec<Outgoing>,
+    batch: Outbatch,
     results: Vec<Result<Position, AppendError>>,
+}
+
+/// What goes in one call: the records beside what is remembered of them, since a producer is lent the records alone.
+#[derive(Default)]
+struct Outbatch {
+    records: Vec<NewRecord>,
+    notes: Vec<(u64, Sent)>,
     bytes: usize,
+}
+
+impl Outbatch {
+    fn of(outgoing: impl Iterator<Item = Outgoing>) -> Self {
+        let mut batch = Self::default();
+        outgoing.for_each(|outgoing| batch.push(outgoing));
+        batch
+    }
+
+    fn push(&mut self, Outgoing { number, record, sent }: Outgoing) {
+        self.bytes += record.payload.len() + record.key.len();
+        self.records.push(record);
+        self.notes.push((number, sent));
+    }
 }
 
 /// An event on its way: which record it is of, and what is remembered of it.
@@ -237,7 +258,7 @@ impl Running {
         let mut chunks = prepared(import, self.checkpoint.place);
         let mut appending: FuturesUnordered<BoxFuture<'static, Appended>> = FuturesUnordered::new();
         let mut outbox: VecDeque<Outgoing> = VecDeque::new();
-        let mut again: Vec<Outgoing> = Vec::new();
+        let mut again = Outbatch::default();
         let (mut in_flight, mut in_flight_bytes) = (0_usize, 0_usize);
         let (mut reading, mut stopping) = (true, false);
         let mut survey = Survey::default();
@@ -251,7 +272,7 @@ impl Running {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let most = import.rate.map_or(1_000, |rate| (rate as usize / 4).clamp(1, 1_000));
         loop {
-            if again.is_empty() && appending.is_empty() && ((outbox.is_empty() && !reading) || stopping) {
+            if again.records.is_empty() && appending.is_empty() && ((outbox.is_empty() && !reading) || stopping) {
                 self.ended = !stopping;
                 return Ok((survey, self.ended));
             }
@@ -265,26 +286,26 @@ impl Running {
                     stop_by = Some(Instant::now() + STOP_PATIENCE);
                     // What was not sent is read again when the import goes on.
                     outbox.clear();
-                    again.clear();
+                    again = Outbatch::default();
                 }
-                Some(Appended { sent, results, bytes }) = appending.next() => {
-                    in_flight -= sent.len();
-                    in_flight_bytes -= bytes;
+                Some(Appended { batch, results }) = appending.next() => {
+                    in_flight -= batch.records.len();
+                    in_flight_bytes -= batch.bytes;
                     let mut unconfirmed = None;
-                    for (outgoing, result) in sent.into_iter().zip(results) {
+                    for ((record, (number, sent)), result) in batch.records.into_iter().zip(batch.notes).zip(results) {
                         match result {
                             Ok(_) => {
-                                self.frontier.delivered(outgoing.number, outgoing.sent.messages, outgoing.sent.timeless);
+                                self.frontier.delivered(number, sent.messages, sent.timeless);
                                 confirmed_at = Instant::now();
                             }
                             Err(AppendError::TooLarge(why) | AppendError::Unacceptable(why)) => {
-                                let named = name_of(&outgoing.record);
-                                self.frontier.refused(outgoing.number, Bad::new(why, named.as_bytes()));
+                                let named = name_of(&record);
+                                self.frontier.refused(number, Bad::new(why, named.as_bytes()));
                                 confirmed_at = Instant::now();
                             }
                             Err(AppendError::Unconfirmed(why)) => {
                                 unconfirmed = Some(why);
-                                if !stopping { again.push(outgoing) }
+                                if !stopping { again.push(Outgoing { number, record, sent }) }
                             }
                             Err(error @ (AppendError::Refused(_) | AppendError::Fenced(_))) => return Err(ImportError::Log(error.to_string())),
                         }
@@ -316,23 +337,22 @@ impl Running {
                 }
                 () = sleep_until_some(stop_by), if stopping => return Ok((survey, false)),
                 // What was not confirmed goes first, alone: what comes behind would overtake it.
-                () = tokio::time::sleep_until(resend_at), if !again.is_empty() && appending.is_empty() => {
+                () = tokio::time::sleep_until(resend_at), if !again.records.is_empty() && appending.is_empty() => {
                     let batch = std::mem::take(&mut again);
-                    (in_flight, in_flight_bytes) = (batch.len(), size(&batch));
+                    (in_flight, in_flight_bytes) = (batch.records.len(), batch.bytes);
                     appending.push(append(import, batch));
                 }
-                () = tokio::time::sleep_until(next_send), if !outbox.is_empty() && room && again.is_empty() && !stopping => {
-                    let batch: Vec<Outgoing> = outbox.drain(..outbox.len().min(most)).collect();
+                () = tokio::time::sleep_until(next_send), if !outbox.is_empty() && room && again.records.is_empty() && !stopping => {
+                    let batch = Outbatch::of(outbox.drain(..outbox.len().min(most)));
                     if let Some(rate) = import.rate {
-                        let share = Duration::from_secs(1) * u32::try_from(batch.len()).unwrap_or(u32::MAX) / rate.max(1);
+                        let share = Duration::from_secs(1) * u32::try_from(batch.records.len()).unwrap_or(u32::MAX) / rate.max(1);
                         next_send = next_send.max(Instant::now()) + share;
                     }
-                    let bytes = size(&batch);
-                    in_flight += batch.len();
-                    in_flight_bytes += bytes;
+                    in_flight += batch.records.len();
+                    in_flight_bytes += batch.bytes;
                     appending.push(append(import, batch));
                 }
-                chunk = chunks.next(), if reading && outbox.is_empty() && room && again.is_empty() && !stopping => match chunk {
+                chunk = chunks.next(), if reading && outbox.is_empty() && room && again.records.is_empty() && !stopping => match chunk {
                     None => reading = false,
                     Some(chunk) => {
                         let Prepared { records, bytes, survey: seen } = chunk?;
@@ -412,16 +432,14 @@ impl Running {
     }
 }
 
-fn append(import: &Import, batch: Vec<Outgoing>) -> BoxFuture<'static, Appended> {
+fn append(import: &Import, batch: Outbatch) -> BoxFuture<'static, Appended> {
     let producer = import.producer.clone();
     Box::pin(async move {
-        let records: Vec<NewRecord> = batch.iter().map(|outgoing| outgoing.record.clone()).collect();
-        let bytes = size(&batch);
         let results = match producer {
-            Some(producer) => producer.append(records, None).await,
+            Some(producer) => producer.append(&batch.records, None).await,
             None => Vec::new(),
         };
-        Appended { sent: batch, results, bytes }
+        Appended { batch, results }
     })
 }
 
@@ -433,10 +451,6 @@ fn name_of(record: &NewRecord) -> String {
         }
         _ => String::new(),
     }
-}
-
-fn size(batch: &[Outgoing]) -> usize {
-    batch.iter().map(|outgoing| outgoing.record.payload.len() + outgoing.record.key.len()).sum()
 }
 
 async fn sleep_until_some(at: Option<Instant>) {

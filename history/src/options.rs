@@ -51,6 +51,14 @@ pub struct Options {
     pub facts: bool,
 }
 
+impl Options {
+    /// Nothing here changes an event of our own form that has an id.
+    #[must_use]
+    pub(crate) fn leave_events_as_they_are(&self) -> bool {
+        self.entity.is_none() && self.process.is_none() && self.map.is_empty()
+    }
+}
+
 /// Fields by what they become.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]

@@ -12,7 +12,7 @@ use crate::frontier::{Counts, Place};
 use crate::importer::{Import, ImportError};
 use crate::options::Options;
 use crate::record::{Bad, Body, EXCERPT_BYTES};
-use crate::source::{self, Converted};
+use crate::source::{self, Converted, Format};
 use crate::survey::Survey;
 
 /// Chunks that wait to be converted.
@@ -25,6 +25,8 @@ pub struct Admitted {
     pub record: NewRecord,
     /// How many messages it has.
     pub messages: u64,
+    /// It has no time of its own.
+    pub timeless: bool,
 }
 
 /// Judges events as the front door does, and makes their records. Called on any thread.
@@ -34,6 +36,12 @@ pub trait Admit: Send + Sync + 'static {
     /// # Errors
     /// Why the event can never be taken.
     fn admit(&self, body: Value) -> Result<Admitted, String>;
+
+    /// The same for the text of a body, without a value in between. `None` where it is not plain enough: then its value is judged.
+    ///
+    /// # Errors
+    /// Why the event can never be taken.
+    fn admit_text(&self, text: &[u8]) -> Option<Result<Admitted, String>>;
 }
 
 /// One record, converted.
@@ -61,16 +69,25 @@ pub(crate) struct Prepared {
 fn prepare(chunk: Chunk, options: &Options, admit: &dyn Admit, surveyed: bool) -> Prepared {
     let Chunk { input, format, raws, bytes, ends: _ } = chunk;
     let mut prepared = Prepared { records: Vec::with_capacity(raws.len()), bytes, survey: Survey::default() };
+    let as_it_is = format == Format::Events && options.leave_events_as_they_are() && !surveyed;
     for raw in raws {
         let place = Place { input, record: raw.last };
+        if as_it_is
+            && let Body::Json(text) = &raw.body
+            && let Some(Ok(Admitted { record, messages, timeless })) = admit.admit_text(text)
+        {
+            let counts = Counts { records: 1, ..Counts::default() };
+            let events = vec![(record, Sent { messages, timeless })];
+            prepared.records.push(Ready { place, events, bad: Vec::new(), counts });
+            continue;
+        }
         let excerpt = excerpt(&raw.body);
         let Converted { events, mut bad, passed } = source::convert(format, raw.body, options);
         let mut admitted = Vec::with_capacity(events.len());
         for event in events {
-            let timeless = event.get("occurred_at").is_none_or(Value::is_null);
             let seen = surveyed.then(|| Survey::of(&event));
             match admit.admit(event) {
-                Ok(Admitted { record, messages }) => {
+                Ok(Admitted { record, messages, timeless }) => {
                     if let Some(seen) = seen {
                         prepared.survey.add(&seen);
                     }

@@ -30,7 +30,11 @@ impl Admit for Plain {
             payload: body.to_string().into(),
             headers: Vec::new(),
         };
-        Ok(Admitted { record, messages: 1 })
+        Ok(Admitted { record, messages: 1, timeless: true })
+    }
+
+    fn admit_text(&self, text: &[u8]) -> Option<Result<Admitted, String>> {
+        Some(self.admit(serde_json::from_slice(text).ok()?))
     }
 }
 
@@ -45,7 +49,7 @@ struct Flaky {
 
 #[async_trait]
 impl Producer for Flaky {
-    async fn append(&self, records: Vec<NewRecord>, _fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
+    async fn append(&self, records: &[NewRecord], _fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         if call >= self.stop_after {
             self.stop.cancel();
@@ -53,7 +57,7 @@ impl Producer for Flaky {
         let mut taken = self.taken.lock().unwrap();
         let source = TopicPartition { topic: Topic::ConversationsBackfill, partition: 0 };
         let mut results = Vec::new();
-        for (n, record) in records.into_iter().enumerate() {
+        for (n, record) in records.iter().enumerate() {
             if record.key.ends_with(b"7") {
                 results.push(Err(AppendError::Unacceptable("it ends with 7".to_owned())));
                 continue;

@@ -41,20 +41,30 @@ impl Admission {
 
 impl Admit for Admission {
     fn admit(&self, body: Value) -> Result<Admitted, String> {
-        let event = NewEvent::read(body).map_err(|problem| problem.detail)?;
+        self.record(NewEvent::read(body).map_err(|problem| problem.detail)?)
+    }
+
+    fn admit_text(&self, text: &[u8]) -> Option<Result<Admitted, String>> {
+        let event = NewEvent::read_plain(text)?;
+        event.event_id.is_some().then(|| self.record(event))
+    }
+}
+
+impl Admission {
+    fn record(&self, event: NewEvent) -> Result<Admitted, String> {
         let content_hash = event.content_hash();
         let messages = event.messages.len() as u64;
+        let timeless = event.occurred_at.is_none();
         let Some(event_id) = event.event_id.clone() else { return Err("the event has no id".to_owned()) };
-        let record = event.into_record(&self.tenant, event_id, content_hash, self.tick());
-        let entity_id = record.entity_id.clone();
-        let body = LogRecordBody::Conversation(record);
+        let entity_id = event.entity_id.clone();
+        let body = LogRecordBody::Conversation(event.into_record(&self.tenant, event_id, content_hash, self.tick()));
         let record =
             new_record(Topic::ConversationsBackfill, &self.tenant, &entity_id, &body, None).map_err(|problem| problem.detail)?;
         // What the door refuses for its size it refuses here, too; a record is about as long as its event.
         if record.payload.len() > MAX_EVENT_BYTES {
             return Err(format!("an event is at most {MAX_EVENT_BYTES} bytes"));
         }
-        Ok(Admitted { record, messages })
+        Ok(Admitted { record, messages, timeless })
     }
 }
 

@@ -11,7 +11,7 @@ pub const CLOSE: &str = "</memori_context>";
 /// joins is looked at again, so that no block is left. An open or close without its partner stays.
 #[must_use]
 pub fn remove_blocks(text: &str) -> (Cow<'_, str>, usize) {
-    if !text.contains(CLOSE) || !text.contains('<') {
+    if !text.contains('<') || !text.contains(CLOSE) {
         return (Cow::Borrowed(text), 0);
     }
     let mut out = String::with_capacity(text.len());

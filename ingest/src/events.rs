@@ -28,12 +28,15 @@ pub type Item = Result<NewEvent, (Option<String>, Problem)>;
 /// # Errors
 /// 400 or 422.
 pub fn read_event(bytes: &[u8]) -> Answer<NewEvent> {
-    NewEvent::read(parse_json(bytes)?)
+    NewEvent::read_text(bytes)
 }
 
 fn read_item(bytes: &[u8]) -> Item {
     if bytes.len() > MAX_EVENT_BYTES {
         return Err((None, Problem::too_large(format!("an event is at most {MAX_EVENT_BYTES} bytes of JSON"))));
+    }
+    if let Some(event) = NewEvent::read_plain(bytes) {
+        return Ok(event);
     }
     let value = parse_json(bytes).map_err(|problem| (None, problem))?;
     let id = value.get("event_id").and_then(Value::as_str).filter(|id| is_event_id(id)).map(str::to_owned);

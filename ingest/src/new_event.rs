@@ -5,10 +5,12 @@ use std::collections::{HashMap, HashSet};
 use memori_schemas::{
     ContentFormat, ContentHash, ConversationEvent, EntityKey, Message, MetadataEntry, Micros, Role, Supplied, ids,
 };
-use memori_service::problem::{Answer, FieldErrors, Fields};
+use memori_service::problem::{Answer, FieldErrors, Fields, parse_json};
 use serde_json::Value;
 
 use crate::context_block::remove_blocks;
+
+mod plain;
 
 /// The most bytes of JSON in one event.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
@@ -43,6 +45,23 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
+    /// Reads one event as text.
+    ///
+    /// # Errors
+    /// 400 where it is not JSON, else as [`NewEvent::read`].
+    pub fn read_text(text: &[u8]) -> Answer<Self> {
+        match Self::read_plain(text) {
+            Some(event) => Ok(event),
+            None => Self::read(parse_json(text)?),
+        }
+    }
+
+    /// Reads one event as text, where it is as plain as nearly all are. `None` says nothing about what it is.
+    #[must_use]
+    pub fn read_plain(text: &[u8]) -> Option<Self> {
+        plain::read(text)
+    }
+
     /// Reads one event.
     ///
     /// # Errors

@@ -54,23 +54,20 @@ pub(crate) fn new_record(
             Problem::internal()
         }
     })?;
-    let headers = headers(tenant, topic.lane(), &payload, traceparent);
+    let headers = headers(tenant, topic.lane(), Some(Bytes::from_static(framing::fingerprint_hex(body).as_bytes())), traceparent);
     Ok(NewRecord { topic, key: ids::log_key(tenant, entity_id).into(), payload: payload.into(), headers })
 }
 
 /// The headers of a record of ours.
-pub(crate) fn headers(tenant: &str, lane: Option<Lane>, payload: &[u8], traceparent: Option<&str>) -> Vec<Header> {
-    let header = |name: &'static str, value: &str| Header { name: name.into(), value: Bytes::copy_from_slice(value.as_bytes()) };
-    let mut headers = vec![header("tenant", tenant)];
-    if let Some(lane) = lane {
-        headers.push(header("lane", lane.as_str()));
-    }
-    if let Some(fingerprint) = payload.get(2..10) {
-        headers.push(header("schema", &hex::encode(fingerprint)));
-    }
-    if let Some(traceparent) = traceparent {
-        headers.push(header(TRACEPARENT, traceparent));
-    }
+pub(crate) fn headers(tenant: &str, lane: Option<Lane>, schema: Option<Bytes>, traceparent: Option<&str>) -> Vec<Header> {
+    let header = |name: &'static str, value: Bytes| Header { name: name.into(), value };
+    let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let known = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let mut headers = Vec::with_capacity(4);
+    headers.push(header("tenant", copied(tenant)));
+    headers.extend(lane.map(|lane| header("lane", known(lane.as_str()))));
+    headers.extend(schema.map(|schema| header("schema", schema)));
+    headers.extend(traceparent.map(|traceparent| header(TRACEPARENT, copied(traceparent))));
     headers
 }
 
@@ -84,7 +81,7 @@ pub(crate) async fn append(
     let count = records.len();
     let all = |error: AppendError| vec![Err(error); count];
     let producer = Arc::clone(producer);
-    let mut appending = tokio::spawn(async move { producer.append(records, None).await });
+    let mut appending = tokio::spawn(async move { producer.append(&records, None).await });
     let settled = match patience {
         None => appending.await,
         Some(patience) => match tokio::time::timeout(patience, &mut appending).await {

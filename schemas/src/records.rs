@@ -17,7 +17,7 @@ macro_rules! names {
 
             /// The name on the log, in the API and in metrics.
             #[must_use]
-            pub fn as_str(self) -> &'static str {
+            pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
 

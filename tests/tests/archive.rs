@@ -53,7 +53,7 @@ async fn append(log: &dyn Log, topic: Topic, numbers: std::ops::Range<usize>) ->
         payload: Bytes::from(format!("record {n} {}", "x".repeat(n % 50))),
         headers: vec![memori_event_log::Header::read("tenant", Bytes::from(format!("tenant-{}", n % 3)))],
     };
-    for answer in log.producer().append(numbers.map(record).collect(), None).await {
+    for answer in log.producer().append(&numbers.map(record).collect::<Vec<_>>(), None).await {
         answer?;
     }
     Ok(())

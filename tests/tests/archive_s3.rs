@@ -124,7 +124,7 @@ async fn manifests_are_put_where_nothing_is() -> anyhow::Result<()> {
         payload: Bytes::from(format!("record {n}")),
         headers: vec![],
     };
-    for answer in log.producer().append((0..RECORDS).map(record).collect(), None).await {
+    for answer in log.producer().append(&(0..RECORDS).map(record).collect::<Vec<_>>(), None).await {
         answer?;
     }
 

@@ -118,7 +118,7 @@ async fn topics_are_made_once_and_name_the_log() -> Result<()> {
     ensure!(missing.contains("memori topics create") && missing.contains(&prefix), "{missing}");
     let missing = log.subscribe("g", &[Topic::Controls]).await.err().context("subscribed to nothing")?.to_string();
     ensure!(missing.contains("memori topics create"), "{missing}");
-    let refused = log.producer().append(vec![record("a", "b")], None).await.remove(0).unwrap_err();
+    let refused = log.producer().append(&[record("a", "b")], None).await.remove(0).unwrap_err();
     ensure!(matches!(&refused, AppendError::Refused(why) if why.contains("memori topics create")), "{refused}");
 
     let other = KafkaLog::connect(config(servers, &prefix, &[])).await?;
@@ -166,7 +166,7 @@ async fn what_was_appended_is_read_as_it_was() -> Result<()> {
     ];
     sent.push(record("a", vec![1_u8; MAX_MESSAGE_BYTES]));
     sent.push(record("a", rand::random_iter::<u8>().take(MAX_MESSAGE_BYTES - 4096).collect::<Vec<u8>>()));
-    let answers = log.producer().append(sent.clone(), None).await;
+    let answers = log.producer().append(&sent, None).await;
     ensure!(matches!(answers[3], Err(AppendError::TooLarge(_))), "{:?}", answers[3]);
     let partition = partition_with("a");
     for (index, offset) in [(0, 0), (1, 1), (2, 2), (4, 3)] {
@@ -193,7 +193,7 @@ async fn pages_join_without_a_gap_while_the_log_grows() -> Result<()> {
     let mut offsets = Vec::new();
     for round in 0..5 {
         let batch = (0..100).map(|n| record("a", format!("{round} {n}"))).collect();
-        for answer in log.producer().append(batch, None).await {
+        for answer in log.producer().append(&batch, None).await {
             answer?;
         }
         loop {
@@ -213,10 +213,13 @@ async fn a_full_queue_makes_the_caller_wait_and_keeps_the_order() -> Result<()> 
     let (log, _) = fresh_log(&[("queue_buffering_max_messages", "7")]).await?;
     let producer = log.producer();
     // pipelined: the second call enters the queue behind all of the first
-    let batches = (0..4).map(|batch| {
-        let producer = Arc::clone(&producer);
-        async move { producer.append((0..300).map(|n| record("a", format!("{}", batch * 300 + n))).collect(), None).await }
-    });
+    let batches =
+        (0..4).map(|batch| {
+            let producer = Arc::clone(&producer);
+            async move {
+                producer.append(&(0..300).map(|n| record("a", format!("{}", batch * 300 + n))).collect::<Vec<_>>(), None).await
+            }
+        });
     for answers in futures::future::join_all(batches).await {
         for answer in answers {
             answer?;
@@ -234,7 +237,7 @@ async fn a_consumer_never_skips_over_records_that_are_gone() -> Result<()> {
     let (log, prefix) = fresh_log(&[]).await?;
     let partition = partition_with("a");
     let ten = || (0..10).map(|n| record("a", format!("{n}"))).collect::<Vec<_>>();
-    for answer in log.producer().append(ten(), None).await {
+    for answer in log.producer().append(&ten(), None).await {
         answer?;
     }
     let below = |error: LogError, wanted: i64, log_start: i64| {
@@ -251,7 +254,7 @@ async fn a_consumer_never_skips_over_records_that_are_gone() -> Result<()> {
     ensure!(records(&mut consumer, 10).await?.len() == 10);
     consumer.commit(&[Commit::at(partition, 4)]).await?;
     consumer.pause(&[partition])?;
-    for answer in log.producer().append(ten(), None).await {
+    for answer in log.producer().append(&ten(), None).await {
         answer?;
     }
     trim(servers, &prefix, partition, 15).await?;
@@ -320,7 +323,7 @@ async fn a_second_member_takes_over_only_what_the_first_let_go() -> Result<()> {
     };
     ensure!(taken.iter().collect::<BTreeSet<_>>() == revoked.iter().collect(), "{taken:?} of {revoked:?}");
     // nothing flows before the answer
-    for answer in log.producer().append(batch(), None).await {
+    for answer in log.producer().append(&batch(), None).await {
         answer?;
     }
     let kept: BTreeSet<TopicPartition> = all.iter().copied().filter(|p| !revoked.contains(p)).collect();
@@ -336,7 +339,7 @@ async fn a_second_member_takes_over_only_what_the_first_let_go() -> Result<()> {
     let back = assigned(&mut first, Start::Committed).await?;
     ensure!(back.iter().collect::<BTreeSet<_>>() == taken.iter().collect());
     ensure!(back.iter().all(|p| first.fence(*p).is_some_and(|f| f.epoch > epoch)));
-    for answer in log.producer().append(batch(), None).await {
+    for answer in log.producer().append(&batch(), None).await {
         answer?;
     }
     let seen = records(&mut first, all.len()).await?;
@@ -350,7 +353,7 @@ async fn a_commit_stands_whose_metadata_the_broker_refuses() -> Result<()> {
     let (log, _) = fresh_log(&[]).await?;
     let (one, other) = (partition_with(&keys()[0]), partition_with(&keys()[1]));
     let batch = keys().iter().flat_map(|key| (0..4).map(move |n| record(key, format!("{n}")))).collect();
-    for answer in log.producer().append(batch, None).await {
+    for answer in log.producer().append(&batch, None).await {
         answer?;
     }
     let mut consumer = log.subscribe("g", &[Topic::ConversationsLive]).await?;
@@ -398,7 +401,7 @@ async fn what_was_done_behind_a_parked_record_is_not_done_again_after_a_crash() 
     let log = Arc::new(KafkaLog::connect(config(servers, &prefix, SHORT_SESSION)).await?);
     log.create_topics(1).await?;
     let batch = (0..RECORDS).map(|n| record(&format!("key {n}"), format!("{n}"))).collect();
-    for answer in log.producer().append(batch, None).await {
+    for answer in log.producer().append(&batch, None).await {
         answer?;
     }
     let start = |parked, given: &Arc<Mutex<Vec<String>>>| {
@@ -442,7 +445,7 @@ async fn what_was_done_behind_a_parked_record_is_not_done_again_after_a_crash() 
     ensure!(running.await.is_err_and(|e| e.is_cancelled()));
     ensure!(first.lock().expect("no panic").len() == RECORDS);
 
-    for answer in log.producer().append(vec![record("key 0", "new")], None).await {
+    for answer in log.producer().append(&[record("key 0", "new")], None).await {
         answer?;
     }
     let second = Arc::default();
@@ -489,7 +492,7 @@ async fn a_named_member_that_comes_back_finds_its_partitions_and_disturbs_nobody
     let kept = assigned(&mut again, Start::Committed).await?;
     ensure!(kept.len() == all.len() - given.len() && kept.iter().all(|partition| !given.contains(partition)), "{kept:?}");
     for key in [ours, theirs] {
-        log.producer().append(vec![record(key, "x")], None).await.remove(0)?;
+        log.producer().append(&[record(key, "x")], None).await.remove(0)?;
     }
     ensure!(records(&mut again, 1).await?[0].source == partition_with(ours));
     // The first thing that it hears is a record: it was asked for nothing meanwhile.
@@ -517,7 +520,7 @@ async fn a_pause_does_not_outlive_its_assignment() -> Result<()> {
     }
     second.close(DEADLINE).await;
     let back = assigned(&mut first, Start::Committed).await?;
-    for answer in log.producer().append(keys.iter().map(|key| record(key, key.clone())).collect(), None).await {
+    for answer in log.producer().append(&keys.iter().map(|key| record(key, key.clone())).collect::<Vec<_>>(), None).await {
         answer?;
     }
     let seen = records(&mut first, back.len()).await?;
@@ -561,7 +564,7 @@ async fn a_dropped_next_loses_nothing() -> Result<()> {
     let producer = log.producer();
     let sending = tokio::spawn(async move {
         for n in 0..400 {
-            producer.append(vec![record("a", format!("{n}"))], None).await.remove(0)?;
+            producer.append(&[record("a", format!("{n}"))], None).await.remove(0)?;
         }
         Ok::<_, AppendError>(())
     });
@@ -622,7 +625,7 @@ async fn member_process() -> Result<()> {
 async fn a_member_woken_from_sigstop_is_fenced() -> Result<()> {
     let servers = shared().await?;
     let (log, prefix) = fresh_log(SHORT_SESSION).await?;
-    log.producer().append(vec![record("a", "b")], None).await.remove(0)?;
+    log.producer().append(&[record("a", "b")], None).await.remove(0)?;
     let mut child = tokio::process::Command::new(std::env::current_exe()?)
         .args(["--exact", "member_process", "--nocapture"])
         .env(MEMBER, format!("{} {prefix}", servers.kafka_brokers()))
@@ -676,7 +679,7 @@ async fn the_broker_dies_with_records_in_flight() -> Result<()> {
     let mut impatient = config(&servers, "memori", &[]);
     impatient.delivery_timeout = Duration::from_secs(1);
     let impatient = KafkaLog::connect(impatient).await?;
-    impatient.producer().append(vec![record("impatient", "0")], None).await.remove(0)?;
+    impatient.producer().append(&[record("impatient", "0")], None).await.remove(0)?;
 
     // in steps of a few, so that many calls are under way when it dies
     let acked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -687,7 +690,7 @@ async fn the_broker_dies_with_records_in_flight() -> Result<()> {
                 let mut positions = Vec::new();
                 for step in (0..EACH).step_by(5) {
                     let batch = (step..step + 5).map(|n| record(&format!("k{key}"), format!("k{key} {n}"))).collect();
-                    for (n, answer) in (step..).zip(producer.append(batch, None).await) {
+                    for (n, answer) in (step..).zip(producer.append(&batch, None).await) {
                         positions.push((format!("k{key} {n}"), answer));
                         acked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     }
@@ -708,7 +711,7 @@ async fn the_broker_dies_with_records_in_flight() -> Result<()> {
         tokio::task::spawn_blocking(move || killer.kill9_kafka()).await??;
         if share == 4 {
             // who waits a second only is told that nothing is known, not that all is well
-            let answer = impatient.producer().append(vec![record("impatient", "1")], None).await.remove(0);
+            let answer = impatient.producer().append(&[record("impatient", "1")], None).await.remove(0);
             ensure!(matches!(answer, Err(AppendError::Unconfirmed(_))), "{answer:?}");
         }
         let starter = Arc::clone(&servers);

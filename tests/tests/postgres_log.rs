@@ -71,7 +71,7 @@ async fn append_until(log: Arc<SqlLog>, caller: usize, confirmed: Arc<watch::Sen
         }
         let payloads: Vec<String> = (0..6).map(|n| format!("{caller}/{batch}/{n}")).collect();
         let records = payloads.iter().enumerate().map(|(n, p)| record(TOPICS[n % 2], &format!("key {}", (caller + n) % 7), p));
-        let results = log.producer().append(records.collect(), None).await;
+        let results = log.producer().append(&records.collect::<Vec<_>>(), None).await;
         confirmed.send_modify(|n| *n += results.iter().filter(|result| result.is_ok()).count());
         told.extend(payloads.into_iter().zip(results).map(|(payload, result)| Told { payload, result }));
     }
@@ -296,12 +296,12 @@ async fn an_answer_that_is_lost_is_found_again() -> anyhow::Result<()> {
     let mut told = Vec::new();
     for n in 0..20 {
         // Somebody else appends in between, so that places move on.
-        let between = direct.producer().append(vec![record(TOPICS[0], "key 1", &format!("between {n}"))], None).await;
+        let between = direct.producer().append(&[record(TOPICS[0], "key 1", &format!("between {n}"))], None).await;
         told.push(Told { payload: format!("between {n}"), result: between.into_iter().next().context("one")? });
         cutter.arm(if n % 2 == 0 { Cut::After } else { Cut::Before });
         let payloads = [format!("a {n}"), format!("b {n}")];
         let records = payloads.iter().enumerate().map(|(i, payload)| record(TOPICS[i], "key 1", payload)).collect();
-        let results = log.producer().append(records, None).await;
+        let results = log.producer().append(&records, None).await;
         ensure!(!cutter.is_armed(), "nothing was cut");
         told.extend(payloads.into_iter().zip(results).map(|(payload, result)| Told { payload, result }));
     }
@@ -362,7 +362,7 @@ async fn no_right_is_asked_for_that_is_not_named() -> anyhow::Result<()> {
     for url in [none, own, lent] {
         let log = open(&as_role(&url, &role)).await?;
         log.create_topics(PARTITIONS).await?;
-        let result = log.producer().append(vec![record(TOPICS[0], "k", "p")], None).await;
+        let result = log.producer().append(&[record(TOPICS[0], "k", "p")], None).await;
         ensure!(matches!(result[..], [Ok(_)]), "{result:?}");
     }
     Ok(())

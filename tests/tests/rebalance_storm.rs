@@ -170,7 +170,7 @@ async fn every_event_has_one_outcome_whatever_happens_to_the_workers() -> anyhow
                 let payload = framing::encode(&LogRecordBody::Conversation(event))?.into();
                 records.push(NewRecord { topic: Topic::conversations(Lane::Live), key, payload, headers: Vec::new() });
             }
-            for appended in producer.append(records, None).await {
+            for appended in producer.append(&records, None).await {
                 appended?;
             }
             published += entities;

@@ -95,7 +95,7 @@ async fn the_log_is_in_the_registrys_format_and_older_records_are_read() -> anyh
     ensure!(payload[0] == 0xC3);
     let key = ids::log_key(TENANT, "alice").into();
     let record = NewRecord { topic: Topic::ConversationsLive, key, payload: payload.into(), headers: Vec::new() };
-    log.producer().append(vec![record], None).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    log.producer().append(&[record], None).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     let since = Instant::now();
     loop {
         let status = api.event("from-before").await?.map(|event| event["status"].clone());

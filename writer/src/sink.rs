@@ -126,7 +126,7 @@ impl Sink {
             return Ok(());
         }
         let records = open.iter().map(|r| new_record(r)).collect::<Result<Vec<_>, _>>()?;
-        for (refused, answer) in open.iter().zip(self.log.producer().append(records, None).await) {
+        for (refused, answer) in open.iter().zip(self.log.producer().append(&records, None).await) {
             answer.map_err(|e| SinkError::Retry(format!("a dead letter was not acknowledged: {e}")))?;
             self.buried.insert((refused.source, refused.offset));
             metrics::refused(refused.letter.class.as_str());

@@ -71,7 +71,7 @@ impl World {
     async fn append(&self, topic: Topic, entity_id: &str, payload: Vec<u8>) -> i64 {
         let record =
             NewRecord { topic, key: ids::log_key("acme", entity_id).into(), payload: payload.into(), headers: Vec::new() };
-        let answers = self.log.producer().append(vec![record], None).await;
+        let answers = self.log.producer().append(&[record], None).await;
         answers.into_iter().next().expect("one answer").expect("is appended").offset.expect("the SQL log knows where")
     }
 

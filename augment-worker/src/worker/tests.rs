@@ -32,16 +32,16 @@ struct Shelf {
 
 #[async_trait]
 impl Producer for Shelf {
-    async fn append(&self, records: Vec<NewRecord>, _: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
-        let put = |record: NewRecord| {
+    async fn append(&self, records: &[NewRecord], _: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
+        let put = |record: &NewRecord| {
             if record.topic != Topic::DeadLetters && record.payload.len() > self.most {
                 return Err(AppendError::TooLarge("over".into()));
             }
             let source = TopicPartition { topic: record.topic, partition: SOURCE.partition };
-            self.records.lock().unwrap().push(record);
+            self.records.lock().unwrap().push(record.clone());
             Ok(Position { source, offset: None })
         };
-        records.into_iter().map(put).collect()
+        records.iter().map(put).collect()
     }
 
     async fn flush(&self, _: Duration) {}

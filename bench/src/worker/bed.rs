@@ -63,7 +63,7 @@ impl Bed {
                 let key = ids::log_key(tenant, entity).into();
                 records.push(NewRecord { topic: Topic::conversations(lane), key, payload: payload.into(), headers: Vec::new() });
             }
-            for appended in producer.append(records, None).await {
+            for appended in producer.append(&records, None).await {
                 appended.context("publishing")?;
             }
         }

@@ -34,7 +34,7 @@ pub async fn woken_from_sigstop<P: Provider>(test: &str) {
     let again = take(&mut *heir, 1).await;
     assert_eq!(number(&again[0]), 0, "what the sleeper had not committed comes again");
     let fence = heir.fence(at(0)).expect("it holds the partition");
-    let results = log.producer().append(vec![numbered("k", 1)], Some(&fence)).await;
+    let results = log.producer().append(&[numbered("k", 1)], Some(&fence)).await;
     assert_eq!(results[0].as_ref().expect("the heir may append").offset, Some(1));
     let commit = Commit { metadata: "the heir's".to_owned(), ..Commit::at(at(0), 1) };
     heir.commit(&[commit]).await.expect("the heir may commit");
@@ -102,7 +102,7 @@ async fn frozen_member<P: Provider>(address: &str) {
     let fence = consumer.fence(at(0)).expect("it holds the partition");
     say(&format!("holding {}", number(&records[0])));
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await.expect("joins").expect("reads");
-    match log.producer().append(vec![numbered("k", 99)], Some(&fence)).await.remove(0) {
+    match log.producer().append(&[numbered("k", 99)], Some(&fence)).await.remove(0) {
         Err(AppendError::Fenced(partition)) if partition == at(0) => say("append fenced"),
         result => say(&format!("append {result:?}")),
     }

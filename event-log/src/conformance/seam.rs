@@ -79,7 +79,7 @@ pub async fn records_of_one_byte_and_of_one_mebibyte<P: Provider>() {
         Header { name: "bytes".into(), value: Bytes::from_static(&[0, 159, 146, 150]) },
     ];
     append(&*log, records.clone()).await;
-    let refused = log.producer().append(vec![record("k", vec![0; 9 * 1024 * 1024])], None).await;
+    let refused = log.producer().append(&[record("k", vec![0; 9 * 1024 * 1024])], None).await;
     assert!(matches!(refused[0], Err(AppendError::TooLarge(_))), "{refused:?}");
     let mut consumer = log.subscribe("readers", &[TOPIC]).await.expect("joins");
     let came = take(&mut *consumer, payloads.len()).await;

@@ -51,7 +51,7 @@ pub(super) fn number(record: &LogRecord) -> u64 {
 }
 
 pub(super) async fn append(log: &dyn Log, records: Vec<NewRecord>) -> Vec<Position> {
-    log.producer().append(records, None).await.into_iter().map(|result| result.expect("appended")).collect()
+    log.producer().append(&records, None).await.into_iter().map(|result| result.expect("appended")).collect()
 }
 
 pub(super) async fn within<T>(what: &str, waiting: impl Future<Output = T>) -> T {

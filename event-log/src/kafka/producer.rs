@@ -155,26 +155,27 @@ impl Line {
             .key(record.key.as_ref())
             .payload(record.payload.as_ref())
             .headers(headers(record));
-        loop {
-            // registered before the try, so that a report in between is not missed
-            let room = self.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
+        // The first try waits for nobody; those behind it are registered before they try, so that a report in between is not missed.
+        let mut room = None;
+        let (error, back) = loop {
             match native.send(next) {
                 Ok(()) => return,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     next = back;
-                    let _ = tokio::time::timeout(QUEUE_RECHECK, room).await;
-                }
-                Err((error, back)) => {
-                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-                        self.replace(native);
+                    if let Some(room) = room.take() {
+                        let _ = tokio::time::timeout(QUEUE_RECHECK, room).await;
                     }
-                    back.delivery_opaque.settle(Err(append_error(&error)));
-                    return;
+                    let mut waiting = Box::pin(self.room.notified());
+                    waiting.as_mut().enable();
+                    room = Some(waiting);
                 }
+                Err(broken) => break broken,
             }
+        };
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.replace(native);
         }
+        back.delivery_opaque.settle(Err(append_error(&error)));
     }
 
     /// A producer with a fatal error never works again; what it still had is reported as unconfirmed.
@@ -243,7 +244,7 @@ impl KafkaProducer {
 #[async_trait]
 impl Producer for KafkaProducer {
     /// Kafka fences by the group's generation when offsets are committed, so the fence is not looked at here.
-    async fn append(&self, records: Vec<NewRecord>, _fence: Option<&Fence>) -> Vec<Outcome> {
+    async fn append(&self, records: &[NewRecord], _fence: Option<&Fence>) -> Vec<Outcome> {
         let count = records.len();
         if count == 0 {
             return Vec::new();
@@ -251,7 +252,7 @@ impl Producer for KafkaProducer {
         let pending =
             Arc::new(Pending { outcomes: Mutex::new(vec![None; count]), left: AtomicUsize::new(count), done: Notify::new() });
         for haste in [Haste::Live, Haste::History] {
-            self.append_in(haste, &records, &pending).await;
+            self.append_in(haste, records, &pending).await;
         }
         pending.done.notified().await;
         let outcomes = std::mem::take(&mut *pending.outcomes.lock().unwrap_or_else(PoisonError::into_inner));

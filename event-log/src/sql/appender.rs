@@ -82,7 +82,7 @@ async fn run(dialect: Arc<dyn Dialect>, mut calls: mpsc::Receiver<Call>) {
 
 #[async_trait]
 impl Producer for Appender {
-    async fn append(&self, records: Vec<NewRecord>, fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
+    async fn append(&self, records: &[NewRecord], fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
         let refusals: Vec<Option<AppendError>> = records
             .iter()
             .map(|record| {
@@ -91,7 +91,7 @@ impl Producer for Appender {
             })
             .collect();
         let fitting: Vec<NewRecord> =
-            records.into_iter().zip(&refusals).filter(|(_, refusal)| refusal.is_none()).map(|(r, _)| r).collect();
+            records.iter().zip(&refusals).filter(|(_, refusal)| refusal.is_none()).map(|(r, _)| r.clone()).collect();
         if fitting.is_empty() {
             return refusals.into_iter().flatten().map(Err).collect();
         }

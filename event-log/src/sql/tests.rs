@@ -67,7 +67,7 @@ async fn concurrent_appends_get_dense_offsets_in_the_order_of_each_caller() {
                 let mut offsets = Vec::new();
                 for n in 0..20 {
                     let batch = vec![record(&format!("caller {caller}"), &[n]), record(&format!("caller {caller}"), &[n])];
-                    for result in log.producer().append(batch, None).await {
+                    for result in log.producer().append(&batch, None).await {
                         offsets.push(result.expect("appended"));
                     }
                 }
@@ -99,7 +99,7 @@ async fn a_record_above_the_limit_is_refused_alone() {
     log.create_topics(1).await.expect("creates");
     let results = log
         .producer()
-        .append(vec![record("a", b"1"), record("a", &vec![0; super::MAX_PAYLOAD_BYTES + 1]), record("a", b"2")], None)
+        .append(&[record("a", b"1"), record("a", &vec![0; super::MAX_PAYLOAD_BYTES + 1]), record("a", b"2")], None)
         .await;
     assert_eq!(results[0].as_ref().expect("fits").offset, Some(0));
     assert!(matches!(results[1], Err(AppendError::TooLarge(_))));
@@ -112,7 +112,7 @@ async fn an_exclusive_owner_does_not_wait_for_the_leases_of_the_dead() {
     let config = SqlLogConfig { lease_ttl: Duration::from_secs(3600), exclusive: true, ..SqlLogConfig::default() };
     let log = open(&folder, config.clone()).await;
     log.create_topics(2).await.expect("creates");
-    log.producer().append(vec![record("a", b"1")], None).await.pop().expect("one").expect("appended");
+    log.producer().append(&[record("a", b"1")], None).await.pop().expect("one").expect("appended");
     let mut dead = log.subscribe("g", &[Topic::ConversationsLive]).await.expect("joins");
     records(&mut *dead, 1).await;
     drop(dead);
@@ -140,7 +140,7 @@ async fn a_log_of_the_first_version_keeps_its_commits() {
     let log = SqlLog::open(database.clone(), SqlLogConfig::default()).await.expect("migrates");
     log.create_topics(1).await.expect("creates");
     for n in 0..3 {
-        log.producer().append(vec![record("a", &[n])], None).await.pop().expect("one").expect("appended");
+        log.producer().append(&[record("a", &[n])], None).await.pop().expect("one").expect("appended");
     }
     drop(log);
     for sql in [

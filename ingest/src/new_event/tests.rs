@@ -191,3 +191,85 @@ proptest! {
         prop_assert_eq!(&event.messages[0].content, &content);
     }
 }
+
+fn near_events() -> impl Strategy<Value = String> {
+    let text = prop_oneof![
+        4 => "[a-z é]{0,12}".prop_map(|text| Value::from(text).to_string()),
+        1 => Just("null".to_owned()),
+        1 => Just("7".to_owned()),
+        1 => Just(r#""\u0000""#.to_owned()),
+        1 => Just(r#""\ud83d\ude00 \n""#.to_owned()),
+        1 => Just(r#""\ud800""#.to_owned()),
+        1 => Just(r#""a <memori_context>x</memori_context> b""#.to_owned()),
+        1 => Just(r#"[{"type":"text","text":"x"}]"#.to_owned()),
+    ];
+    let role = prop_oneof![4 => Just(r#""user""#.to_owned()), 1 => Just(r#""us\u0065r""#.to_owned()), 1 => text.clone()];
+    let time = prop_oneof![
+        4 => Just(r#""2026-01-31T12:00:00Z""#.to_owned()),
+        1 => Just(r#""2026-01-31T12:00:00\u005a""#.to_owned()),
+        1 => text.clone()
+    ];
+    let object = |members: Vec<(&'static str, String)>| {
+        let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let named = move |name: &'static str, value: BoxedStrategy<String>| value.prop_map(move |value| (name, value)).boxed();
+    let id = prop_oneof![Just(r#""m1""#.to_owned()), Just(r#""m2""#.to_owned())].boxed();
+    let some = move |member: BoxedStrategy<(&'static str, String)>, most| proptest::collection::vec(member, 0..=most);
+    let message = (
+        some(named("message_id", id), 1),
+        some(named("role", role.boxed()), 1),
+        some(named("content", text.clone().boxed()), 2),
+        some(named("name", text.clone().boxed()), 1),
+        some(named("created_at", time.clone().boxed()), 1),
+    )
+        .prop_map(move |(a, b, c, d, e)| object([a, b, c, d, e].concat()));
+    let messages = proptest::collection::vec(message, 0..4).prop_map(|messages| format!("[{}]", messages.join(",")));
+    let metadata = proptest::collection::vec(("[ab]", text.clone()), 0..3).prop_map(|entries| {
+        let entries: Vec<String> = entries.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        format!("{{{}}}", entries.join(","))
+    });
+    (
+        some(named("event_id", text.clone().boxed()), 1),
+        some(named("entity_id", text.clone().boxed()), 1),
+        some(named("process_id", text.clone().boxed()), 1),
+        some(named("occurred_at", time.boxed()), 1),
+        proptest::collection::vec(named("messages", messages.boxed()), 1..=2),
+        some(named("metadata", metadata.boxed()), 1),
+        some(named("surprise", text.boxed()), 1),
+    )
+        .prop_map(move |(a, b, c, d, e, f, g)| object([a, b, c, d, e, f, g].concat()))
+}
+
+const PLAIN: &str = r#"{"event_id":"e","entity_id":"a","process_id":"p","session_id":"s","occurred_at":"2026-01-31T12:00:00Z",
+    "messages":[{"message_id":"m","role":"user","content":"I like <b>tea</b>.","name":"Al","created_at":"2026-01-31T12:00:00Z"}],
+    "metadata":{"b":"1","a":"2"}}"#;
+
+#[test]
+fn nearly_every_event_goes_the_short_way() {
+    let event = NewEvent::read_plain(PLAIN.as_bytes()).expect("it is plain");
+    assert_eq!(Ok(event), NewEvent::read(serde_json::from_str(PLAIN).unwrap()));
+    assert!(NewEvent::read_plain(br#"{"entity_id":"a","messages":[{"role":"user","content":"x"}]}"#).is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+
+    /// What the short way takes, the long way takes as the same.
+    #[test]
+    fn the_short_way_is_the_long_one(text in near_events()) {
+        let long = parse_json(text.as_bytes()).and_then(NewEvent::read);
+        if let Some(short) = NewEvent::read_plain(text.as_bytes()) {
+            prop_assert_eq!(long.as_ref(), Ok(&short));
+        }
+        prop_assert_eq!(NewEvent::read_text(text.as_bytes()), long);
+    }
+
+    #[test]
+    fn broken_text_goes_the_long_way(cut in 0..PLAIN.len(), noise in any::<Vec<u8>>()) {
+        let text = [&PLAIN.as_bytes()[..cut], &noise, &PLAIN.as_bytes()[cut..]].concat();
+        if let Some(short) = NewEvent::read_plain(&text) {
+            prop_assert_eq!(Ok(short), parse_json(&text).and_then(NewEvent::read));
+        }
+    }
+}

@@ -102,14 +102,14 @@ impl RemoteLog {
 
 #[async_trait]
 impl Producer for RemoteLog {
-    async fn append(&self, records: Vec<NewRecord>, _fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
+    async fn append(&self, records: &[NewRecord], _fence: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
         let mut results: Vec<Option<Result<Position, AppendError>>> = Vec::with_capacity(records.len());
         let mut events = Vec::with_capacity(records.len());
         let mut places = Vec::with_capacity(records.len());
         // One call is of one lane: the door's are live, an importer's are not.
         let topic = records.first().map_or(Topic::ConversationsLive, |record| record.topic);
         let lane = if topic == Topic::ConversationsBackfill { Lane::Backfill } else { Lane::Live };
-        for (place, record) in records.into_iter().enumerate() {
+        for (place, record) in records.iter().enumerate() {
             match framing::decode(&record.payload) {
                 Ok(LogRecordBody::Conversation(event)) if record.topic == topic && topic.lane() == Some(lane) => {
                     let event_id = event.event_id.clone();

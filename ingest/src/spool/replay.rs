@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use memori_event_log::{AppendError, NewRecord, Producer, Topic};
-use memori_schemas::{Lane, ids};
+use memori_schemas::{Lane, framing, ids};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -142,11 +142,12 @@ async fn send_in_order(producer: &Arc<dyn Producer>, entries: &[&Entry]) -> Vec<
 
 fn record(entry: &Entry) -> NewRecord {
     let tenant = ids::parse_log_key(&entry.key).map_or("", |(tenant, _)| tenant);
+    let schema = framing::registry::fingerprint_of_payload(&entry.payload).map(|fingerprint| hex::encode(fingerprint).into());
     NewRecord {
         topic: Topic::ConversationsLive,
         key: entry.key.clone(),
         payload: entry.payload.clone(),
-        headers: headers(tenant, Some(Lane::Live), &entry.payload, entry.traceparent.as_deref()),
+        headers: headers(tenant, Some(Lane::Live), schema, entry.traceparent.as_deref()),
     }
 }
 

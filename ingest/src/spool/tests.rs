@@ -76,10 +76,10 @@ impl Sink {
 
 #[async_trait]
 impl Producer for Sink {
-    async fn append(&self, records: Vec<NewRecord>, _: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
+    async fn append(&self, records: &[NewRecord], _: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
         let source = TopicPartition { topic: Topic::ConversationsLive, partition: 0 };
         let results = records
-            .into_iter()
+            .iter()
             .map(|record| {
                 let answer = {
                     let mut answers = self.answers.lock().unwrap();

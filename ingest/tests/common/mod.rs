@@ -134,7 +134,7 @@ impl FakeLog {
 
 #[async_trait]
 impl Producer for FakeLog {
-    async fn append(&self, records: Vec<NewRecord>, _: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
+    async fn append(&self, records: &[NewRecord], _: Option<&Fence>) -> Vec<Result<Position, AppendError>> {
         self.inner.lock().unwrap().appends += 1;
         let mut taken = None;
         loop {
@@ -143,10 +143,10 @@ impl Producer for FakeLog {
             changed.as_mut().enable();
             let mode = self.inner.lock().unwrap().mode;
             match mode {
-                Mode::Up => return taken.unwrap_or_else(|| self.take(&records)),
+                Mode::Up => return taken.unwrap_or_else(|| self.take(records)),
                 Mode::Away => return records.iter().map(|_| Err(AppendError::Unconfirmed("away".into()))).collect(),
                 Mode::TooLarge => return records.iter().map(|_| Err(AppendError::TooLarge("8 MiB".into()))).collect(),
-                Mode::Forgetful if taken.is_none() => taken = Some(self.take(&records)),
+                Mode::Forgetful if taken.is_none() => taken = Some(self.take(records)),
                 Mode::Forgetful | Mode::Silent => {}
             }
             changed.await;

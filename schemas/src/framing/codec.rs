@@ -6,10 +6,10 @@ use apache_avro::Schema;
 use apache_avro::rabin::Rabin;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::schema::ResolvedSchema;
-use apache_avro::writer::datum::GenericDatumWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::datum;
 use super::shape::Shape;
 use super::{FINGERPRINT_BYTES, FramingError, HEADER_BYTES, MARKER, MAX_PAYLOAD_BYTES, RELEASED};
 
@@ -18,7 +18,6 @@ pub(super) struct Codec<T> {
     record: &'static str,
     header: [u8; HEADER_BYTES],
     fingerprint_hex: String,
-    writer: GenericDatumWriter<'static>,
     /// Newest first: nearly everything that is read is of the present version.
     readers: Vec<Reader>,
     types: PhantomData<fn(T) -> T>,
@@ -28,15 +27,14 @@ pub(super) struct Codec<T> {
 struct Reader {
     fingerprint: [u8; FINGERPRINT_BYTES],
     shape: Shape,
-    datum: GenericDatumReader<'static>,
     path: Path,
 }
 
 enum Path {
     /// The schema is the present one: bytes go straight into the type.
     Direct,
-    /// An older one: bytes → value → value of the present schema → type. The direct path would panic here.
-    Resolve,
+    /// An older one: bytes → value → value of the present schema → type.
+    Resolve(Box<GenericDatumReader<'static>>),
 }
 
 impl<T: Serialize + DeserializeOwned> Codec<T> {
@@ -46,7 +44,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> {
         Self::new(record, &sources)
     }
 
-    /// Panics where a schema is broken: they are compiled in, so a test sees it before anybody else does.
+    /// Panics where a schema is broken or is not the type's: they are compiled in, so a test sees it before anybody else does.
     /// Schemas live as long as the process; codecs are made once.
     pub(super) fn new(record: &'static str, oldest_first: &[&str]) -> Self {
         let schemas: Vec<&'static Schema> = oldest_first
@@ -56,12 +54,12 @@ impl<T: Serialize + DeserializeOwned> Codec<T> {
         let present = *schemas.last().expect("a record has at least one schema");
         let mut readers: Vec<Reader> = schemas.iter().map(|schema| Reader::new(schema, present)).collect();
         readers.reverse();
+        datum::fits::<T>(&readers[0].shape).expect("a record's type has the fields of its present schema, in their order");
         let fingerprint = fingerprint_of(present);
         let mut header = [0; HEADER_BYTES];
         header[..MARKER.len()].copy_from_slice(&MARKER);
         header[MARKER.len()..].copy_from_slice(&fingerprint);
-        let writer = GenericDatumWriter::builder(present).human_readable(false).build().expect("a compiled-in schema resolves");
-        Self { record, header, fingerprint_hex: hex::encode(fingerprint), writer, readers, types: PhantomData }
+        Self { record, header, fingerprint_hex: hex::encode(fingerprint), readers, types: PhantomData }
     }
 
     pub(super) fn fingerprint_hex(&self) -> &str {
@@ -71,7 +69,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> {
     pub(super) fn encode(&self, record: &T) -> Result<Vec<u8>, FramingError> {
         let mut payload = Vec::with_capacity(512);
         payload.extend_from_slice(&self.header);
-        self.writer.write_ser(&mut payload, record).map_err(|error| self.invalid(error.to_string()))?;
+        datum::write(&self.readers[0].shape, record, &mut payload).map_err(|error| self.invalid(error.to_string()))?;
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(FramingError::TooLarge { bytes: payload.len() });
         }
@@ -99,24 +97,23 @@ impl Reader {
         let names = ResolvedSchema::new(schema).expect("a compiled-in schema resolves");
         let shape = Shape::compile(schema, names.get_names()).expect("a compiled-in schema has a bounded shape");
         let fingerprint = fingerprint_of(schema);
-        let (path, reader_schema) =
-            if fingerprint == fingerprint_of(present) { (Path::Direct, None) } else { (Path::Resolve, Some(present)) };
-        let datum = GenericDatumReader::builder(schema)
-            .maybe_reader_schema(reader_schema)
-            .human_readable(false)
-            .build()
-            .expect("a compiled-in schema resolves");
-        Self { fingerprint, shape, datum, path }
+        let path = if fingerprint == fingerprint_of(present) {
+            Path::Direct
+        } else {
+            let reader = GenericDatumReader::builder(schema).maybe_reader_schema(Some(present)).human_readable(false).build();
+            Path::Resolve(Box::new(reader.expect("a compiled-in schema resolves")))
+        };
+        Self { fingerprint, shape, path }
     }
 
     fn read<T: DeserializeOwned>(&self, datum: &[u8]) -> Result<T, &'static str> {
-        self.shape.check(datum)?;
-        let mut rest = datum;
-        // The library's words may quote the datum, and a reason is shown to operators: it is said in ours.
-        match self.path {
-            Path::Direct => self.datum.read_deser(&mut rest).map_err(|_| "its fields do not fit the record's type"),
-            Path::Resolve => {
-                let value = self.datum.read_value(&mut rest).map_err(|_| "it does not resolve to the present schema")?;
+        match &self.path {
+            Path::Direct => datum::read(&self.shape, datum).map_err(|datum::Misfit(reason)| reason),
+            Path::Resolve(reader) => {
+                self.shape.check(datum)?;
+                let mut rest = datum;
+                // The library's words may quote the datum, and a reason is shown to operators: it is said in ours.
+                let value = reader.read_value(&mut rest).map_err(|_| "it does not resolve to the present schema")?;
                 apache_avro::from_value(&value).map_err(|_| "its fields do not fit the record's type")
             }
         }

@@ -2,9 +2,10 @@
 //!
 //! Promises: bytes of every released schema version decode, fields that are newer than them with their defaults; whatever
 //! the bytes, the answer is a record or an error, never a panic; what is allocated is bounded by a small multiple of the
-//! payload's length, because [`shape`] walks the whole datum before anything is built from it. No error holds content.
+//! payload's length, because lengths and counts are held against the bytes that are left ([`shape`]). No error holds content.
 
 mod codec;
+mod datum;
 pub mod registry;
 mod shape;
 mod versions;

@@ -2,10 +2,14 @@
 //!
 //! A length or a count inside hostile bytes may say anything. [`Shape::check`] walks a datum without allocating and lets it
 //! pass only where every length lies within the bytes that are there, every item of an array takes at least one of them, and
-//! nothing is left over. So what a decoder then allocates is bounded by the datum's length.
+//! nothing is left over. So what a decoder then allocates is bounded by the datum's length. [`super::datum`] does both in one walk, with
+//! the same [`Cursor`].
 
 use apache_avro::Schema;
-use apache_avro::schema::NamesRef;
+use apache_avro::schema::{NamesRef, RecordField};
+
+pub(super) const FLOAT_BYTES: usize = 4;
+pub(super) const DOUBLE_BYTES: usize = 8;
 
 /// How deep a schema may nest. Ours nest five deep; a recursive schema has no bounded shape and is refused.
 const MAX_DEPTH: usize = 16;
@@ -13,21 +17,29 @@ const MAX_DEPTH: usize = 16;
 /// A schema with its references followed and its names dropped.
 #[derive(Debug)]
 pub(super) enum Shape {
-    Null,
     Boolean,
     Int,
     Long,
-    Skip(usize),
+    Float,
+    Double,
+    /// So many bytes.
+    Fixed(usize),
     Bytes,
     Text,
-    Enum(usize),
-    Array { item: Box<Shape>, min_item_bytes: usize },
-    Union(Vec<Shape>),
-    Record(Vec<Shape>),
+    /// Its symbols.
+    Enum(Vec<String>),
+    Array {
+        item: Box<Shape>,
+        min_item_bytes: usize,
+    },
+    /// A union of null and this, in this order.
+    Optional(Box<Shape>),
+    /// Its fields, by name.
+    Record(Vec<(String, Shape)>),
 }
 
 impl Shape {
-    /// Fails for what our schemas do not use: maps, recursion, arrays of items that may take no bytes.
+    /// Fails for what our schemas do not use: maps, recursion, arrays of items that may take no bytes, unions but of null and another.
     pub(super) fn compile(schema: &Schema, names: &NamesRef<'_>) -> Result<Self, &'static str> {
         Self::compile_at(schema, names, 0)
     }
@@ -38,16 +50,15 @@ impl Shape {
         }
         let inner = |schema: &Schema| Self::compile_at(schema, names, depth + 1);
         Ok(match schema {
-            Schema::Null => Self::Null,
             Schema::Boolean => Self::Boolean,
             Schema::Int => Self::Int,
             Schema::Long => Self::Long,
-            Schema::Float => Self::Skip(4),
-            Schema::Double => Self::Skip(8),
+            Schema::Float => Self::Float,
+            Schema::Double => Self::Double,
             Schema::Bytes => Self::Bytes,
             Schema::String => Self::Text,
-            Schema::Fixed(fixed) => Self::Skip(fixed.size),
-            Schema::Enum(symbols) => Self::Enum(symbols.symbols.len()),
+            Schema::Fixed(fixed) => Self::Fixed(fixed.size),
+            Schema::Enum(symbols) => Self::Enum(symbols.symbols.clone()),
             Schema::Array(array) => {
                 let item = inner(&array.items)?;
                 let min_item_bytes = item.min_bytes();
@@ -56,8 +67,14 @@ impl Shape {
                 }
                 Self::Array { item: Box::new(item), min_item_bytes }
             }
-            Schema::Union(union) => Self::Union(union.variants().iter().map(inner).collect::<Result<_, _>>()?),
-            Schema::Record(record) => Self::Record(record.fields.iter().map(|f| inner(&f.schema)).collect::<Result<_, _>>()?),
+            Schema::Union(union) => match union.variants() {
+                [Schema::Null, other] => Self::Optional(Box::new(inner(other)?)),
+                _ => return Err("a union is not of null and another"),
+            },
+            Schema::Record(record) => {
+                let field = |field: &RecordField| inner(&field.schema).map(|shape| (field.name.clone(), shape));
+                Self::Record(record.fields.iter().map(field).collect::<Result<_, _>>()?)
+            }
             Schema::Ref { name } => inner(names.get(name).ok_or("a reference leads nowhere")?)?,
             _ => return Err("the schema uses a type that is not supported"),
         })
@@ -66,11 +83,12 @@ impl Shape {
     /// The fewest bytes that a datum of this shape can take.
     fn min_bytes(&self) -> usize {
         match self {
-            Self::Null => 0,
-            Self::Skip(bytes) => *bytes,
-            Self::Boolean | Self::Int | Self::Long | Self::Bytes | Self::Text | Self::Enum(_) | Self::Array { .. } => 1,
-            Self::Union(variants) => 1 + variants.iter().map(Self::min_bytes).min().unwrap_or(0),
-            Self::Record(fields) => fields.iter().map(Self::min_bytes).sum(),
+            Self::Float => FLOAT_BYTES,
+            Self::Double => DOUBLE_BYTES,
+            Self::Fixed(bytes) => *bytes,
+            Self::Boolean | Self::Int | Self::Long | Self::Bytes | Self::Text => 1,
+            Self::Enum(_) | Self::Array { .. } | Self::Optional(_) => 1,
+            Self::Record(fields) => fields.iter().map(|(_, field)| field.min_bytes()).sum(),
         }
     }
 
@@ -78,66 +96,112 @@ impl Shape {
     pub(super) fn check(&self, datum: &[u8]) -> Result<(), &'static str> {
         let mut cursor = Cursor(datum);
         self.walk(&mut cursor)?;
-        if cursor.0.is_empty() { Ok(()) } else { Err("bytes are left over behind the record") }
+        cursor.end()
     }
 
     fn walk(&self, cursor: &mut Cursor<'_>) -> Result<(), &'static str> {
         match self {
-            Self::Null => Ok(()),
-            Self::Boolean => match cursor.take(1)? {
-                [0 | 1] => Ok(()),
-                _ => Err("a boolean is neither 0 nor 1"),
-            },
-            Self::Int => i32::try_from(cursor.long()?).map(drop).map_err(|_| "an int is out of range"),
+            Self::Boolean => cursor.boolean().map(drop),
+            Self::Int => cursor.int().map(drop),
             Self::Long => cursor.long().map(drop),
-            Self::Skip(bytes) => cursor.take(*bytes).map(drop),
+            Self::Float => cursor.take(FLOAT_BYTES).map(drop),
+            Self::Double => cursor.take(DOUBLE_BYTES).map(drop),
+            Self::Fixed(bytes) => cursor.take(*bytes).map(drop),
             Self::Bytes => cursor.sized().map(drop),
-            Self::Text => std::str::from_utf8(cursor.sized()?).map(drop).map_err(|_| "a string is not UTF-8"),
-            Self::Enum(symbols) => cursor.index(*symbols).map(drop).map_err(|_| "an enum has no such symbol"),
-            Self::Array { item, min_item_bytes } => walk_array(cursor, item, *min_item_bytes),
-            Self::Union(variants) => {
-                let index = cursor.index(variants.len())?;
-                variants[index].walk(cursor)
+            Self::Text => cursor.text().map(drop),
+            Self::Enum(symbols) => cursor.symbol(symbols.len()).map(drop),
+            Self::Array { item, min_item_bytes } => {
+                let mut blocks = Blocks::new(*min_item_bytes);
+                while blocks.next(cursor)?.is_some() {
+                    item.walk(cursor)?;
+                }
+                Ok(())
             }
-            Self::Record(fields) => fields.iter().try_for_each(|field| field.walk(cursor)),
+            Self::Optional(inner) => {
+                if cursor.is_some()? {
+                    inner.walk(cursor)?;
+                }
+                Ok(())
+            }
+            Self::Record(fields) => fields.iter().try_for_each(|(_, field)| field.walk(cursor)),
         }
     }
 }
 
-fn walk_array(cursor: &mut Cursor<'_>, item: &Shape, min_item_bytes: usize) -> Result<(), &'static str> {
-    loop {
-        let count = cursor.long()?;
-        let items = usize::try_from(count.unsigned_abs()).map_err(|_| "an array is longer than the payload")?;
-        if items == 0 {
-            return Ok(());
+/// The blocks of an array, as they are walked.
+pub(super) struct Blocks {
+    min_item_bytes: usize,
+    /// Items of this block that are still to come.
+    left: usize,
+    /// What must be left of the datum behind this block, where the block told its size.
+    rest_bytes: Option<usize>,
+}
+
+impl Blocks {
+    pub(super) fn new(min_item_bytes: usize) -> Self {
+        Self { min_item_bytes, left: 0, rest_bytes: None }
+    }
+
+    /// `Some` before each item: how many are left of its block, itself included. What is left of the datum could hold them.
+    pub(super) fn next(&mut self, cursor: &mut Cursor<'_>) -> Result<Option<usize>, &'static str> {
+        if self.left == 0 {
+            if self.rest_bytes.is_some_and(|bytes| bytes != cursor.0.len()) {
+                return Err("an array's block has another size than it says");
+            }
+            let count = cursor.long()?;
+            self.left = usize::try_from(count.unsigned_abs()).map_err(|_| "an array is longer than the payload")?;
+            if self.left == 0 {
+                return Ok(None);
+            }
+            // A negative count is followed by the block's size in bytes.
+            self.rest_bytes = if count < 0 { Some(cursor.length()?).map(|bytes| cursor.0.len() - bytes) } else { None };
+            if self.left.checked_mul(self.min_item_bytes).is_none_or(|least| least > cursor.0.len()) {
+                return Err("an array is longer than the payload");
+            }
         }
-        // A negative count is followed by the block's size in bytes.
-        let block_bytes = if count < 0 { Some(cursor.length()?) } else { None };
-        if items.checked_mul(min_item_bytes).is_none_or(|least| least > cursor.0.len()) {
-            return Err("an array is longer than the payload");
-        }
-        let before = cursor.0.len();
-        for _ in 0..items {
-            item.walk(cursor)?;
-        }
-        if block_bytes.is_some_and(|bytes| bytes != before - cursor.0.len()) {
-            return Err("an array's block has another size than it says");
-        }
+        self.left -= 1;
+        Ok(Some(self.left + 1))
+    }
+
+    /// How many items of the present block are still to come.
+    pub(super) fn left(&self) -> usize {
+        self.left
     }
 }
 
 /// What is left of the datum.
-struct Cursor<'a>(&'a [u8]);
+pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, bytes: usize) -> Result<&'a [u8], &'static str> {
+    pub(super) fn take(&mut self, bytes: usize) -> Result<&'a [u8], &'static str> {
         let (taken, rest) = self.0.split_at_checked(bytes).ok_or("it ends too early")?;
         self.0 = rest;
         Ok(taken)
     }
 
+    pub(super) fn end(&self) -> Result<(), &'static str> {
+        if self.0.is_empty() { Ok(()) } else { Err("bytes are left over behind the record") }
+    }
+
+    pub(super) fn boolean(&mut self) -> Result<bool, &'static str> {
+        match self.take(1)? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err("a boolean is neither 0 nor 1"),
+        }
+    }
+
+    pub(super) fn int(&mut self) -> Result<i32, &'static str> {
+        i32::try_from(self.long()?).map_err(|_| "an int is out of range")
+    }
+
     /// A zigzag varint of at most ten bytes.
-    fn long(&mut self) -> Result<i64, &'static str> {
+    pub(super) fn long(&mut self) -> Result<i64, &'static str> {
+        // Nearly all are short.
+        if let [byte @ 0..0x80, rest @ ..] = self.0 {
+            self.0 = rest;
+            return Ok(i64::from(byte >> 1) ^ -i64::from(byte & 1));
+        }
         let mut bits = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.take(1)?[0];
@@ -159,14 +223,27 @@ impl<'a> Cursor<'a> {
         if length > self.0.len() { Err("a length goes past the payload's end") } else { Ok(length) }
     }
 
-    fn sized(&mut self) -> Result<&'a [u8], &'static str> {
+    pub(super) fn sized(&mut self) -> Result<&'a [u8], &'static str> {
         let length = self.length()?;
         self.take(length)
     }
 
-    /// An index below `bound`.
-    fn index(&mut self, bound: usize) -> Result<usize, &'static str> {
-        usize::try_from(self.long()?).ok().filter(|index| *index < bound).ok_or("a union has no such branch")
+    pub(super) fn text(&mut self) -> Result<&'a str, &'static str> {
+        std::str::from_utf8(self.sized()?).map_err(|_| "a string is not UTF-8")
+    }
+
+    /// The index of one of so many symbols.
+    pub(super) fn symbol(&mut self, symbols: usize) -> Result<usize, &'static str> {
+        usize::try_from(self.long()?).ok().filter(|index| *index < symbols).ok_or("an enum has no such symbol")
+    }
+
+    /// Which branch of an optional it is.
+    pub(super) fn is_some(&mut self) -> Result<bool, &'static str> {
+        match self.long()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err("a union has no such branch"),
+        }
     }
 }
 
@@ -188,7 +265,8 @@ mod tests {
         let of_nothing = r#"{"type": "array", "items": "null"}"#;
         let of_empty = r#"{"type": "array", "items": {"type": "record", "name": "Empty", "fields": []}}"#;
         let map = r#"{"type": "map", "values": "long"}"#;
-        for schema in [recursive, of_nothing, of_empty, map] {
+        let of_three = r#"["null", "long", "string"]"#;
+        for schema in [recursive, of_nothing, of_empty, map, of_three] {
             assert!(compile(schema).is_err(), "{schema}");
         }
     }
