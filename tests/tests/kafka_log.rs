@@ -192,7 +192,7 @@ async fn pages_join_without_a_gap_while_the_log_grows() -> Result<()> {
     let partition = partition_with("a");
     let mut offsets = Vec::new();
     for round in 0..5 {
-        let batch = (0..100).map(|n| record("a", format!("{round} {n}"))).collect();
+        let batch: Vec<_> = (0..100).map(|n| record("a", format!("{round} {n}"))).collect();
         for answer in log.producer().append(&batch, None).await {
             answer?;
         }
@@ -352,7 +352,7 @@ async fn a_second_member_takes_over_only_what_the_first_let_go() -> Result<()> {
 async fn a_commit_stands_whose_metadata_the_broker_refuses() -> Result<()> {
     let (log, _) = fresh_log(&[]).await?;
     let (one, other) = (partition_with(&keys()[0]), partition_with(&keys()[1]));
-    let batch = keys().iter().flat_map(|key| (0..4).map(move |n| record(key, format!("{n}")))).collect();
+    let batch: Vec<_> = keys().iter().flat_map(|key| (0..4).map(move |n| record(key, format!("{n}")))).collect();
     for answer in log.producer().append(&batch, None).await {
         answer?;
     }
@@ -400,7 +400,7 @@ async fn what_was_done_behind_a_parked_record_is_not_done_again_after_a_crash() 
     let prefix = servers.fresh_prefix();
     let log = Arc::new(KafkaLog::connect(config(servers, &prefix, SHORT_SESSION)).await?);
     log.create_topics(1).await?;
-    let batch = (0..RECORDS).map(|n| record(&format!("key {n}"), format!("{n}"))).collect();
+    let batch: Vec<_> = (0..RECORDS).map(|n| record(&format!("key {n}"), format!("{n}"))).collect();
     for answer in log.producer().append(&batch, None).await {
         answer?;
     }
@@ -689,7 +689,7 @@ async fn the_broker_dies_with_records_in_flight() -> Result<()> {
             tokio::spawn(async move {
                 let mut positions = Vec::new();
                 for step in (0..EACH).step_by(5) {
-                    let batch = (step..step + 5).map(|n| record(&format!("k{key}"), format!("k{key} {n}"))).collect();
+                    let batch: Vec<_> = (step..step + 5).map(|n| record(&format!("k{key}"), format!("k{key} {n}"))).collect();
                     for (n, answer) in (step..).zip(producer.append(&batch, None).await) {
                         positions.push((format!("k{key} {n}"), answer));
                         acked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

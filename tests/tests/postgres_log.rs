@@ -300,7 +300,7 @@ async fn an_answer_that_is_lost_is_found_again() -> anyhow::Result<()> {
         told.push(Told { payload: format!("between {n}"), result: between.into_iter().next().context("one")? });
         cutter.arm(if n % 2 == 0 { Cut::After } else { Cut::Before });
         let payloads = [format!("a {n}"), format!("b {n}")];
-        let records = payloads.iter().enumerate().map(|(i, payload)| record(TOPICS[i], "key 1", payload)).collect();
+        let records: Vec<_> = payloads.iter().enumerate().map(|(i, payload)| record(TOPICS[i], "key 1", payload)).collect();
         let results = log.producer().append(&records, None).await;
         ensure!(!cutter.is_armed(), "nothing was cut");
         told.extend(payloads.into_iter().zip(results).map(|(payload, result)| Told { payload, result }));
