@@ -20,6 +20,8 @@ RULES = sorted(Path("helm/memori-stream/files/rules").glob("*.yaml"))
 DASHBOARDS = sorted(Path("helm/memori-stream/files/dashboards").glob("*.json"))
 TESTS = sorted(Path("ops/prometheus/tests").glob("*.yaml"))
 RUNBOOKS = Path("docs/runbooks")
+VALUES = Path("helm/memori-stream/values.yaml")
+SETTINGS = Path("service/src/settings.rs")
 # parts of a histogram's name
 PARTS = ("_bucket", "_count", "_sum")
 
@@ -65,6 +67,23 @@ def promtool(*arguments):
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"promtool {' '.join(arguments)}: {done.stdout}{done.stderr}")
+
+
+def value(path):
+    """Whether the chart has it."""
+    found = yaml.safe_load(VALUES.read_text())
+    for part in path.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return False
+        found = found[part]
+    return True
+
+
+def setting(path):
+    """Whether the programs have it: a field of the section's struct."""
+    section, _, key = path.partition(".")
+    fields = re.search(rf"^    {section.capitalize()} \{{\n(.*?)^    \}}", SETTINGS.read_text(), re.DOTALL | re.MULTILINE)
+    return bool(fields and re.search(rf"^        {key}: ", fields[1], re.MULTILINE))
 
 
 def still(failures):
@@ -116,6 +135,10 @@ def still(failures):
         for name in set(re.findall(r"memori_[a-z_]+", text)):
             if name not in known:
                 failures.append(f"{page} names {name}, which docs/metrics.md does not have")
+        failures += [f"{page} names {name}, which no rule records" for name in set(re.findall(r"memori:[a-z_:]+", text)) - recorded]
+        told = re.findall(r"`([a-zA-Z_]+(?:\.[a-zA-Z_]+)+)`", text)
+        told += [name.lower().replace("__", ".") for name in re.findall(r"MEMORI__(\w+)", text)]
+        failures += [f"{page} names {name}, which is neither a value of the chart nor a setting" for name in told if not (value(name) or setting(name))]
         for link in re.findall(r"\]\(([^)#]+)", text):
             if not link.startswith("http") and not (page.parent / link).exists():
                 failures.append(f"{page} links to {link}, which is not there")
