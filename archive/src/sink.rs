@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use memori_event_log::driver::LiveBound;
 use memori_event_log::driver::batch::{Advance, Batch, BatchConfig, BatchSink, SinkError, run_batches};
+use memori_event_log::driver::{LiveBound, StandBack};
 use memori_event_log::{Log, LogError, LogIdentity, LogRecord, Start, Topic, TopicPartition};
 use memori_schemas::Micros;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,8 @@ pub async fn run_archiver(
         batch_rows: LiveBound::from(BATCH_RECORDS),
         batch_bytes: config.roll_bytes,
         batch_max_age: config.roll_age,
+        // Nobody waits for an archive.
+        backfill: StandBack::never(config.roll_age),
         budget_events: BATCH_RECORDS * 2,
         budget_bytes: config.roll_bytes.saturating_mul(2),
         drain_deadline: config.drain_deadline,

@@ -1,11 +1,14 @@
-//! What the next batch will be made of: records in the order in which they came, cut by rows, bytes or age.
+//! What the next batch will be made of: records in the order in which they came, cut by rows, bytes or age; those of the backfill lane
+//! behind all others.
 //!
 //! Promises: records of a partition leave in order and without a hole; each batch says, per partition, from which offset to which
-//! it moves it, and these moves join end to end until the partition begins anew.
+//! it moves it, and these moves join end to end until the partition begins anew. What is not backfill waits for none of it but for what is
+//! being written, and while such comes, that is little.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use memori_schemas::Lane;
 use tokio::time::Instant;
 
 use crate::seam::LogRecord;
@@ -69,22 +72,97 @@ pub struct GatherLimits {
     pub bytes: usize,
     /// How long the first record waits.
     pub max_age: Duration,
+    /// How backfill stands back.
+    pub backfill: StandBack,
 }
+
+/// How records of the backfill lane stand back behind all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandBack {
+    /// How long the first of them waits.
+    pub max_age: Duration,
+    /// How many of them a batch has at most while others come: whoever comes next waits until they are written.
+    pub rows_beside: usize,
+}
+
+impl StandBack {
+    /// They wait as long as others, and are as many.
+    #[must_use]
+    pub fn never(max_age: Duration) -> Self {
+        Self { max_age, rows_beside: usize::MAX }
+    }
+}
+
+/// Others come as long as the last one came no longer ago than this.
+const BESIDE: Duration = Duration::from_secs(1);
 
 /// The gathered records of one consumer.
 #[derive(Debug)]
 pub struct Gather {
     limits: GatherLimits,
+    first: Line,
+    backfill: Line,
+    /// When the last record came that is not backfill.
+    first_came_at: Option<Instant>,
+    from: BTreeMap<TopicPartition, i64>,
+}
+
+/// Records in the order in which they came.
+#[derive(Debug, Default)]
+struct Line {
     records: VecDeque<(Instant, LogRecord)>,
     bytes: usize,
-    from: BTreeMap<TopicPartition, i64>,
+}
+
+impl Line {
+    fn push(&mut self, now: Instant, record: LogRecord) {
+        self.bytes += record.bytes();
+        self.records.push_back((now, record));
+    }
+
+    fn push_front(&mut self, now: Instant, record: LogRecord) {
+        self.bytes += record.bytes();
+        self.records.push_front((now, record));
+    }
+
+    fn due_at(&self, max_age: Duration) -> Option<Instant> {
+        self.records.front().map(|(first, _)| *first + max_age)
+    }
+
+    /// Drops what is of these.
+    fn end(&mut self, partitions: &[TopicPartition]) -> Vec<LogRecord> {
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.records).into_iter().partition(|(_, record)| partitions.contains(&record.source));
+        self.records = kept;
+        let gone: Vec<LogRecord> = gone.into_iter().map(|(_, record)| record).collect();
+        self.bytes -= gone.iter().map(LogRecord::bytes).sum::<usize>();
+        gone
+    }
+
+    /// Moves the first of them behind `batch`, up to so many rows of its own and up to the bounds of the whole.
+    fn take(&mut self, most: usize, limits: &GatherLimits, batch: &mut Vec<LogRecord>, bytes: &mut usize) {
+        for _ in 0..most {
+            let Some((_, next)) = self.records.front() else { return };
+            if !batch.is_empty() && (batch.len() >= limits.rows || *bytes + next.bytes() > limits.bytes) {
+                return;
+            }
+            let Some((_, record)) = self.records.pop_front() else { return };
+            *bytes += record.bytes();
+            self.bytes -= record.bytes();
+            batch.push(record);
+        }
+    }
+}
+
+pub(crate) fn is_backfill(partition: TopicPartition) -> bool {
+    partition.topic.lane() == Some(Lane::Backfill)
 }
 
 impl Gather {
     /// Nothing gathered.
     #[must_use]
     pub fn new(limits: GatherLimits) -> Self {
-        Self { limits, records: VecDeque::new(), bytes: 0, from: BTreeMap::new() }
+        Self { limits, first: Line::default(), backfill: Line::default(), first_came_at: None, from: BTreeMap::new() }
     }
 
     /// From now on a batch has at most so many records. Whether that is another bound than before.
@@ -106,12 +184,13 @@ impl Gather {
         for partition in partitions {
             self.from.remove(partition);
         }
-        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.records).into_iter().partition(|(_, record)| partitions.contains(&record.source));
-        self.records = kept;
-        let gone: Vec<LogRecord> = gone.into_iter().map(|(_, record)| record).collect();
-        self.bytes -= gone.iter().map(LogRecord::bytes).sum::<usize>();
+        let mut gone = self.first.end(partitions);
+        gone.extend(self.backfill.end(partitions));
         gone
+    }
+
+    fn line(&mut self, partition: TopicPartition) -> &mut Line {
+        if is_backfill(partition) { &mut self.backfill } else { &mut self.first }
     }
 
     /// Gathers a record. One of a partition that has not begun comes back.
@@ -122,42 +201,47 @@ impl Gather {
         if !self.from.contains_key(&record.source) {
             return Err(record);
         }
-        self.bytes += record.bytes();
-        self.records.push_back((now, record));
+        if !is_backfill(record.source) {
+            self.first_came_at = Some(now);
+        }
+        self.line(record.source).push(now, record);
         Ok(())
+    }
+
+    /// How many records of backfill a batch may have.
+    fn backfill_rows(&self, now: Instant) -> usize {
+        let beside = !self.first.records.is_empty() || self.first_came_at.is_some_and(|came| now < came + BESIDE);
+        if beside { self.limits.backfill.rows_beside.max(1) } else { usize::MAX }
     }
 
     /// Why a batch is due now, if it is.
     #[must_use]
     pub fn due(&self, now: Instant) -> Option<FlushCause> {
-        let (first, _) = self.records.front()?;
-        if self.records.len() >= self.limits.rows {
+        if self.len() >= self.limits.rows || self.backfill.records.len() >= self.backfill_rows(now) {
             Some(FlushCause::Rows)
-        } else if self.bytes >= self.limits.bytes {
+        } else if self.first.bytes + self.backfill.bytes >= self.limits.bytes {
             Some(FlushCause::Bytes)
         } else {
-            (*first + self.limits.max_age <= now).then_some(FlushCause::Age)
+            self.due_at().is_some_and(|due| due <= now).then_some(FlushCause::Age)
         }
     }
 
     /// When the first record's age makes a batch due.
     #[must_use]
     pub fn due_at(&self) -> Option<Instant> {
-        self.records.front().map(|(first, _)| *first + self.limits.max_age)
+        [self.first.due_at(self.limits.max_age), self.backfill.due_at(self.limits.backfill.max_age)].into_iter().flatten().min()
     }
 
-    /// Takes a batch: as many of the first records as the limits allow, and one at least.
-    pub fn take(&mut self, cause: FlushCause) -> Option<Batch> {
-        let (mut rows, mut bytes) = (0, 0);
-        for (_, record) in &self.records {
-            if rows > 0 && (rows >= self.limits.rows || bytes + record.bytes() > self.limits.bytes) {
-                break;
-            }
-            rows += 1;
-            bytes += record.bytes();
+    /// Takes a batch: as many of the first records as the limits allow, and one at least. Backfill whose time has not come stays, where
+    /// there is anything else.
+    pub fn take(&mut self, now: Instant, cause: FlushCause) -> Option<Batch> {
+        let most = self.backfill_rows(now);
+        let waits = cause == FlushCause::Age && self.backfill.due_at(self.limits.backfill.max_age).is_some_and(|due| now < due);
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        self.first.take(usize::MAX, &self.limits, &mut records, &mut bytes);
+        if records.is_empty() || !waits {
+            self.backfill.take(most, &self.limits, &mut records, &mut bytes);
         }
-        let records: Vec<LogRecord> = self.records.drain(..rows).map(|(_, record)| record).collect();
-        self.bytes -= bytes;
         let mut ends: BTreeMap<TopicPartition, i64> = BTreeMap::new();
         for record in &records {
             ends.insert(record.source, record.offset + 1);
@@ -178,8 +262,7 @@ impl Gather {
         let mut dropped = Vec::new();
         for record in batch.records.into_iter().rev() {
             if counts(record.source) {
-                self.bytes += record.bytes();
-                self.records.push_front((now, record));
+                self.line(record.source).push_front(now, record);
             } else {
                 dropped.push(record);
             }
@@ -199,19 +282,20 @@ impl Gather {
     /// The first gathered record of a partition.
     #[must_use]
     pub fn first_of(&self, partition: TopicPartition) -> Option<&LogRecord> {
-        self.records.iter().map(|(_, record)| record).find(|record| record.source == partition)
+        let line = if is_backfill(partition) { &self.backfill } else { &self.first };
+        line.records.iter().map(|(_, record)| record).find(|record| record.source == partition)
     }
 
     /// Records gathered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.first.records.len() + self.backfill.records.len()
     }
 
     /// Whether nothing is gathered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.len() == 0
     }
 }
 
@@ -223,8 +307,13 @@ mod tests {
     use super::*;
     use crate::topic::Topic;
 
+    /// The last is of backfill.
     fn at(partition: i32) -> TopicPartition {
-        TopicPartition { topic: Topic::ConversationsLive, partition }
+        TopicPartition { topic: if partition < 2 { Topic::ConversationsLive } else { Topic::FactsBackfill }, partition }
+    }
+
+    fn limits(rows: usize, bytes: usize, max_age: Duration) -> GatherLimits {
+        GatherLimits { rows, bytes, max_age, backfill: StandBack::never(max_age) }
     }
 
     fn record(partition: i32, offset: i64, size: usize) -> LogRecord {
@@ -246,6 +335,8 @@ mod tests {
         Take(bool),
         /// The partition moves to another offset, as after a fence.
         Begin(i32, i64),
+        /// So many milliseconds go by.
+        Wait(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -253,6 +344,7 @@ mod tests {
             6 => ((0..3_i32), (0..3_i64), (0..40_usize)).prop_map(|(p, gap, size)| Step::Push(p, gap, size)),
             3 => any::<bool>().prop_map(Step::Take),
             1 => ((0..3_i32), (0..1000_i64)).prop_map(|(p, from)| Step::Begin(p, from)),
+            2 => (0..2_000_u64).prop_map(Step::Wait),
         ]
     }
 
@@ -260,8 +352,8 @@ mod tests {
         /// The model is a store: one row per partition, compared and moved as the sink does it, and per partition what came in.
         #[test]
         fn what_is_written_joins_end_to_end(steps in proptest::collection::vec(step(), 0..200)) {
-            let now = Instant::now();
-            let mut gather = Gather::new(GatherLimits { rows: 5, bytes: 60, max_age: Duration::from_secs(1) });
+            let mut now = Instant::now();
+            let mut gather = Gather::new(GatherLimits { backfill: StandBack { max_age: Duration::from_secs(3), rows_beside: 2 }, ..limits(5, 60, Duration::from_secs(1)) });
             let (mut rows, mut waiting, mut last) = ([0_i64; 3], [const { Vec::<i64>::new() }; 3], [0_i64; 3]);
             for partition in 0..3 {
                 gather.begin(at(partition), 0);
@@ -282,13 +374,18 @@ mod tests {
                         waiting[p].clear();
                         (rows[p], last[p]) = (from, from);
                     }
+                    Step::Wait(ms) => now += Duration::from_millis(ms),
                     Step::Take(write) => {
-                        let Some(batch) = gather.take(FlushCause::Age) else {
+                        let (first, backfill) = (waiting[0].len() + waiting[1].len(), waiting[2].len());
+                        let Some(batch) = gather.take(now, FlushCause::Age) else {
                             prop_assert!(waiting.iter().all(Vec::is_empty));
                             continue;
                         };
                         let bytes: usize = batch.records.iter().map(LogRecord::bytes).sum();
                         prop_assert!(batch.records.len() <= 5 && (bytes <= 60 || batch.records.len() == 1));
+                        let of_backfill = batch.records.iter().filter(|record| is_backfill(record.source)).count();
+                        prop_assert!(first == 0 || !is_backfill(batch.records[0].source), "backfill goes behind");
+                        prop_assert!(first == 0 || of_backfill <= 2, "and is little beside others: {}", backfill);
                         if !write {
                             prop_assert!(gather.restore(now, batch, |_| true).is_empty());
                             continue;
@@ -313,7 +410,7 @@ mod tests {
     #[test]
     fn rows_that_are_moved_cut_the_next_batch() {
         let now = Instant::now();
-        let mut gather = Gather::new(GatherLimits { rows: 10, bytes: 100, max_age: Duration::from_secs(1) });
+        let mut gather = Gather::new(limits(10, 100, Duration::from_secs(1)));
         gather.begin(at(0), 0);
         for offset in 0..5 {
             gather.push(now, record(0, offset, 1)).expect("begun");
@@ -321,15 +418,15 @@ mod tests {
         assert_eq!(gather.due(now), None);
         assert!(gather.set_rows(2) && !gather.set_rows(2), "it is another bound once");
         assert_eq!(gather.due(now), Some(FlushCause::Rows));
-        assert_eq!(gather.take(FlushCause::Rows).map(|batch| batch.records.len()), Some(2));
+        assert_eq!(gather.take(now, FlushCause::Rows).map(|batch| batch.records.len()), Some(2));
         assert!(gather.set_rows(10));
-        assert_eq!(gather.take(FlushCause::Age).map(|batch| batch.records.len()), Some(3));
+        assert_eq!(gather.take(now, FlushCause::Age).map(|batch| batch.records.len()), Some(3));
     }
 
     #[test]
     fn is_due_by_rows_bytes_or_age() {
         let now = Instant::now();
-        let limits = GatherLimits { rows: 2, bytes: 100, max_age: Duration::from_millis(10) };
+        let limits = limits(2, 100, Duration::from_millis(10));
         let mut gather = Gather::new(limits);
         gather.begin(at(0), 0);
         assert_eq!(gather.due(now), None);
@@ -342,5 +439,35 @@ mod tests {
         gather.push(now, record(0, 2, 100)).expect("begun");
         assert_eq!(gather.due(now), Some(FlushCause::Bytes));
         assert!(gather.push(now, record(1, 0, 1)).is_err(), "not begun");
+    }
+
+    #[test]
+    fn backfill_stands_back_while_others_come() {
+        let now = Instant::now();
+        let ms = Duration::from_millis;
+        let backfill = StandBack { max_age: ms(30), rows_beside: 2 };
+        let mut gather = Gather::new(GatherLimits { backfill, ..limits(10, 1_000, ms(5)) });
+        gather.begin(at(0), 0);
+        gather.begin(at(2), 0);
+        let offsets = |batch: Option<Batch>| -> Vec<(i32, i64)> {
+            batch.into_iter().flat_map(|batch| batch.records).map(|record| (record.source.partition, record.offset)).collect()
+        };
+        for offset in 0..3 {
+            gather.push(now, record(2, offset, 1)).expect("begun");
+        }
+        assert_eq!((gather.due(now + ms(5)), gather.due_at()), (None, Some(now + ms(30))), "it waits longer");
+        gather.push(now + ms(5), record(0, 0, 1)).expect("begun");
+        assert_eq!(gather.due(now + ms(5)), Some(FlushCause::Rows), "now so many are too many");
+        assert_eq!(offsets(gather.take(now + ms(5), FlushCause::Rows)), [(0, 0), (2, 0), (2, 1)]);
+        gather.push(now + ms(6), record(0, 1, 1)).expect("begun");
+        assert_eq!(gather.due_at(), Some(now + ms(11)));
+        assert_eq!(offsets(gather.take(now + ms(11), FlushCause::Age)), [(0, 1)], "its time has not come");
+        assert_eq!(gather.due(now + ms(30)), Some(FlushCause::Age));
+        for offset in 3..9 {
+            gather.push(now + ms(40), record(2, offset, 1)).expect("begun");
+        }
+        assert_eq!(offsets(gather.take(now + ms(40), FlushCause::Age)), [(2, 2), (2, 3)], "others have just come");
+        let later = now + ms(6) + BESIDE;
+        assert_eq!(offsets(gather.take(later, FlushCause::Age)), [(2, 4), (2, 5), (2, 6), (2, 7), (2, 8)], "nobody is beside");
     }
 }

@@ -121,6 +121,10 @@ section!(
         /// Age that closes a batch, in milliseconds. While a flush is under way the next batch gathers on, so a busy writer's batches
         /// grow whatever this is; an idle one makes an event recallable that much later.
         batch_max_age_ms: u64 = 5,
+        /// The same of backfill, which waits longer and so is written in fewer flushes: whoever comes live waits for one less often.
+        backfill_batch_max_age_ms: u64 = 30,
+        /// Records of backfill in a batch, at most, while anything live comes: about how long that may have to wait.
+        backfill_rows_beside_live: usize = 128,
         /// How often waiters look for commits that nobody told of, in milliseconds.
         look_again_ms: u64 = 1_000,
         /// Bound of recall's cache, in bytes.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use memori_event_log::driver::{BatchConfig, Levels, LiveBound, run_batches};
+use memori_event_log::driver::{BatchConfig, Levels, LiveBound, StandBack, run_batches};
 use memori_event_log::{Log, LogError, Topic};
 use memori_service::settings;
 use tokio::sync::Notify;
@@ -37,6 +37,8 @@ pub struct SinkConfig {
     pub batch_bytes: usize,
     /// Age that closes a batch.
     pub batch_max_age: Duration,
+    /// How backfill stands back behind the present.
+    pub backfill: StandBack,
     /// How long what was gathered may take to be written when the process stops.
     pub drain_deadline: Duration,
     /// Keeps packs of what flushes change; without it entities are read by rows.
@@ -59,6 +61,10 @@ impl SinkConfig {
             batch_rows: writer.batch_rows.into(),
             batch_bytes: writer.batch_bytes,
             batch_max_age: Duration::from_millis(writer.batch_max_age_ms),
+            backfill: StandBack {
+                max_age: Duration::from_millis(writer.backfill_batch_max_age_ms),
+                rows_beside: writer.backfill_rows_beside_live,
+            },
             drain_deadline: Duration::from_millis(shutdown.deadline_ms / 4 * 3),
             packer: None,
             pace: Pace { share_percent: writer.sink_share_percent, ..Pace::default() },
@@ -97,6 +103,7 @@ pub async fn run_sink(
         batch_rows: config.batch_rows.clone(),
         batch_bytes: config.batch_bytes,
         batch_max_age: config.batch_max_age,
+        backfill: config.backfill,
         // One batch is being written while the next gathers.
         budget_events: config.batch_rows.get().max(1).saturating_mul(2),
         budget_bytes: config.batch_bytes.saturating_mul(2),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Provider;
 use super::tools::{Listener, Progress, TOPIC, Told, append, at, key_of, number, numbered, within};
-use crate::driver::{Batch, BatchConfig, BatchSink, SinkError, run_batches};
+use crate::driver::{Batch, BatchConfig, BatchSink, SinkError, StandBack, run_batches};
 use crate::seam::{Log, LogError, Start};
 use crate::topic::TopicPartition;
 
@@ -89,6 +89,7 @@ fn config() -> BatchConfig {
         batch_rows: 7.into(),
         batch_bytes: 1024 * 1024,
         batch_max_age: Duration::from_millis(5),
+        backfill: StandBack { max_age: Duration::from_millis(20), rows_beside: 3 },
         budget_events: 100,
         budget_bytes: 1024 * 1024,
         drain_deadline: Duration::from_secs(20),

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use super::sink::{BatchConfig, BatchSink, SinkError};
-pub use crate::gather::{Advance, Batch, FlushCause};
+pub use crate::gather::{Advance, Batch, FlushCause, StandBack};
 
 use super::asking::{Answers, ask};
 use super::lag::{self, LagProbe};
@@ -21,7 +21,7 @@ use super::sink::{Flushed, flush};
 use super::{Drain, Observer, Policy, Rebalance, Retry, policy};
 use crate::budget::{Budget, Gate};
 use crate::epochs::{Epoch, Epochs};
-use crate::gather::{Gather, GatherLimits};
+use crate::gather::{Gather, GatherLimits, is_backfill};
 use crate::seam::{Commit, Consumer, ConsumerEvent, Log, LogError, LogRecord, Start};
 use crate::topic::TopicPartition;
 
@@ -50,6 +50,31 @@ struct InFlight {
     give_up: CancellationToken,
 }
 
+/// What may be held of backfill, and of all else: a lane that is full stops no other.
+struct Budgets([Budget; 2]);
+
+impl Budgets {
+    fn new(events: usize, bytes: usize) -> Self {
+        Self([Budget::new(events, bytes), Budget::new(events, bytes)])
+    }
+
+    fn one(&mut self, backfill: bool) -> &mut Budget {
+        &mut self.0[usize::from(backfill)]
+    }
+
+    fn of(&mut self, partition: TopicPartition) -> &mut Budget {
+        self.one(is_backfill(partition))
+    }
+
+    fn held(&self) -> (usize, usize) {
+        self.0.iter().map(Budget::held).fold((0, 0), |all, held| (all.0 + held.0, all.1 + held.1))
+    }
+
+    fn is_any_closed(&self) -> bool {
+        self.0.iter().any(|budget| budget.gate() == Gate::Closed)
+    }
+}
+
 struct Batches {
     config: BatchConfig,
     observer: Arc<dyn Observer>,
@@ -66,7 +91,7 @@ struct Batches {
     /// To begin (anew) once the sink is there to be asked.
     to_begin: BTreeSet<TopicPartition>,
     gather: Gather,
-    budget: Budget,
+    budgets: Budgets,
     drains: Vec<Drain>,
     /// For the log and for the sink's starts.
     retry: Retry,
@@ -88,8 +113,12 @@ pub async fn run_batches(
     shutdown: CancellationToken,
 ) -> Result<(), LogError> {
     let consumer = log.subscribe(&config.group, &config.topics).await?;
-    let limits =
-        GatherLimits { rows: config.batch_rows.get().max(1), bytes: config.batch_bytes.max(1), max_age: config.batch_max_age };
+    let limits = GatherLimits {
+        rows: config.batch_rows.get().max(1),
+        bytes: config.batch_bytes.max(1),
+        max_age: config.batch_max_age,
+        backfill: config.backfill,
+    };
     let now = Instant::now();
     let mut batches = Batches {
         observer,
@@ -103,7 +132,7 @@ pub async fn run_batches(
         parts: BTreeMap::new(),
         to_begin: BTreeSet::new(),
         gather: Gather::new(limits),
-        budget: Budget::new(config.budget_events, config.budget_bytes),
+        budgets: Budgets::new(config.budget_events, config.budget_bytes),
         drains: Vec::new(),
         retry: Retry::new(),
         held_at: now,
@@ -315,7 +344,8 @@ impl Batches {
                 part.held = false;
             }
         }
-        if self.budget.gate() == Gate::Open && self.stop_by.is_none() {
+        released.retain(|partition| self.budgets.of(*partition).gate() == Gate::Open);
+        if !released.is_empty() && self.stop_by.is_none() {
             self.consumer.resume(&released)?;
         }
         Ok(())
@@ -383,8 +413,8 @@ impl Batches {
         part.expected = record.offset + 1;
         let bytes = record.bytes();
         if self.gather.push(now, record).is_ok() {
-            let gate = self.budget.take(bytes);
-            self.gate_moved(gate);
+            let gate = self.budgets.of(partition).take(bytes);
+            self.gate_moved(is_backfill(partition), gate);
         }
     }
 
@@ -392,8 +422,11 @@ impl Batches {
     fn obey_bound(&mut self) {
         let rows = self.config.batch_rows.get().max(1);
         if self.gather.set_rows(rows) {
-            let gate = self.budget.limit_events(self.config.budget_events.max(rows.saturating_mul(2)));
-            self.gate_moved(gate);
+            let events = self.config.budget_events.max(rows.saturating_mul(2));
+            for backfill in [false, true] {
+                let gate = self.budgets.one(backfill).limit_events(events);
+                self.gate_moved(backfill, gate);
+            }
         }
     }
 
@@ -405,7 +438,7 @@ impl Batches {
         let draining =
             self.stop_by.is_some() || self.drains.iter().any(|drain| drain.partitions.iter().any(|p| self.gather.holds(*p)));
         let Some(cause) = self.gather.due(now).or(draining.then_some(FlushCause::Drain)) else { return };
-        let Some(batch) = self.gather.take(cause) else { return };
+        let Some(batch) = self.gather.take(now, cause) else { return };
         let Some(sink) = self.sink.take() else { return };
         let epochs = batch.advances.iter().filter_map(|advance| {
             let first = batch.records.iter().find(|record| record.source == advance.partition)?;
@@ -513,17 +546,23 @@ impl Batches {
     }
 
     fn give_back(&mut self, records: &[LogRecord]) {
-        let gate = self.budget.give(records.len(), records.iter().map(LogRecord::bytes).sum());
-        self.gate_moved(gate);
+        for backfill in [false, true] {
+            let of = || records.iter().filter(|record| is_backfill(record.source) == backfill);
+            let gate = self.budgets.one(backfill).give(of().count(), of().map(LogRecord::bytes).sum());
+            self.gate_moved(backfill, gate);
+        }
     }
 
-    fn gate_moved(&mut self, moved: Option<Gate>) {
-        let (events, bytes) = self.budget.held();
+    /// The gate of backfill, or of all else.
+    fn gate_moved(&mut self, backfill: bool, moved: Option<Gate>) {
+        let (events, bytes) = self.budgets.held();
         self.observer.held(events, bytes);
         let Some(gate) = moved else { return };
-        let flowing: Vec<_> =
-            self.parts.iter().filter(|(_, part)| !part.held && !part.draining && !part.halted).map(|(p, _)| *p).collect();
-        self.observer.paused(gate == Gate::Closed);
+        let flows = |(partition, part): &(&TopicPartition, &Part)| {
+            is_backfill(**partition) == backfill && !part.held && !part.draining && !part.halted
+        };
+        let flowing: Vec<_> = self.parts.iter().filter(flows).map(|(partition, _)| *partition).collect();
+        self.observer.paused(self.budgets.is_any_closed());
         let result = match gate {
             Gate::Closed => self.consumer.pause(&flowing),
             Gate::Open if self.stop_by.is_none() => self.consumer.resume(&flowing),

@@ -17,7 +17,7 @@ mod sink;
 mod tests;
 
 pub use crate::schedule::{Fairness, LaneFloors, Share, WindowBounds, Windowing};
-pub use batch::{Advance, Batch, BatchConfig, BatchSink, FlushCause, SinkError, run_batches};
+pub use batch::{Advance, Batch, BatchConfig, BatchSink, FlushCause, SinkError, StandBack, run_batches};
 pub use handler::{Held, Reading, RecordHandler, Verdict, Work};
 pub use keyed::{KeyedConfig, run_keyed};
 pub use live::{Level, Levels, LiveBound};

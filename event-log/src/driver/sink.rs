@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{LiveBound, Observer, retry_backoff};
-use crate::gather::Batch;
+use crate::gather::{Batch, StandBack};
 use crate::seam::Start;
 use crate::topic::{Topic, TopicPartition};
 
@@ -70,9 +70,12 @@ pub struct BatchConfig {
     pub batch_bytes: usize,
     /// How long a batch's first record waits.
     pub batch_max_age: Duration,
-    /// Records held at most (what was on its way overshoots it); once `batch_rows` has moved, two batches at least.
+    /// How backfill stands back behind all others.
+    pub backfill: StandBack,
+    /// Records of backfill held at most, and as many others (what was on its way overshoots it); once `batch_rows` has moved, two batches
+    /// at least.
     pub budget_events: usize,
-    /// Bytes held at most.
+    /// Bytes of backfill held at most, and as many of others.
     pub budget_bytes: usize,
     /// How long what was gathered may take to be written when partitions go or the process stops.
     pub drain_deadline: Duration,

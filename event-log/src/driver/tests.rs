@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Batch, BatchConfig, BatchSink, FlushCause, KeyedConfig, LiveBound, Observer, Reading, RecordHandler, SinkError, Verdict,
-    Windowing, Work, run_batches, run_keyed,
+    Batch, BatchConfig, BatchSink, FlushCause, KeyedConfig, LiveBound, Observer, Reading, RecordHandler, SinkError, StandBack,
+    Verdict, Windowing, Work, run_batches, run_keyed,
 };
 use crate::finished::{self, Run};
 use crate::seam::{Commit, Committed, Consumer, ConsumerEvent, Fence, Log, LogError, LogIdentity, LogRecord, Producer, Start};
@@ -674,6 +674,7 @@ impl AsyncRun for BatchRun {
             batch_rows: 3.into(),
             batch_bytes: 10_000,
             batch_max_age: Duration::from_secs(3600),
+            backfill: StandBack::never(Duration::from_secs(3600)),
             budget_events: 100,
             budget_bytes: 10_000,
             drain_deadline: self.drain_deadline,
@@ -810,6 +811,7 @@ impl AsyncRun for SlowRun {
             batch_rows: 3.into(),
             batch_bytes: 10_000,
             batch_max_age: Duration::from_secs(3600),
+            backfill: StandBack::never(Duration::from_secs(3600)),
             budget_events: 100,
             budget_bytes: 10_000,
             drain_deadline: PATIENCE,
