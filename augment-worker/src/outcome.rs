@@ -1,5 +1,7 @@
 //! The records that the worker writes: fact events and dead letters, with their headers.
 
+use std::mem;
+
 use bytes::Bytes;
 use memori_event_log::{Header, LogIdentity, LogRecord, NewRecord, Topic};
 use memori_schemas::framing::{self, FramingError, MAX_PAYLOAD_BYTES};
@@ -10,6 +12,7 @@ use memori_schemas::{
 use memori_service::trace_context::TRACEPARENT;
 
 use crate::extractor::Extraction;
+use crate::publish::Yield;
 use crate::window::Turn;
 
 /// Room in a dead letter beside the original payload, in bytes.
@@ -63,32 +66,36 @@ impl Source<'_> {
     }
 }
 
-/// The fact event of a window's events; `source` is of the first.
+/// The fact event of a window's events; `source` is of the first. What was yielded is moved through the record and stays as it was.
 ///
 /// # Errors
 /// [`FramingError::TooLarge`] where it does not fit a record.
 pub(crate) fn facts(
     source: Source<'_>,
     turns: &[Turn<'_>],
-    extraction: Extraction,
-    message_vectors: Vec<MessageVector>,
+    yielded: &mut Yield,
     extracted_at: Micros,
 ) -> Result<NewRecord, FramingError> {
+    let Yield { extraction, vectors } = yielded;
     let of = turns.first().map(|turn| &**turn.event);
-    let body = LogRecordBody::Facts(FactsExtracted {
+    let mut body = LogRecordBody::Facts(FactsExtracted {
         tenant: of.map(|event| event.tenant.clone()).unwrap_or_default(),
         entity_id: of.map(|event| event.entity_id.clone()).unwrap_or_default(),
         process_id: of.and_then(|event| event.process_id.clone()),
         session_id: of.and_then(|event| event.session_id.clone()),
         generation: source.generation,
         covers: turns.iter().map(|turn| Source { record: turn.record, ..source }.cover(turn.event)).collect(),
-        facts: extraction.facts,
-        message_vectors,
-        extractor: extraction.extractor,
+        facts: mem::take(&mut extraction.facts),
+        message_vectors: mem::take(vectors),
+        extractor: extraction.extractor.clone(),
         extracted_at,
         key_id: None,
     });
-    let payload = framing::encode(&body)?;
+    let payload = framing::encode(&body);
+    if let LogRecordBody::Facts(record) = &mut body {
+        (extraction.facts, *vectors) = (mem::take(&mut record.facts), mem::take(&mut record.message_vectors));
+    }
+    let payload = payload?;
     Ok(NewRecord {
         topic: Topic::facts(source.facts_lane.unwrap_or(source.lane())),
         key: source.record.key.clone(),

@@ -33,7 +33,7 @@ pub(crate) fn elsewhere(tenant: Arc<str>) -> Reading<Incoming> {
 
 /// Reads a record: what it is, whose turn it takes, and what that costs. Events that are carried over are gathered apart from those that
 /// are extracted.
-pub(crate) fn reading(record: &LogRecord, carries: impl Fn(&ConversationEvent) -> bool) -> Reading<Incoming> {
+pub(crate) fn reading(record: &LogRecord, tenant: Arc<str>, carries: impl Fn(&ConversationEvent) -> bool) -> Reading<Incoming> {
     let item = incoming(&record.key, &record.payload);
     let mut window = windowing(&item);
     if let (Incoming::Event(event), Windowing::With { group, .. }) = (&item, &mut window)
@@ -46,12 +46,17 @@ pub(crate) fn reading(record: &LogRecord, carries: impl Fn(&ConversationEvent) -
         Incoming::Flush | Incoming::Elsewhere => None,
         Incoming::Hopeless { event, .. } => event.as_deref(),
     };
-    Reading { tenant: tenant(&record.key), cost: event.map_or(1, cost), bytes: event.map_or(0, memory), window, item }
+    Reading { tenant, cost: event.map_or(1, cost), bytes: event.map_or(0, memory), window, item }
 }
 
 /// Whose key it is; empty where it is none of ours.
 pub(crate) fn tenant(key: &[u8]) -> Arc<str> {
-    Arc::from(ids::parse_log_key(key).map_or("", |(tenant, _)| tenant))
+    Arc::from(tenant_of(key))
+}
+
+/// The same, of the key.
+pub(crate) fn tenant_of(key: &[u8]) -> &str {
+    ids::parse_log_key(key).map_or("", |(tenant, _)| tenant)
 }
 
 /// Estimated tokens of what was said; of parts, with the marks around them.
@@ -275,7 +280,7 @@ mod tests {
                 payload: payload.into(),
                 headers: Vec::new(),
             };
-            super::reading(&record, |_| false)
+            super::reading(&record, super::tenant(&record.key), |_| false)
         };
         let said = |content: &str| Message {
             message_id: None,

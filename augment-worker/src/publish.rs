@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use memori_event_log::driver::{LiveBound, Verdict};
+use memori_event_log::driver::Verdict;
 use memori_schemas::framing::FramingError;
 use memori_schemas::{DeadLetterClass, ExtractorInfo, FactKind, MessageVector, Micros};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::embed;
 use crate::extractor::Extraction;
@@ -35,49 +36,47 @@ enum Put {
 /// Windows whose extraction has ended and whose outcome the log has not confirmed yet: nobody is asked for them any more, so as many
 /// others may be begun meanwhile.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Publishing(Arc<watch::Sender<usize>>);
+pub(crate) struct Publishing(Arc<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    windows: AtomicUsize,
+    entered: Notify,
+}
 
 impl Publishing {
-    /// Counts one more, until it is dropped.
+    /// Counts one more, until it is dropped. Whoever waits for its end is told of that by its verdict.
     fn enter(&self) -> impl Drop + use<> {
-        self.0.send_modify(|windows| *windows += 1);
+        self.0.windows.fetch_add(1, Ordering::AcqRel);
+        self.0.entered.notify_one();
         Published(Arc::clone(&self.0))
     }
 
     /// What may be in flight where `bound` calls may be: beside those, what is being published. At most twice `bound`: what a log that is
     /// away has not confirmed was paid for, and would be again after a crash.
     pub(crate) fn eased(&self, bound: usize) -> usize {
-        bound.saturating_add((*self.0.borrow()).min(bound))
+        bound.saturating_add(self.0.windows.load(Ordering::Acquire).min(bound))
     }
 
-    /// Keeps `eased` at that, as long as this is polled. It is late by a moment, so nothing may begin by it alone.
-    pub(crate) async fn ease(&self, bound: &LiveBound, eased: &LiveBound) {
-        let (mut bound, mut publishing) = (bound.watch(), self.0.subscribe());
-        loop {
-            publishing.mark_unchanged();
-            eased.set(self.eased(*bound.borrow_and_update()));
-            // Never an error: the other ends are held by whoever called.
-            tokio::select! {
-                _ = bound.changed() => {}
-                _ = publishing.changed() => {}
-            }
-        }
+    /// Ends once one more is counted than when this last ended.
+    pub(crate) async fn entered(&self) {
+        self.0.entered.notified().await;
     }
 }
 
-struct Published(Arc<watch::Sender<usize>>);
+struct Published(Arc<Counted>);
 
 impl Drop for Published {
     fn drop(&mut self) {
-        self.0.send_modify(|windows| *windows -= 1);
+        self.0.windows.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Handler {
     /// Puts what `turns` yielded on the log.
-    pub(crate) async fn publish(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], yielded: Yield) -> Verdict {
+    pub(crate) async fn publish(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], mut yielded: Yield) -> Verdict {
         let _publishing = self.publishing.enter();
-        let why = match self.put(source, job, turns, &yielded).await {
+        let why = match self.put(source, job, turns, &mut yielded).await {
             Put::Done => return Verdict::Done,
             Put::Not(verdict) => return verdict,
             Put::TooLarge(why) => why,
@@ -97,7 +96,7 @@ impl Handler {
             let (part, vectors) = outcome::part_of(turn.event, &extraction, &vectors);
             // The call was one: its cost stands in one record.
             extraction.extractor = ExtractorInfo { tokens_in: 0, tokens_out: 0, cost_micros: 0, ..extraction.extractor };
-            let verdict = match self.put(source, job, &[*turn], &Yield { extraction: part, vectors }).await {
+            let verdict = match self.put(source, job, &[*turn], &mut Yield { extraction: part, vectors }).await {
                 Put::Done => continue,
                 Put::TooLarge(why) => self.bury(source, job, turn, why).await,
                 Put::Not(verdict) => verdict,
@@ -114,16 +113,17 @@ impl Handler {
         self.give_up(source, job, GivenUp { class: DeadLetterClass::TooLarge, reason, attempts, event: Some(turn.event) }).await
     }
 
-    /// One record for all of `turns`.
-    async fn put(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], yielded: &Yield) -> Put {
+    /// One record for all of `turns`. What they yielded is the same afterwards.
+    async fn put(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], yielded: &mut Yield) -> Put {
+        let mut record = outcome::facts(source, turns, yielded, Micros::now());
         let Yield { extraction, vectors } = yielded;
-        let mut record = outcome::facts(source, turns, extraction.clone(), vectors.clone(), Micros::now());
         let has_vectors = !vectors.is_empty() || extraction.facts.iter().any(|fact| fact.vector.is_some());
         if has_vectors && turns.len() == 1 && matches!(record, Err(FramingError::TooLarge { .. })) {
             // Facts without vectors are worth more than none.
             let bare = embed::without_vectors(extraction);
             metrics::vectors_left_out(LeftOut::TooLarge, bare.facts.len());
-            record = outcome::facts(source, turns, bare, Vec::new(), Micros::now());
+            let mut bare = Yield { extraction: bare, vectors: Vec::new() };
+            record = outcome::facts(source, turns, &mut bare, Micros::now());
         }
         let record = match record {
             Ok(record) => record,

@@ -161,7 +161,6 @@ pub async fn run(
 ) -> Result<(), LogError> {
     metrics::describe();
     let paced = extractor.pace(config.max_concurrency.clone());
-    let publishing = Publishing::default();
     // Whoever bounds what is in flight, the least of them counts.
     let bounds = [paced, config.burst.bound()];
     let least = LiveBound::new(bounds.iter().map(LiveBound::get).min().unwrap_or_default());
@@ -176,19 +175,16 @@ pub async fn run(
         forgiven: Mutex::new(Forgiven::new(config.budget_events)),
         in_flight,
         burst: config.burst.clone(),
-        publishing: publishing.clone(),
-        bound: least.clone(),
+        publishing: Publishing::default(),
         unconfirmed: AtomicUsize::new(0),
         stop: shutdown.clone(),
     };
-    let max_concurrency = LiveBound::new(least.get());
-    let eased = max_concurrency.clone();
     let topics = vec![Topic::ConversationsLive, Topic::ConversationsBackfill];
     let keyed = KeyedConfig {
         windows: config.windows.clone(),
         fairness: config.fairness.clone(),
         lanes: config.lanes,
-        max_concurrency,
+        max_concurrency: least.clone(),
         budget_events: config.budget_events,
         budget_bytes: config.budget_bytes,
         read_ahead_records: config.read_ahead_records,
@@ -208,7 +204,6 @@ pub async fn run(
     tokio::select! {
         ended = working => ended,
         () = least.follow_least(&bounds) => unreachable!("there are bounds to follow"),
-        () = publishing.ease(&least, &eased) => unreachable!("it is eased for ever"),
         () = config.burst.tend() => unreachable!("it is tended for ever"),
     }
 }
@@ -225,8 +220,6 @@ pub(crate) struct Handler {
     in_flight: InFlight,
     pub(crate) burst: Burst,
     pub(crate) publishing: Publishing,
-    /// Of calls at a time.
-    bound: LiveBound,
     /// Outcomes that the log has failed to confirm, and has not confirmed yet.
     unconfirmed: AtomicUsize,
     stop: CancellationToken,
@@ -256,15 +249,19 @@ impl RecordHandler for Handler {
         if !self.scope.takes(&tenant) {
             return policy::elsewhere(tenant);
         }
-        policy::reading(record, |event| self.scope.carries(event))
+        policy::reading(record, tenant, |event| self.scope.carries(event))
     }
 
     fn tenant(&self, key: &[u8]) -> Option<Arc<str>> {
         Some(policy::tenant(key))
     }
 
-    fn most_in_flight(&self) -> usize {
-        self.publishing.eased(self.bound.get())
+    fn most_in_flight(&self, bound: usize) -> usize {
+        self.publishing.eased(bound)
+    }
+
+    async fn has_room(&self) {
+        self.publishing.entered().await;
     }
 
     fn is_waiting_for_log(&self) -> bool {
@@ -305,7 +302,7 @@ enum Next {
 
 impl Handler {
     async fn work_on(&self, job: &Job<'_>, window: &[Arc<Held<Incoming>>], traceparent: Option<&str>) -> Verdict {
-        let facts_lane = job.record.source.topic.lane().map(|lane| self.scope.lane(&policy::tenant(&job.record.key), lane));
+        let facts_lane = job.record.source.topic.lane().map(|lane| self.scope.lane(policy::tenant_of(&job.record.key), lane));
         let source = Source { record: job.record, generation: self.generation, facts_lane, traceparent };
         for held in window {
             let Incoming::Hopeless { class, reason, event } = &held.item else { continue };
@@ -326,7 +323,7 @@ impl Handler {
 
     async fn augment(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>]) -> Verdict {
         let events: Vec<Arc<ConversationEvent>> = turns.iter().map(|turn| Arc::clone(turn.event)).collect();
-        let _in_flight: Vec<_> = events.iter().map(|event| self.in_flight.enter(&event.tenant, &event.event_id)).collect();
+        let _in_flight: Vec<_> = events.iter().filter_map(|event| self.in_flight.enter(&event.tenant, &event.event_id)).collect();
         let lane = source.lane();
         let begin = Instant::now();
         let carried = events.iter().filter(|event| self.scope.carries(event)).count();

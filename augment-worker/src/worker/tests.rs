@@ -98,7 +98,6 @@ impl World {
             forgiven: Mutex::new(Forgiven::new(10)),
             burst: crate::burst::Burst::new(crate::burst::BurstLimits::default()),
             publishing: Publishing::default(),
-            bound: 1.into(),
             unconfirmed: std::sync::atomic::AtomicUsize::new(0),
             in_flight,
             stop: CancellationToken::new(),

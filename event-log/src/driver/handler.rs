@@ -25,10 +25,15 @@ pub trait RecordHandler: Send + Sync + 'static {
         false
     }
 
-    /// The most windows that may be in flight at this moment, however high the bound in force. Asked before any begins, so that it may
+    /// The most windows that may be in flight at this moment, at a bound in force of `bound`. Asked before any begins, so that it may
     /// follow what the handler knows first.
-    fn most_in_flight(&self) -> usize {
-        usize::MAX
+    fn most_in_flight(&self, bound: usize) -> usize {
+        bound
+    }
+
+    /// Ends once [`Self::most_in_flight`] may be more than when it was last asked. Listened to by the driver alone.
+    fn has_room(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
     }
 
     /// Works on one window. Runs in a task of its own and is never dropped half way, but the process may end at any time: the

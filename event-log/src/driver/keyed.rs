@@ -128,9 +128,11 @@ fn moment() -> Moment {
 impl<H: RecordHandler> Shell<H> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), LogError> {
         let mut stopped = false;
+        // One for all rounds: most of them wake by something else, at the same hour as before.
+        let mut clock = std::pin::pin!(tokio::time::sleep_until(Instant::now()));
         loop {
             let bound = *self.bound.borrow_and_update();
-            self.core.limit(bound.min(self.handler.most_in_flight()));
+            self.core.limit(self.handler.most_in_flight(bound));
             let at = moment();
             self.core.tick(at, self.handler.is_waiting_for_log());
             while let Some(effect) = self.core.next_effect() {
@@ -142,6 +144,9 @@ impl<H: RecordHandler> Shell<H> {
             self.tell_levels();
             self.lag.tick(at.now, self.core.partitions());
             let wake_at = self.core.wake_at(at.now).min(self.lag.due_at);
+            if clock.deadline() != wake_at {
+                clock.as_mut().reset(wake_at);
+            }
             let ask = self.core.asks_log(at.now);
             // Completions first: they free the budget and the keys, and there are never more of them than work in flight, so
             // they cannot starve the rest; rereads are as few. Shutdown before new work. The clock (retries, drains, commits)
@@ -164,7 +169,8 @@ impl<H: RecordHandler> Shell<H> {
                 }
                 // Never an error: the configuration holds the other end.
                 _ = self.bound.changed() => {}
-                () = tokio::time::sleep_until(wake_at) => {}
+                () = self.handler.has_room(), if self.core.has_waiting() => {}
+                () = &mut clock => {}
                 ends = self.lag.looked() => self.tell_lag(&ends),
                 event = self.consumer.next(), if ask => match event {
                     Ok(event) => {

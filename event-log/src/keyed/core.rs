@@ -153,6 +153,11 @@ impl<T> Core<T> {
         self.running.len()
     }
 
+    /// Whether a place that comes free may be used.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.is_running() && !self.schedule.is_empty()
+    }
+
     /// Records and bytes held.
     pub(crate) fn held(&self) -> (usize, usize) {
         self.budget.held()

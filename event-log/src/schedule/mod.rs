@@ -130,50 +130,55 @@ impl<T: Scheduled> Schedule<T> {
 
     /// The window that was out is finished.
     pub fn done(&mut self, key: &Key) {
-        self.give_back(key, |_, _| ());
+        if let Some(out) = self.take_out(key) {
+            self.ended(key, out);
+        }
     }
 
     /// The window that was out is tried again at `until`, as it is; until then its key waits.
     pub fn park(&mut self, key: &Key, items: Vec<T>, until: Instant) {
-        self.give_back(key, |schedule, queue| {
-            if !items.is_empty() {
-                schedule.holds(key, &items);
+        let Some(out) = self.take_out(key) else { return };
+        if !items.is_empty() {
+            self.holds(key, &items);
+            let timer = self.parked.set(until, key.clone());
+            if let Some(queue) = self.keys.get_mut(key) {
                 queue.push_front(items);
-                queue.state = State::Parked(schedule.parked.set(until, key.clone()));
+                queue.state = State::Parked(timer);
             }
-        });
+        }
+        self.ended(key, out);
     }
 
     /// The items of the window that was out are windows of their own, in their order and before anything else of the key.
     pub fn apart(&mut self, key: &Key, items: Vec<T>) {
-        self.give_back(key, |schedule, queue| {
-            schedule.holds(key, &items);
+        let Some(out) = self.take_out(key) else { return };
+        self.holds(key, &items);
+        if let Some(queue) = self.keys.get_mut(key) {
             items.into_iter().rev().for_each(|item| queue.push_front(vec![item]));
-        });
+        }
+        self.ended(key, out);
     }
 
-    /// Ends what is out of a key, where something is.
-    fn give_back(&mut self, key: &Key, then: impl FnOnce(&mut Self, &mut Queue<T>)) {
-        let Some(mut queue) = self.keys.remove(key) else { return };
-        let out = match mem::replace(&mut queue.state, State::Changed) {
+    /// Whose window is out of a key, and what it holds, where one is: from here on none is.
+    fn take_out(&mut self, key: &Key) -> Option<(Arc<str>, Holding)> {
+        let queue = self.keys.get_mut(key)?;
+        match mem::replace(&mut queue.state, State::Changed) {
             State::Out(tenant, held) => Some((tenant, held)),
             other => {
                 queue.state = other;
                 None
             }
-        };
-        if out.is_some() {
-            then(self, &mut queue);
         }
-        self.keys.insert(key.clone(), queue);
+    }
+
+    /// Gives back what was out of a key.
+    fn ended(&mut self, key: &Key, (tenant, held): (Arc<str>, Holding)) {
         // What waits behind is ready before the window is over, so that its tenant, if it goes on, does so in its turn.
         self.settle(key.clone());
-        if let Some((tenant, held)) = out {
-            let lane = self.lane(key);
-            self.holdings.give(key.0, &tenant, held);
-            self.lanes.ended(lane);
-            self.turns.ended(&tenant, lane);
-        }
+        let lane = self.lane(key);
+        self.holdings.give(key.0, &tenant, held);
+        self.lanes.ended(lane);
+        self.turns.ended(&tenant, lane);
     }
 
     /// Counts items that wait from here on.
