@@ -93,9 +93,8 @@ impl Dialect {
     }
 }
 
-/// Waits until no flush runs, and holds up those that begin, until the transaction ends. In SQLite whoever writes is alone. The lock is
-/// the one that a flush takes with others as it begins (`store/postgres`).
-const FLUSHES_END: &str = "SELECT CAST(pg_advisory_xact_lock(7308620018) AS text)";
+/// Waits until no flush runs, and holds up those that begin, until the transaction ends. In SQLite whoever writes is alone.
+const FLUSHES_END: &str = concat!("SELECT CAST(pg_advisory_xact_lock(", crate::store::flushes_lock!(), ") AS text)");
 
 /// Where the first place that begins so is in a statement, and what it names.
 fn named(sql: &str, opening: &str) -> Option<(usize, usize, String)> {

@@ -27,6 +27,14 @@ use crate::plan::{
 
 pub use dump::Dump;
 
+/// The advisory lock, in Postgres, that all flushes share and a switch between generations has alone.
+macro_rules! flushes_lock {
+    () => {
+        "7308620018"
+    };
+}
+pub(crate) use flushes_lock;
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -67,10 +67,14 @@ const READABLE: [&str; 15] = [
 
 /// Begins a flush. The planner's guesses about a table that was empty yesterday must not turn key look-ups into scans. The lock is shared
 /// by all flushes; a switch between generations has it alone ([`crate::generations`]).
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
+const BEGIN: &str = concat!(
+    "BEGIN ISOLATION LEVEL READ COMMITTED; \
     SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
     SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off; \
-    SELECT pg_advisory_xact_lock_shared(7308620018)";
+    SELECT pg_advisory_xact_lock_shared(",
+    crate::store::flushes_lock!(),
+    ")"
+);
 
 /// The store in a Postgres database.
 #[derive(Clone)]
