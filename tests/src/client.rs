@@ -1,5 +1,7 @@
 //! A client as the contract describes one: keys, retries of what was not acknowledged, paging, and nothing cleverer.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -17,6 +19,16 @@ pub struct Api {
     base: String,
     key: Option<String>,
     http: reqwest::Client,
+    repeated: Arc<Repeated>,
+}
+
+/// How often something was sent again, and why.
+#[derive(Debug, Default)]
+pub struct Repeated {
+    /// The answer was 429 or 503.
+    pub refused: AtomicUsize,
+    /// There was no whole answer.
+    pub unanswered: AtomicUsize,
 }
 
 /// An answer: status and body; a body that is not JSON is a string.
@@ -37,13 +49,19 @@ impl Api {
     pub fn new(base: &str, key: Option<&str>) -> Self {
         // No connection outlives a killed server.
         let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy().build().expect("an http client");
-        Self { base: base.to_owned(), key: key.map(str::to_owned), http }
+        Self { base: base.to_owned(), key: key.map(str::to_owned), http, repeated: Arc::default() }
     }
 
     /// The same with another key, over the same connections.
     #[must_use]
     pub fn with_key(&self, key: Option<&str>) -> Self {
         Self { key: key.map(str::to_owned), ..self.clone() }
+    }
+
+    /// What this client, and all that were cloned from it, had to send again.
+    #[must_use]
+    pub fn repeated(&self) -> &Repeated {
+        &self.repeated
     }
 
     /// A request with this tenant's key.
@@ -80,8 +98,14 @@ impl Api {
                     ensure!(!answer.status.is_server_error(), "{}: {}", answer.status, answer.body);
                     return Ok(answer);
                 }
-                Ok(answer) => format!("{}: {}", answer.status, answer.body),
-                Err(error) => format!("{error:#}"),
+                Ok(answer) => {
+                    self.repeated.refused.fetch_add(1, Ordering::Relaxed);
+                    format!("{}: {}", answer.status, answer.body)
+                }
+                Err(error) => {
+                    self.repeated.unanswered.fetch_add(1, Ordering::Relaxed);
+                    format!("{error:#}")
+                }
             };
             if since.elapsed() > GIVE_UP_AFTER {
                 bail!("no answer within {GIVE_UP_AFTER:?}; last: {last}");

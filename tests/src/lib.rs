@@ -23,6 +23,7 @@ pub mod replay;
 pub mod replays;
 pub mod scenario;
 pub mod servers;
+pub mod service;
 pub mod storm;
 pub mod workload;
 
