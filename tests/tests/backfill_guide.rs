@@ -86,7 +86,7 @@ impl Meant {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_page_runs() -> anyhow::Result<()> {
-    let lines = documents::lines(DOC);
+    let lines = documents::page("docs/backfill.md")?;
     ensure!(lines.len() >= 20, "{lines:?}");
     let store = object_store().await?;
     let database = tokio::task::block_in_place(Servers::shared)?.empty_database().await?;

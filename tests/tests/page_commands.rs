@@ -1,140 +1,39 @@
-//! What the pages for a laptop and for processes on Kafka tell people to type, typed: addresses and folders are this run's, all else stands
-//! as it is. (Compose, Kubernetes: ops/platform.sh; tenants and replays: tests of their own.)
+//! What the README and the pages for one process tell people to type, typed: addresses, keys and ids are this run's, all else stands as it
+//! is. (Processes on Kafka: `page_processes`; models: `page_models`; that no page is forgotten: `page_guard`.)
 
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
-use memori_tests::distributed::Distributed;
+use anyhow::{Context as _, ensure};
+use memori_tests::client::Api;
+use memori_tests::documents::{Shell, on_a_free_port, page, root};
+use memori_tests::embedded::Embedded;
 use memori_tests::keys::Keys;
-use memori_tests::process::{Addresses, binary};
+use memori_tests::process::binary;
+use memori_tests::provider::Provider;
 use memori_tests::servers::Servers;
-use rustix::process::{Pid, Signal, kill_process_group};
-use serde_json::json;
+use serde_json::{Value, json};
 
-const WITHIN: Duration = Duration::from_secs(60);
 const TENANT: &str = "acme";
+const WITHIN: Duration = Duration::from_secs(60);
 
-/// A page's blocks of shell, in their order.
-fn blocks(page: &str) -> Vec<String> {
-    let mut found: Vec<String> = Vec::new();
-    let mut inside = false;
-    for line in page.lines() {
-        match line.trim() {
-            "```sh" => {
-                inside = true;
-                found.push(String::new());
-            }
-            "```" => inside = false,
-            _ if inside => found.last_mut().into_iter().for_each(|block| *block += &format!("{line}\n")),
-            _ => {}
-        }
-    }
-    found
-}
-
-/// The block that says this.
-fn block(page: &str, says: &str) -> anyhow::Result<String> {
-    blocks(page).into_iter().find(|block| block.contains(says)).with_context(|| format!("no block says {says:?}"))
-}
-
-/// Where commands are typed.
-struct Shell {
-    folder: tempfile::TempDir,
-    env: Vec<(String, String)>,
-}
-
-impl Shell {
-    fn new(env: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("memori-page-").tempdir()?;
-        let programs = binary("memori")?;
-        let path = format!("{}:{}", programs.parent().context("a folder")?.display(), std::env::var("PATH").unwrap_or_default());
-        let mut own = vec![("PATH".to_owned(), path), ("HOME".to_owned(), folder.path().display().to_string())];
-        // Where the weights of the built-in model are: nothing is fetched twice.
-        own.extend(std::env::var("XDG_CACHE_HOME").ok().map(|cache| ("XDG_CACHE_HOME".to_owned(), cache)));
-        own.push(("MEMORI__EMBEDDING__KIND".to_owned(), "none".to_owned()));
-        own.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Ok(Self { folder, env: own })
-    }
-
-    fn command(&self, line: &str) -> Command {
-        let mut command = Command::new("bash");
-        command.args(["-euo", "pipefail", "-c", line]).current_dir(self.folder.path()).env_clear().stdin(Stdio::null());
-        command.envs(self.env.iter().cloned());
-        command
-    }
-
-    /// Types a line, or a block.
-    fn types(&self, line: &str) -> anyhow::Result<String> {
-        let Output { status, stdout, stderr } = self.command(line).output()?;
-        let (out, told) = (String::from_utf8_lossy(&stdout).into_owned(), String::from_utf8_lossy(&stderr));
-        ensure!(status.success(), "{line}: {status}: {out}{told}");
-        Ok(out)
-    }
-
-    /// Types what goes on until it is told to stop, and waits until it serves.
-    fn serves(&self, line: &str) -> anyhow::Result<Serving> {
-        let log = self.folder.path().join("serving.log");
-        let mut command = self.command(line);
-        command.stdout(Stdio::piped()).stderr(std::fs::File::create(&log)?).process_group(0);
-        let mut child = command.spawn()?;
-        let out = child.stdout.take().context("piped")?;
-        let (sender, lines) = mpsc::sync_channel(100);
-        std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-        let mut serving = Serving { child, line: line.to_owned(), log, api: String::new() };
-        loop {
-            let Ok(said) = lines.recv_timeout(WITHIN) else {
-                bail!("{line} does not serve: {}", std::fs::read_to_string(&serving.log)?)
-            };
-            if let Some(api) = Addresses::parse(&said).and_then(|addresses| addresses.api) {
-                serving.api = format!("http://{api}");
-                return Ok(serving);
-            }
-        }
-    }
-}
-
-/// What was typed and goes on.
-struct Serving {
-    child: Child,
-    line: String,
-    log: PathBuf,
-    api: String,
-}
-
-impl Serving {
-    fn signal(&self, signal: Signal) {
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process_group(group, signal);
-        }
-    }
-
-    /// Control-C: it drains, and ends well.
-    fn stops(mut self) -> anyhow::Result<()> {
-        self.signal(Signal::INT);
-        let status = self.child.wait()?;
-        ensure!(status.success(), "{}: {status}: {}", self.line, std::fs::read_to_string(&self.log)?);
-        Ok(())
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-        let _ = self.child.wait();
-    }
-}
-
-/// `memori up` on a free port.
-fn on_a_free_port(line: &str) -> String {
-    let line = line.split("  #").next().unwrap_or(line).trim();
-    let Some((before, after)) = line.split_once("--listen ") else { return format!("{line} --listen 127.0.0.1:0") };
-    let rest = after.split_once(' ').map_or("", |(_, rest)| rest);
-    format!("{before}--listen 127.0.0.1:0 {rest}")
+/// A `make` that builds nothing: the run's programs are there, and cargo is `true`.
+fn make(shell: Shell, line: &str) -> anyhow::Result<(Shell, String)> {
+    let programs = binary("memori")?;
+    let target = programs.ancestors().nth(2).context("a target folder")?.display().to_string();
+    ensure!(programs.ends_with("debug/memori"), "make takes its programs from debug: {}", programs.display());
+    // Where a toolchain is found, which make looks for.
+    let home = std::env::var("HOME").unwrap_or_default();
+    let own = |name: &str, folder: &str| std::env::var(name).unwrap_or_else(|_| format!("{home}/{folder}"));
+    let shell = shell
+        .with_weights()
+        .with("CARGO", "true")
+        .with("CARGO_TARGET_DIR", &target)
+        .with("RUSTUP_HOME", &own("RUSTUP_HOME", ".rustup"))
+        .with("CARGO_HOME", &own("CARGO_HOME", ".cargo"))
+        .with("MEMORI__INGEST__LISTEN", "127.0.0.1:0");
+    let line = line.replacen("make ", &format!("make --no-print-directory -C '{}' ", root().display()), 1);
+    Ok((shell, line))
 }
 
 fn conversations(folder: &Path) -> anyhow::Result<()> {
@@ -144,128 +43,199 @@ fn conversations(folder: &Path) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_of_the_embedded_system() -> anyhow::Result<()> {
-    const PAGE: &str = include_str!("../../docs/running-embedded.md");
-    let servers = tokio::task::block_in_place(Servers::shared)?;
-    let mut databases = Vec::new();
-    for _ in 0..3 {
-        databases.push(servers.empty_database().await?);
-    }
-    tokio::task::spawn_blocking(move || {
-        let shell = Shell::new(&[])?;
-        let mut typed = 0;
-        // By its folder, and on Postgres; `make run` builds, and is `memori up`.
-        for line in block(PAGE, "--data-dir ./memory")?.lines().filter(|line| line.starts_with("memori ")) {
-            shell.serves(&on_a_free_port(line))?.stops()?;
-            typed += 1;
-        }
-        ensure!(shell.folder.path().join("memory").is_dir(), "the folder is elsewhere");
-        for (line, database) in block(PAGE, "--database postgres://")?.lines().zip(&databases) {
-            let of_the_page = ["postgres://app:secret@db/app?sslmode=verify-full", "postgres://app@localhost/app"];
-            let line = of_the_page.iter().fold(line.to_owned(), |line, url| line.replace(url, database));
-            ensure!(line.contains(database.as_str()), "another database: {line}");
-            if line.contains("memori demo") {
-                shell.types(&line)?;
-            } else {
-                shell.serves(&on_a_free_port(&line))?.stops()?;
-            }
-            typed += 1;
-        }
-        // Keys, and who has none is refused.
-        let keys = block(PAGE, "memori key hash")?;
-        let (hash, up) = keys.trim().split_once('\n').context("two lines")?;
-        shell.types(hash)?;
-        let serving = shell.serves(&on_a_free_port(up))?;
-        let refused = shell.types(&format!("curl -s -o /dev/null -w '%{{http_code}}' {}/v1/entities", serving.api))?;
-        ensure!(refused == "401", "without a key: {refused}");
-        serving.stops()?;
-        // Beside one that serves.
-        let everyday = block(PAGE, "memori ingest conversations.jsonl")?;
+async fn the_readme() -> anyhow::Result<()> {
+    tokio::task::spawn_blocking(|| {
+        let folder = tempfile::tempdir()?;
+        let mut shell = Shell::new(folder.path())?;
         let serving = shell.serves("memori up --listen 127.0.0.1:0")?;
-        conversations(shell.folder.path())?;
-        let shell = Shell {
-            env: shell.env.iter().cloned().chain([("MEMORI_API_URL".to_owned(), serving.api.clone())]).collect(),
-            ..shell
-        };
-        for line in everyday.lines() {
-            let out = shell.types(line)?;
-            ensure!(!line.contains("recall") || out.contains("Lisbon"), "{line}: {out}");
-            typed += 1;
+        let mut said = String::new();
+        for line in page("README.md")? {
+            said = if line.starts_with("make ") {
+                let (mut shell, line) = make(shell.clone(), &line)?;
+                let out = shell.types(&line)?;
+                ensure!(out.contains("standing instruction"), "{line}: {out}");
+                out
+            } else {
+                shell.types(&line.replace("curl -s localhost:7700", &format!("curl -fsS {}", serving.api())))?
+            };
         }
-        // The README's conversation, and metrics.md's view of it.
-        let said = block(include_str!("../../README.md"), "\"event_id\": \"hello-1\"")?;
-        let out = shell.types(&said.replace("curl -s localhost:7700", &format!("curl -fsS {}", serving.api)))?;
-        ensure!(out.contains("Paris"), "{out}");
-        let top = block(include_str!("../../docs/metrics.md"), "memori top")?;
-        for line in top.lines().filter(|line| !line.contains("--from")) {
-            // Where the output is no terminal it is shown once.
-            let once = line.replace("memori top", &format!("memori top --from {}", serving.api));
-            let out = shell.types(&once)?;
-            ensure!(out.contains("live"), "{once}: {out}");
-            typed += 1;
-        }
-        ensure!(typed >= 10, "{typed} lines");
+        ensure!(said.contains("Paris"), "the last recalls where she lives: {said}");
         serving.stops()
     })
     .await?
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_pages_of_processes_on_kafka() -> anyhow::Result<()> {
+async fn the_page_of_the_embedded_system() -> anyhow::Result<()> {
+    const NAME: &str = "docs/running-embedded.md";
+    let of_the_page = ["postgres://app:secret@db/app?sslmode=verify-full", "postgres://app@localhost/app"];
     let servers = tokio::task::block_in_place(Servers::shared)?;
-    // Topics, tables and processes are made by the page's commands in `Distributed`; the pages beside it are typed here.
-    let archive = tempfile::Builder::new().prefix("memori-archive-").tempdir()?;
-    let url = archive.path().display().to_string();
-    let shape = Distributed::start(servers, &[TENANT.to_owned()], 1, &[("MEMORI__ARCHIVE__URL", &url)]).await?;
-    let api = shape.api(TENANT);
-    let event = json!({"event_id": "a", "entity_id": "ann", "messages": [{"role": "user", "content": "I like jasmine tea."}]});
-    ensure!(api.post("/v1/events", &event).await?.status == 202);
-    api.wait_final(&["a".to_owned()], WITHIN).await?;
-    let of_processes = [
-        ("MEMORI__KAFKA__BROKERS", servers.kafka_brokers()),
-        ("MEMORI__KAFKA__TOPIC_PREFIX", &shape.prefix),
-        ("MEMORI__KAFKA__PARTITIONS", "6"),
-        ("MEMORI__POSTGRES__URL", &shape.database),
-        ("MEMORI__ARCHIVE__ROLL_AGE_S", "1"),
-        ("MEMORI__ADMIN__LISTEN", "127.0.0.1:0"),
-        ("MEMORI_API_URL", &shape.ingest.api()),
-        ("MEMORI_API_KEY", Keys::OPERATOR),
-    ]
-    .map(|(name, value)| (name, value.to_owned()));
+    let mut databases = Vec::new();
+    for line in page(NAME)?.iter().filter(|line| line.contains("postgres://")) {
+        databases.push((line.clone(), servers.empty_database().await?));
+    }
     tokio::task::spawn_blocking(move || {
-        let of_processes: Vec<(&str, &str)> = of_processes.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let shell = Shell::new(&of_processes)?;
-        let again = block(include_str!("../../docs/running-on-kafka-and-postgres.md"), "memori topics create")?;
-        for line in again.lines().filter(|line| line.starts_with("memori topics create") || line.starts_with("memori migrate")) {
-            shell.types(line)?;
-        }
-        shell.types(block(include_str!("../../docs/retention.md"), "memori topics check")?.trim())?;
-
-        let page = include_str!("../../docs/archive.md");
-        let own = block(page, "memori archive run")?.replace("s3://bucket/memori", &url);
-        let export = own.lines().next().context("a line")?;
-        let archiver = {
-            let line = format!("{export}\nexec memori archive run");
-            let mut command = shell.command(&line);
-            Serving {
-                child: command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?,
-                line,
-                log: shell.folder.path().join("serving.log"),
-                api: String::new(),
+        let folder = tempfile::tempdir()?;
+        let shell = Shell::new(folder.path())?;
+        conversations(folder.path())?;
+        // What asks is beside one that serves.
+        let serving = shell.serves("memori up --listen 127.0.0.1:0 --data-dir beside")?;
+        let mut asking = shell.clone().with("MEMORI_API_URL", &serving.api());
+        for line in page(NAME)? {
+            if line.starts_with("make ") {
+                let (shell, line) = make(shell.clone(), &line)?;
+                // make itself does not end well when it is interrupted.
+                drop(shell.serves(&line)?);
+                continue;
             }
-        };
-        let since = std::time::Instant::now();
-        while !shell.types(&format!("{export}\nmemori archive status"))?.contains("conversations.live") {
-            ensure!(since.elapsed() < WITHIN, "nothing is archived");
-            #[allow(clippy::disallowed_methods, reason = "this is a thread that may block")]
-            std::thread::sleep(Duration::from_millis(200));
+            let database = databases.iter().find(|(of, _)| *of == line).map(|(_, database)| database);
+            let typed = database
+                .map_or(line.clone(), |database| of_the_page.iter().fold(line.clone(), |l, url| l.replace(url, database)));
+            ensure!(database.is_none_or(|database| typed.contains(database)), "another database: {line}");
+            if typed.contains("memori up") {
+                let serving = shell.serves(&on_a_free_port(&typed))?;
+                if line.contains("KEYS_FILE") {
+                    let ask = format!("curl -s -o /dev/null -w '%{{http_code}}' {}/v1/entities", serving.api());
+                    let refused = asking.types(&ask)?;
+                    ensure!(refused == "401", "without a key: {refused}");
+                }
+                serving.stops()?;
+                ensure!(!line.contains("./memory") || folder.path().join("memory").is_dir(), "the folder is elsewhere");
+            } else {
+                let out = asking.types(&typed)?;
+                ensure!(!line.contains("recall") || line.contains("key hash") || out.contains("Lisbon"), "{line}: {out}");
+            }
         }
-        shell.types(&format!("{export}\nmemori archive verify"))?;
-        archiver.stops()?;
-        let rebuild = block(page, "memori rebuild")?;
-        let platform = rebuild.lines().find(|line| line.contains("--platform")).context("the line for the platform")?;
-        shell.types(platform)?;
-        anyhow::Ok(())
+        serving.stops()
+    })
+    .await?
+}
+
+/// A call as the page has it, and the status that it was answered with.
+fn calls(shell: &mut Shell, line: &str) -> anyhow::Result<(u16, String)> {
+    let out = shell.types(&line.replacen("curl ", "curl -w '\\n%{http_code}' ", 1))?;
+    let (body, status) = out.rsplit_once('\n').context("a status")?;
+    Ok((status.parse()?, body.to_owned()))
+}
+
+/// What the page's calls stand for, as answers tell it.
+#[derive(Default)]
+struct Named {
+    fact: String,
+    erasure: String,
+    letters: Vec<String>,
+}
+
+impl Named {
+    fn meant(&self, line: &str) -> String {
+        let mut line = line.replace("FACT_ID", &self.fact).replace("ERASURE_ID", &self.erasure);
+        for (n, id) in self.letters.iter().enumerate() {
+            // In a body there are two of them, in a path one.
+            line = line.replacen("\"ID\"", &format!("\"{id}\""), 1);
+            if n == 0 {
+                line = line.replace("/ID\"", &format!("/{}\"", memori_tests::client::escape(id)));
+            }
+        }
+        line
+    }
+
+    fn learn(&mut self, line: &str, body: &str) -> anyhow::Result<()> {
+        let text = |value: &Value| value.as_str().map(str::to_owned).context("an id");
+        if line.contains("/facts?") {
+            self.fact = text(&serde_json::from_str::<Value>(body)?["facts"][0]["fact_id"])?;
+        } else if line.contains("-X DELETE") && line.contains("/entities/") {
+            self.erasure = text(&serde_json::from_str::<Value>(body)?["erasure_id"])?;
+        } else if line.contains("dead-letters?") {
+            let page: Value = serde_json::from_str(body)?;
+            self.letters =
+                page["dead_letters"].as_array().context("letters")?.iter().map(|l| text(&l["id"])).collect::<Result<_, _>>()?;
+            ensure!(self.letters.len() == 2, "{body}");
+        }
+        Ok(())
+    }
+}
+
+/// The status of each call, by what is in it; the rest is 200.
+fn expected(line: &str) -> u16 {
+    let others = [
+        ("$api/v1/events -H", 202),
+        ("-X DELETE \"$api/v1/facts", 204),
+        ("-X DELETE \"$api/v1/entities", 202),
+        ("admin/tenants", 201),
+    ];
+    others.iter().find(|(part, _)| line.contains(part)).map_or(200, |(_, status)| *status)
+}
+
+/// Two events that were given up, on a system that is made for it.
+async fn given_up(api: &str) -> anyhow::Result<()> {
+    let api = Api::new(api, None);
+    for n in 0..2 {
+        let event = json!({"event_id": format!("bad-{n}"), "entity_id": format!("person-{n}"),
+            "messages": [{"role": "user", "content": "I like soup. [[provider:not-json]]"}]});
+        ensure!(api.post("/v1/events", &event).await?.status == 202, "an event");
+    }
+    api.wait_final(&["bad-0".to_owned(), "bad-1".to_owned()], WITHIN).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_of_the_api_s_page() -> anyhow::Result<()> {
+    let provider = Provider::start().await?;
+    let keyed = Embedded::start(&[TENANT.to_owned()], &[("MEMORI__EMBEDDING__KIND", "none")])?;
+    let (with_keys, key) = (keyed.process.api(), keyed.key(TENANT).to_owned());
+    let folder = tempfile::tempdir()?;
+    let shell = Shell::new(folder.path())?;
+    let (plain, model) = tokio::task::block_in_place(|| {
+        let model = shell
+            .clone()
+            .with("MEMORI__EXTRACTOR__KIND", "llm")
+            .with("MEMORI__EXTRACTOR__BASE_URL", &provider.base_url())
+            .with("MEMORI__EXTRACTOR__MODEL", "double-1");
+        anyhow::Ok((
+            shell.serves("memori up --listen 127.0.0.1:0 --data-dir plain")?,
+            model.serves("memori up --listen 127.0.0.1:0 --data-dir model")?,
+        ))
+    })?;
+    given_up(&model.api()).await?;
+    tokio::task::spawn_blocking(move || {
+        let mut shell = shell.with("operator", Keys::OPERATOR);
+        conversations(shell.folder())?;
+        let old = json!({"entity_id": "old", "occurred_at": "2020-01-01T00:00:00Z", "messages": [{"role": "user", "content": "I sail."}]});
+        std::fs::write(shell.folder().join("history.jsonl"), format!("{old}\n"))?;
+        let mut named = Named::default();
+        let mut called = 0;
+        for line in page("docs/http-api.md")? {
+            if !line.starts_with("curl ") {
+                shell.types(&line.replace("http://127.0.0.1:7700", &plain.api()))?;
+                continue;
+            }
+            // Without keys there are no rights, and no other tenants.
+            let api = if line.contains("KEY'") || line.contains("$operator") {
+                &with_keys
+            } else if line.contains("dead-letters") {
+                &model.api()
+            } else {
+                &plain.api()
+            };
+            let typed = named.meant(&line).replace("KEY'", &format!("{key}'")).replace(" …", &format!(" {api}/v1/entities"));
+            let typed = typed.replace("$api", api);
+            let since = Instant::now();
+            let (status, body) = loop {
+                let (status, body) = calls(&mut shell, &typed)?;
+                // An erasure's receipt is there when it is through.
+                if status != 404 || !line.contains("/erasures/") || since.elapsed() > WITHIN {
+                    break (status, body);
+                }
+            };
+            ensure!(status == expected(&line), "{typed}: {status}: {body}");
+            ensure!(!line.contains("/wait") || body.contains("\"complete\":true"), "{line}: {body}");
+            ensure!(!line.contains("/v1/recall") || body.contains("Berlin"), "{line}: {body}");
+            ensure!(!line.contains("\"to_lane\"") || body.contains("\"redriven\":2"), "{line}: {body}");
+            named.learn(&line, &body)?;
+            called += 1;
+        }
+        ensure!(called > 20, "{called} calls");
+        plain.stops()?;
+        model.stops()
     })
     .await?
 }

@@ -10,7 +10,6 @@ use memori_tests::keys::Keys;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-const DOC: &str = include_str!("../../docs/replay.md");
 const TENANT: &str = "acme";
 
 async fn teach(api: &Api) -> anyhow::Result<()> {
@@ -42,7 +41,7 @@ async fn every_line_of_the_guide_runs() -> anyhow::Result<()> {
     let mut shell =
         Shell::new(folder.path())?.with("MEMORI_API_URL", &shape.process.api()).with("MEMORI_API_KEY", Keys::OPERATOR);
     tokio::task::spawn_blocking(move || {
-        let lines = documents::lines(DOC);
+        let lines = documents::page("docs/replay.md")?;
         ensure!(lines.len() >= 17, "{lines:?}");
         let mut acts = 0;
         for line in &lines {

@@ -5,8 +5,6 @@ use memori_tests::documents::{self, Shell};
 use memori_tests::embedded::Embedded;
 use memori_tests::keys::Keys;
 
-const DOC: &str = include_str!("../../docs/tenants.md");
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_document_runs() -> anyhow::Result<()> {
     let shape = Embedded::start(&["in-the-file".to_owned()], &[])?;
@@ -15,7 +13,7 @@ async fn every_line_of_the_document_runs() -> anyhow::Result<()> {
     let mut shell = Shell::new(&place)?.with("MEMORI_API_URL", &shape.process.api()).with("MEMORI_API_KEY", Keys::OPERATOR);
     tokio::task::spawn_blocking(move || {
         let mut newest: Option<String> = None;
-        let lines = documents::lines(DOC);
+        let lines = documents::page("docs/tenants.md")?;
         ensure!(lines.len() > 15, "{lines:?}");
         for line in &lines {
             // The document's key stands for the one that was made last.
