@@ -200,8 +200,12 @@ async fn follow<S: Store + PackStore>(store: S, reads: &dyn ReadStore, seed: u64
                 (None, None) => seen.by_rows += 1,
                 (facts, messages) => anyhow::bail!("seed {seed}: facts {facts:?}, messages {messages:?}"),
             }
-            let (head, facts) = reads.facts_as_packed(TENANT, entity, *model).await?;
-            let (again, messages) = reads.messages_as_packed(TENANT, entity, *model).await?;
+            let (mut of_facts, mut of_messages) = (Vec::new(), Vec::new());
+            let (head, facts) = reads.facts_as_packed(TENANT, entity, *model, &mut |chunk| of_facts.push(chunk)).await?;
+            let (again, messages) =
+                reads.messages_as_packed(TENANT, entity, *model, &mut |chunk| of_messages.push(chunk)).await?;
+            let facts = facts.map(|(unnamed, since)| Packed { chunks: of_facts, unnamed, since });
+            let messages = messages.map(|(unnamed, since)| Packed { chunks: of_messages, unnamed, since });
             ensure!(head == again && head == reads.entity_version(TENANT, entity).await?, "seed {seed}: another version");
             if let (Some(facts), Some(messages)) = (facts, messages) {
                 seen.at_once += 1;

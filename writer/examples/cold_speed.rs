@@ -1,4 +1,5 @@
-//! How long it takes to read an entity for recall: by rows, by packs, by packs and changes, and by changes alone.
+//! How long it takes to read an entity for recall: by rows, by packs, by packs and changes, and by changes alone; and what an image
+//! and an answer from packs take in all.
 //! `cargo run -p memori-writer --example cold_speed --release [-- postgres://…]`; without a URL on SQLite in a temporary folder.
 //! Prints p10 and p50 in milliseconds; packs with and without decoding them. Runs one after the other, on one connection.
 #![allow(clippy::print_stdout, reason = "it is a command")]
@@ -6,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_trait::async_trait;
+use memori_embedding::{EmbedError, Embedder, Embedding};
 use memori_event_log::sqlite::SqliteDatabase;
 use memori_schemas::{EntityKey, FactId, FactKind, Lane, MessageKey, TextHash, Vector, ids};
 use memori_writer::packer::{Packer, PackerConfig};
@@ -17,6 +20,8 @@ use memori_writer::postgres::PostgresTarget;
 use memori_writer::reads::rows::{Changes, Shown};
 use memori_writer::reads::{PostgresReads, ReadStore, SqliteReads};
 use memori_writer::recall::packed::FactChunk;
+use memori_writer::recall::query::RecallQuery;
+use memori_writer::recall::{Recall, RecallConfig};
 use memori_writer::store::packs::PackStore;
 use memori_writer::store::postgres::PostgresStore;
 use memori_writer::store::sqlite::SqliteStore;
@@ -26,6 +31,29 @@ const TENANT: &str = "speed";
 const MODEL: &str = "speed@1";
 const DIMENSIONS: usize = 512;
 const RUNS: usize = 40;
+
+// As the programs do.
+#[cfg(feature = "kafka")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Embeds at no cost.
+struct OneDirection;
+
+#[async_trait]
+impl Embedder for OneDirection {
+    fn model(&self) -> &str {
+        MODEL
+    }
+
+    fn dimensions(&self) -> usize {
+        DIMENSIONS
+    }
+
+    async fn embed(&self, texts: &[String]) -> Result<Vec<Embedding>, EmbedError> {
+        Ok(texts.iter().map(|_| Embedding { scale: 0.01, values: vec![3; DIMENSIONS] }).collect())
+    }
+}
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -77,6 +105,13 @@ async fn measure<S: Store + PackStore>(name: &str, store: Arc<S>, reads: Arc<dyn
             Ok(())
         });
         println!("{name} {size:>6} facts, packs, decoded:       {}", decoded.await?);
+        let cold = RecallConfig { cache_bytes: 0, ..RecallConfig::default() };
+        let cold = Recall::with_embedder(reads.clone(), cold, Some(Arc::new(OneDirection)));
+        let image = timed(async || cold.facts(TENANT, entity.key).await.map(drop).map_err(Into::into));
+        println!("{name} {size:>6} facts, packs, an image:      {}", image.await?);
+        let query = RecallQuery::new(format!("entity-{size}"), "which tea does Alice prefer?");
+        let answer = timed(async || cold.recall(TENANT, &query, "cold").await.map(drop).map_err(Into::into));
+        println!("{name} {size:>6} facts, packs, an answer:     {}", answer.await?);
         let shown = reads.entity_version(TENANT, &entity.key).await?;
         let shown = Shown { version: shown.version.unwrap_or_default(), epoch: shown.epoch };
         for (from, count) in [(size, 1), (size + 1, 199)] {

@@ -1,7 +1,7 @@
 //! How much of what was freed the process keeps.
 
 /// Allocations below this many bytes come out of what is kept: a chunk of packs, and each copy that is made of it on its way from
-/// the store, is about one megabyte.
+/// the store, is a quarter of a megabyte, one of digests several times that.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT_BELOW_BYTES: std::ffi::c_int = 4 << 20;
 /// So much at the end of each arena is not given back.

@@ -118,27 +118,27 @@ async fn what_recall_reads_row_by_row_is_packed_and_then_read_at_once() {
     let recall = Recall::new(here.reads.clone(), RecallConfig { cache_bytes: 0, ..RecallConfig::default() });
     recall.slow_reads().to(handle);
     here.tell(0, MIN_ITEMS).await;
-    let (version, facts) = here.reads.facts_as_packed(TENANT, &key, None).await.unwrap();
+    let (version, facts) = here.reads.facts_as_packed(TENANT, &key, None, &mut |_| {}).await.unwrap();
     assert!(facts.is_none() && version.version.is_some());
     let by_rows = recall.facts(TENANT, key).await.unwrap();
     while here.counts(&key).await.is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let (version, facts) = here.reads.facts_as_packed(TENANT, &key, None).await.unwrap();
+    let (version, facts) = here.reads.facts_as_packed(TENANT, &key, None, &mut |_| {}).await.unwrap();
     assert_eq!(version, here.reads.entity_version(TENANT, &key).await.unwrap());
-    assert_eq!(facts.unwrap().since.version, version.version);
-    assert!(here.reads.messages_as_packed(TENANT, &key, None).await.unwrap().1.is_some());
+    assert_eq!(facts.unwrap().1.version, version.version);
+    assert!(here.reads.messages_as_packed(TENANT, &key, None, &mut |_| {}).await.unwrap().1.is_some());
     let at_once = recall.facts(TENANT, key).await.unwrap();
     assert_eq!(at_once.version, by_rows.version);
     let contents = |image: &EntityImage| image.facts().map(|fact| fact.content().to_owned()).collect::<Vec<_>>();
     assert_eq!(contents(&at_once), contents(&by_rows));
 
     here.tell(MIN_ITEMS, MIN_ITEMS + 1).await;
-    let (newer, facts) = here.reads.facts_as_packed(TENANT, &key, None).await.unwrap();
+    let (newer, facts) = here.reads.facts_as_packed(TENANT, &key, None, &mut |_| {}).await.unwrap();
     assert!(newer.version > version.version && facts.is_none(), "what changed is in no pack");
     assert_eq!(recall.facts(TENANT, key).await.unwrap().version, newer.version);
     let nobody = ids::entity_key(TENANT, "nobody");
-    let (version, facts) = here.reads.facts_as_packed(TENANT, &nobody, None).await.unwrap();
+    let (version, facts) = here.reads.facts_as_packed(TENANT, &nobody, None, &mut |_| {}).await.unwrap();
     assert!(version.version.is_none() && facts.is_none());
     assert!(recall.facts(TENANT, nobody).await.unwrap().is_empty());
     stop.cancel();

@@ -357,6 +357,16 @@ pub trait Database: Send + Sync {
     /// Runs one statement.
     async fn query(&self, statement: Statement) -> Result<Vec<Row>, ReadError>;
 
+    /// Runs one statement and hands on each row as it comes, so that what is done with it and what is still under way overlap.
+    /// After an error no more rows are handed on.
+    async fn each(
+        &self,
+        statement: Statement,
+        take: &mut (dyn FnMut(Row) -> Result<(), ReadError> + Send),
+    ) -> Result<(), ReadError> {
+        self.query(statement).await?.into_iter().try_for_each(take)
+    }
+
     /// Runs statements that see one instant. Runs to its end even where the caller goes away.
     async fn snapshot(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError>;
 }

@@ -8,7 +8,8 @@ use memori_schemas::{ContentFormat, ContentHash, EntityKey, FactId, FactKind, Me
 use super::ReadError;
 use super::db::{Param, Part, Row, Statement};
 use super::rows::{
-    EntityVersion, FactRow, FactRows, ForgottenRow, IntervalRow, MentionRow, MessageRow, MessageRows, UnnamedRow, VectorRow,
+    EntityVersion, FactRow, FactRows, ForgottenRow, IntervalRow, MentionRow, MessageRow, MessageRows, TakeChunk, UnnamedRow,
+    VectorRow,
 };
 use super::sql::{all, exactly, fact_id, generation_of, key, text};
 use crate::recall::islands::Unnamed;
@@ -89,19 +90,42 @@ pub(super) fn as_packed(tenant: &str, entity_key: &EntityKey, model: Option<&str
     Statement::whole(AS_PACKED, vec![text(tenant), key(entity_key), made_by, Param::Int(kind.code().into())])
 }
 
-/// What [`as_packed`] reads.
-pub(super) fn version_and_chunks(rows: Vec<Row>, kind: PackKind) -> Result<(EntityVersion, Option<Chunks>), ReadError> {
-    let mut head = None;
-    let mut chunk_rows = Vec::with_capacity(rows.len());
-    for mut row in rows {
-        let version = version_of(&mut row)?;
-        head.get_or_insert(version);
-        if version.packed_version.is_some() {
-            chunk_rows.push(row);
-        }
+/// What [`as_packed`] reads, row by row.
+pub(super) struct AsPackedRows {
+    kind: PackKind,
+    head: Option<EntityVersion>,
+    chunks: i64,
+    unnamed: Vec<Bytes>,
+}
+
+impl AsPackedRows {
+    pub(super) fn of(kind: PackKind) -> Self {
+        Self { kind, head: None, chunks: 0, unnamed: Vec::new() }
     }
-    let head = head.ok_or(ReadError::Corrupt("a version without a row"))?;
-    Ok((head, chunks(chunk_rows, kind)?))
+
+    /// Takes a row; a chunk of the kind goes on.
+    pub(super) fn take(&mut self, mut row: Row, chunk: TakeChunk<'_>) -> Result<(), ReadError> {
+        self.head.get_or_insert(version_of(&mut row)?);
+        let Some(of_kind) = row.opt_int()? else { return Ok(()) };
+        let is_of_kind = of_kind == i64::from(self.kind.code());
+        let number = i64::try_from(self.unnamed.len()).unwrap_or(i64::MAX);
+        if row.int()? != if is_of_kind { self.chunks } else { number } {
+            return Err(ReadError::Corrupt("a chunk is missing"));
+        }
+        if is_of_kind {
+            self.chunks += 1;
+            chunk(row.bytes()?);
+        } else {
+            self.unnamed.push(row.bytes()?);
+        }
+        Ok(())
+    }
+
+    /// The version, and the chunks of the events without a session where there are such and others.
+    pub(super) fn end(self) -> Result<(EntityVersion, Option<Vec<Bytes>>), ReadError> {
+        let head = self.head.ok_or(ReadError::Corrupt("a version without a row"))?;
+        Ok((head, (self.chunks > 0 && !self.unnamed.is_empty()).then_some(self.unnamed)))
+    }
 }
 
 /// Whose rows an image is made from, of which generation, with vectors of which model.

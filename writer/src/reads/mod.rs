@@ -20,7 +20,7 @@ use self::letters::{Letter, LetterBytes, LetterFilter, LetterOrder, LetterPlace}
 use self::lineages::{Lineage, LineageCount, LineageEntity, WithdrawnEvent, WithdrawnPlace};
 use self::rows::{
     AsPacked, Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventStatus, FactPlace, FactRows, ForgetTarget,
-    KnownEvent, LineageRow, MessageRows, Packed, Shown,
+    KnownEvent, LineageRow, MessageRows, Packed, Shown, TakeChunk,
 };
 
 use crate::plan::DeadLetterKey;
@@ -115,12 +115,14 @@ pub trait ReadStore: Send + Sync + 'static {
     ) -> Result<Option<Packed<MessageRows>>, ReadError>;
 
     /// The entity's version as in [`ReadStore::entity_version`], and in the same statement all facts of that generation as they were
-    /// packed; `None` where no packs of this model show the entity just as it is, or something of it was asked to be forgotten.
+    /// packed, chunk by chunk; `None` where no packs of this model show the entity just as it is, or something of it was asked to be
+    /// forgotten.
     async fn facts_as_packed(
         &self,
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
+        take: TakeChunk<'_>,
     ) -> Result<AsPacked<FactRows>, ReadError>;
 
     /// As [`ReadStore::facts_as_packed`], of the messages.
@@ -129,6 +131,7 @@ pub trait ReadStore: Send + Sync + 'static {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
+        take: TakeChunk<'_>,
     ) -> Result<AsPacked<MessageRows>, ReadError>;
 
     /// Where events stand; only those that are known, in the order of their ids.

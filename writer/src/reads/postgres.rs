@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use deadpool_postgres::{Client, Pool};
+use futures::TryStreamExt;
 use futures::future::join_all;
 use postgres_types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::types::Kind;
@@ -69,6 +70,24 @@ impl Database for PostgresDb {
         let (named, rows) = futures::join!(name_tenant(&client, &tenant), client.query(&prepared, &params));
         named?;
         rows?.into_iter().map(values).collect()
+    }
+
+    async fn each(
+        &self,
+        statement: Statement,
+        take: &mut (dyn FnMut(Row) -> Result<(), ReadError> + Send),
+    ) -> Result<(), ReadError> {
+        let sql = self.statements.of(&statement);
+        let (client, tenant) = self.client(statement.tenant()).await?;
+        let prepared = client.prepare_cached(&sql).await?;
+        // Polled in order, so sent in order, in one round trip.
+        let (named, rows) = futures::join!(name_tenant(&client, &tenant), client.query_raw(&prepared, &statement.params));
+        named?;
+        let mut rows = std::pin::pin!(rows?);
+        while let Some(row) = rows.try_next().await? {
+            take(values(row)?)?;
+        }
+        Ok(())
     }
 
     async fn snapshot(&self, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, ReadError> {

@@ -50,8 +50,12 @@ pub struct Packed<R> {
     pub since: R,
 }
 
-/// The version of an entity, and packs that show just that.
-pub type AsPacked<R> = (EntityVersion, Option<Packed<R>>);
+/// The version of an entity; and where packs show just that, what there is beside their chunks: those of the events without a
+/// session, and rows that say that nothing has changed since.
+pub type AsPacked<R> = (EntityVersion, Option<(Vec<Bytes>, R)>);
+
+/// Is given chunks in their order, each as it comes.
+pub type TakeChunk<'a> = &'a mut (dyn FnMut(Bytes) + Send);
 
 /// What an image lacks.
 #[derive(Clone, Debug)]

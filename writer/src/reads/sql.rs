@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use memori_schemas::{ContentHash, EntityKey, FactId, Lane, MessageKey, TextHash, TripleHash, ids};
 use uuid::Uuid;
 
 use super::db::{Database, Param, Part, Row, Statement};
-use super::images::{Of, VERSION, as_packed, chunks, facts_of, mention_row, messages_of, version, version_and_chunks};
+use super::images::{AsPackedRows, Of, VERSION, as_packed, chunks, facts_of, mention_row, messages_of, version};
 use super::letters::{Letter, LetterBytes, LetterFilter, LetterOrder, LetterPlace};
 use super::lineages::{Lineage, LineageCount, LineageEntity, WithdrawnEvent, WithdrawnPlace};
 use super::rows::{
     AsPacked, Changes, ControlId, EntityRow, EntityVersion, ErasureReceipt, EventState, EventStatus, FactPlace, FactRows,
-    ForgetTarget, KnownEvent, LineageRow, MessageRows, Packed, Shown,
+    ForgetTarget, KnownEvent, LineageRow, MessageRows, Packed, Shown, TakeChunk,
 };
 use super::{ReadError, ReadStore};
 use crate::plan::DeadLetterKey;
@@ -96,6 +97,20 @@ impl<D: Database> SqlReads<D> {
     /// Messages, at one instant.
     async fn messages(&self, of: &Of<'_>, part: Part) -> Result<(EntityVersion, MessageRows), ReadError> {
         messages_of(of, self.0.snapshot(of.message_statements(part)).await?)
+    }
+
+    /// The version, and where packs of the kind show it the chunks of the events without a session; the others go on.
+    async fn as_packed(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+        kind: PackKind,
+        chunk: TakeChunk<'_>,
+    ) -> Result<(EntityVersion, Option<Vec<Bytes>>), ReadError> {
+        let mut rows = AsPackedRows::of(kind);
+        self.0.each(as_packed(tenant, entity_key, model, kind), &mut |row| rows.take(row, &mut *chunk)).await?;
+        rows.end()
     }
 
     async fn one(&self, template: &'static str, params: Vec<Param>) -> Result<Option<Row>, ReadError> {
@@ -269,12 +284,12 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
+        take: TakeChunk<'_>,
     ) -> Result<AsPacked<FactRows>, ReadError> {
-        let rows = self.0.query(as_packed(tenant, entity_key, model, PackKind::Facts)).await?;
-        let (head, packs) = version_and_chunks(rows, PackKind::Facts)?;
+        let (head, unnamed) = self.as_packed(tenant, entity_key, model, PackKind::Facts, take).await?;
         let EntityVersion { version, epoch, generation, .. } = head;
         let since = FactRows { version, epoch, generation, ..FactRows::default() };
-        Ok((head, packs.map(|(chunks, unnamed)| Packed { chunks, unnamed, since })))
+        Ok((head, unnamed.map(|unnamed| (unnamed, since))))
     }
 
     async fn messages_as_packed(
@@ -282,12 +297,12 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
+        take: TakeChunk<'_>,
     ) -> Result<AsPacked<MessageRows>, ReadError> {
-        let rows = self.0.query(as_packed(tenant, entity_key, model, PackKind::Messages)).await?;
-        let (head, packs) = version_and_chunks(rows, PackKind::Messages)?;
+        let (head, unnamed) = self.as_packed(tenant, entity_key, model, PackKind::Messages, take).await?;
         let EntityVersion { version, epoch, generation, .. } = head;
         let since = MessageRows { version, epoch, generation, ..MessageRows::default() };
-        Ok((head, packs.map(|(chunks, unnamed)| Packed { chunks, unnamed, since })))
+        Ok((head, unnamed.map(|unnamed| (unnamed, since))))
     }
 
     async fn event_status(&self, tenant: &str, event_ids: &[String]) -> Result<Vec<EventStatus>, ReadError> {

@@ -170,30 +170,33 @@ impl EntityImage {
         before: Before<'_>,
     ) -> Self {
         let stored_segments = segments.len();
-        let sessions = SessionTable::of(entity_key, &segments, &unnamed);
-        let members = Members::of(&segments, &sessions);
-        let of_this_generation = |image: &&Self| image.generation == head.generation;
-        let known = match &before {
-            Before::Image(image) => Some(*image).filter(of_this_generation).map(|image| &image.digests),
-            Before::Nothing | Before::Packed { .. } => None,
-        };
-        let (made, replaced, digests) = match before {
-            Before::Packed { made, unchanged: true } if !made.is_empty() => (made, members.replaced(), Digests::default()),
-            _ => {
-                let digests = members.digests(entity_key, head.generation, forgotten, known);
-                let made_before = match &before {
-                    Before::Image(image) => &image.items.segments[image.stored_segments..],
-                    Before::Packed { made, .. } => made,
-                    Before::Nothing => &[],
-                };
-                (members.segments(&digests, made_before), members.places_of(&digests.replaced), digests)
+        let (sessions, replaced, digests) = match before {
+            Before::Packed { made, unchanged: true } if !made.is_empty() => {
+                segments.extend(made);
+                let sessions = SessionTable::of(entity_key, &segments, &unnamed);
+                let replaced = Members::of(&segments[..stored_segments], &sessions).replaced();
+                (sessions, replaced, Digests::default())
             }
-        };
-        let sessions = if made.is_empty() {
-            sessions
-        } else {
-            segments.extend(made);
-            SessionTable::of(entity_key, &segments, &unnamed)
+            before => {
+                let sessions = SessionTable::of(entity_key, &segments, &unnamed);
+                let members = Members::of(&segments, &sessions);
+                let (known, made_before) = match &before {
+                    Before::Image(image) => {
+                        let of_this_generation = image.generation == head.generation;
+                        (of_this_generation.then_some(&image.digests), &image.items.segments[image.stored_segments..])
+                    }
+                    Before::Packed { made, .. } => (None, &made[..]),
+                    Before::Nothing => (None, &[][..]),
+                };
+                let digests = members.digests(entity_key, head.generation, forgotten, known);
+                let (made, replaced) = (members.segments(&digests, made_before), members.places_of(&digests.replaced));
+                if made.is_empty() {
+                    (sessions, replaced, digests)
+                } else {
+                    segments.extend(made);
+                    (SessionTable::of(entity_key, &segments, &unnamed), replaced, digests)
+                }
+            }
         };
         let mut order = Items::places(&segments);
         order.retain(|place| replaced.is_empty() || !replaced.contains(&(place.segment, place.item)));
@@ -379,6 +382,9 @@ fn with_changes(mut segments: Vec<Segment<FactChunk>>, since: &FactRows, model: 
 
 /// Adds the events that are not there yet.
 pub(super) fn join(unnamed: &mut Vec<UnnamedRow>, more: &[UnnamedRow]) {
+    if more.is_empty() {
+        return;
+    }
     let known: HashSet<(String, [u8; 32])> = unnamed.iter().map(|row| (row.event.event_id.clone(), row.content_hash.0)).collect();
     let new = more.iter().filter(|row| !known.contains(&(row.event.event_id.clone(), row.content_hash.0)));
     unnamed.extend(new.cloned());

@@ -10,7 +10,7 @@ use super::image::EntityImage;
 use super::items::Model;
 use super::messages::MessageImage;
 use super::packed::{FactChunk, MessageChunk, PackError, unpack_unnamed};
-use crate::reads::rows::{AsPacked, Changes, EntityVersion, FactRows, MessageRows, Packed, Shown, UnnamedRow};
+use crate::reads::rows::{AsPacked, Changes, EntityVersion, FactRows, MessageRows, Packed, Shown, TakeChunk, UnnamedRow};
 use crate::reads::{ReadError, ReadStore};
 
 /// Whose rows, of which generation, with vectors of which model.
@@ -29,6 +29,8 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
     const PART: &'static str;
     /// What it is made of.
     type Rows: Send + 'static;
+    /// A chunk of it.
+    type Chunk: Send + 'static;
 
     /// Of an entity that nothing is known of.
     fn empty(generation: i32) -> Self;
@@ -54,6 +56,7 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
+        take: TakeChunk<'_>,
     ) -> impl Future<Output = Result<AsPacked<Self::Rows>, ReadError>> + Send;
 
     /// How many items these rows are about.
@@ -62,8 +65,23 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
     /// From all rows, with what `previous` has already taken apart.
     fn of_rows(entity_key: &EntityKey, rows: Self::Rows, model: Option<&Model>, previous: Option<&Self>) -> Self;
 
-    /// From packs, and the rows of what changed since.
-    fn of_packs(entity_key: &EntityKey, packed: Packed<Self::Rows>, model: Option<&Model>) -> Result<Self, PackError>;
+    /// Takes a packed chunk apart.
+    fn chunk(bytes: Bytes) -> Result<Self::Chunk, PackError>;
+
+    /// From chunks, those of the events without a session, and the rows of what changed since.
+    fn of_chunks(
+        entity_key: &EntityKey,
+        chunks: Vec<Self::Chunk>,
+        unnamed: Vec<Bytes>,
+        since: &Self::Rows,
+        model: Option<&Model>,
+    ) -> Result<Self, PackError>;
+
+    /// From packs.
+    fn of_packs(entity_key: &EntityKey, packed: Packed<Self::Rows>, model: Option<&Model>) -> Result<Self, PackError> {
+        let chunks = packed.chunks.into_iter().map(Self::chunk).collect::<Result<_, _>>()?;
+        Self::of_chunks(entity_key, chunks, packed.unnamed, &packed.since, model)
+    }
 
     /// Brought up to date.
     fn with(&self, entity_key: &EntityKey, since: &Self::Rows) -> Self;
@@ -83,6 +101,7 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
 impl Image for EntityImage {
     const PART: &'static str = "facts";
     type Rows = FactRows;
+    type Chunk = FactChunk;
 
     fn empty(generation: i32) -> Self {
         Self::empty(generation)
@@ -117,8 +136,9 @@ impl Image for EntityImage {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
+        take: TakeChunk<'_>,
     ) -> Result<AsPacked<FactRows>, ReadError> {
-        store.facts_as_packed(tenant, entity_key, model).await
+        store.facts_as_packed(tenant, entity_key, model, take).await
     }
 
     fn items_of(rows: &FactRows) -> usize {
@@ -129,9 +149,18 @@ impl Image for EntityImage {
         Self::build(entity_key, rows, model, previous)
     }
 
-    fn of_packs(entity_key: &EntityKey, packed: Packed<FactRows>, model: Option<&Model>) -> Result<Self, PackError> {
-        let chunks = packed.chunks.into_iter().map(FactChunk::decode).collect::<Result<_, _>>()?;
-        Ok(Self::unpack(entity_key, chunks, unnamed(packed.unnamed)?, &packed.since, model))
+    fn chunk(bytes: Bytes) -> Result<FactChunk, PackError> {
+        FactChunk::decode(bytes)
+    }
+
+    fn of_chunks(
+        entity_key: &EntityKey,
+        chunks: Vec<FactChunk>,
+        of_unnamed: Vec<Bytes>,
+        since: &FactRows,
+        model: Option<&Model>,
+    ) -> Result<Self, PackError> {
+        Ok(Self::unpack(entity_key, chunks, unnamed(of_unnamed)?, since, model))
     }
 
     fn with(&self, entity_key: &EntityKey, since: &FactRows) -> Self {
@@ -142,6 +171,7 @@ impl Image for EntityImage {
 impl Image for MessageImage {
     const PART: &'static str = "messages";
     type Rows = MessageRows;
+    type Chunk = MessageChunk;
 
     fn empty(generation: i32) -> Self {
         Self::empty(generation)
@@ -176,8 +206,9 @@ impl Image for MessageImage {
         tenant: &str,
         entity_key: &EntityKey,
         model: Option<&str>,
+        take: TakeChunk<'_>,
     ) -> Result<AsPacked<MessageRows>, ReadError> {
-        store.messages_as_packed(tenant, entity_key, model).await
+        store.messages_as_packed(tenant, entity_key, model, take).await
     }
 
     fn items_of(rows: &MessageRows) -> usize {
@@ -188,9 +219,18 @@ impl Image for MessageImage {
         Self::build(entity_key, rows, model, previous)
     }
 
-    fn of_packs(entity_key: &EntityKey, packed: Packed<MessageRows>, model: Option<&Model>) -> Result<Self, PackError> {
-        let chunks = packed.chunks.into_iter().map(MessageChunk::decode).collect::<Result<_, _>>()?;
-        Ok(Self::unpack(entity_key, chunks, unnamed(packed.unnamed)?, &packed.since, model))
+    fn chunk(bytes: Bytes) -> Result<MessageChunk, PackError> {
+        MessageChunk::decode(bytes)
+    }
+
+    fn of_chunks(
+        entity_key: &EntityKey,
+        chunks: Vec<MessageChunk>,
+        of_unnamed: Vec<Bytes>,
+        since: &MessageRows,
+        model: Option<&Model>,
+    ) -> Result<Self, PackError> {
+        Ok(Self::unpack(entity_key, chunks, unnamed(of_unnamed)?, since, model))
     }
 
     fn with(&self, entity_key: &EntityKey, since: &MessageRows) -> Self {

@@ -23,6 +23,7 @@ use super::image::EntityImage;
 use super::items::Model;
 use super::loading::{Image, Whose};
 use super::messages::MessageImage;
+use super::packed::PackError;
 use super::query::RecallQuery;
 use super::query_vectors::{NoVector, QueryVectors};
 use crate::metrics;
@@ -350,13 +351,29 @@ impl Recall {
         }
         let began = Instant::now();
         let store = &*self.0.store;
-        let (version, packed) = I::as_packed(store, &key.tenant, &key.entity_key, self.model_id()).await?;
+        // Each chunk is taken apart while the next one comes.
+        let mut chunks = Ok((Vec::new(), 0));
+        let mut take = |bytes: Bytes| {
+            if let Ok((taken, size)) = &mut chunks {
+                *size += bytes.len();
+                match I::chunk(bytes) {
+                    Ok(chunk) => taken.push(chunk),
+                    Err(error) => chunks = Err(error),
+                }
+            }
+        };
+        let (version, packed) = I::as_packed(store, &key.tenant, &key.entity_key, self.model_id(), &mut take).await?;
         if version.version.is_none() {
             return Ok(Some(Arc::new(I::empty(version.generation))));
         }
         metrics::cache_miss(I::PART);
         let unpacked = match packed {
-            Some(packed) => self.unpacked::<I>(key.entity_key, packed, began).await?,
+            Some((unnamed, since)) => {
+                let (model, entity_key) = (self.model().cloned(), key.entity_key);
+                let size = chunks.as_ref().map_or(0, |(_, size)| *size);
+                let unpack = move || I::of_chunks(&entity_key, chunks?.0, unnamed, &since, model.as_ref()).map(Arc::new);
+                used(if size < SMALL_BYTES { unpack() } else { beside(unpack).await? }, began)
+            }
             None => None,
         };
         let image = match unpacked {
@@ -445,17 +462,7 @@ impl Recall {
         let small = packed.chunks.iter().map(Bytes::len).sum::<usize>() < SMALL_BYTES;
         let model = self.model().cloned();
         let unpack = move || I::of_packs(&entity_key, packed, model.as_ref()).map(Arc::new);
-        match if small { unpack() } else { beside(unpack).await? } {
-            Ok(image) => {
-                metrics::image_built("packs", began.elapsed());
-                Ok(Some(image))
-            }
-            Err(error) => {
-                metrics::pack_refused(error.label());
-                tracing::warn!(%error, "a packed chunk is not used; the rows are read");
-                Ok(None)
-            }
-        }
+        Ok(used(if small { unpack() } else { beside(unpack).await? }, began))
     }
 
     fn stripe(&self, key: &ImageKey) -> &Mutex<()> {
@@ -463,6 +470,20 @@ impl Recall {
         key.hash(&mut hasher);
         let stripe = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or(0);
         &self.0.stripes[stripe]
+    }
+}
+
+fn used<I: Image>(unpacked: Result<Arc<I>, PackError>, began: Instant) -> Option<Arc<I>> {
+    match unpacked {
+        Ok(image) => {
+            metrics::image_built("packs", began.elapsed());
+            Some(image)
+        }
+        Err(error) => {
+            metrics::pack_refused(error.label());
+            tracing::warn!(%error, "a packed chunk is not used; the rows are read");
+            None
+        }
     }
 }
 

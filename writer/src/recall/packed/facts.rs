@@ -1,5 +1,7 @@
 //! Chunks of facts.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use memori_schemas::{FactId, FactKind, MessageKey, Micros};
 use uuid::Uuid;
@@ -14,6 +16,7 @@ use crate::recall::text;
 
 const RECORD_BYTES: usize = 140;
 const SOURCE_BYTES: usize = 48;
+const LINK_BYTES: usize = 4;
 const INTERVAL_BYTES: usize = 17;
 
 // Places in a record.
@@ -42,6 +45,8 @@ pub struct FactChunk {
     bytes: usize,
     arena: Arena,
     records: Column,
+    /// Which of the sources a fact has: facts of one message share it, and a digest has those of all that it is made of.
+    links: Column,
     sources: Column,
     intervals: Column,
     names: Names,
@@ -61,30 +66,38 @@ pub fn encode_facts(facts: &[FactInput<'_>]) -> Vec<u8> {
     let mut names = NamesWriter::default();
     let mut subjects = NamesWriter::default();
     let mut sessions = SessionsWriter::default();
-    let (mut records, mut sources, mut intervals) = (Vec::with_capacity(facts.len() * RECORD_BYTES), Vec::new(), Vec::new());
+    let mut known_sources: HashMap<&SourceInput<'_>, u32> = HashMap::new();
+    let (mut links, mut sources, mut intervals) = (Vec::new(), Vec::new(), Vec::new());
+    let mut records = Vec::with_capacity(facts.len() * RECORD_BYTES);
     for fact in facts {
         records.extend_from_slice(fact.fact_id.0.as_bytes());
-        records.put_span(arena.span(fact.content));
+        let content = arena.span(fact.content);
+        records.put_span(content);
         records.put_u32(fact.subject.map_or(NONE, |subject| subjects.number(subject, &mut arena)));
         records.put_opt_span(fact.predicate.map(|text| arena.span(text)));
-        records.put_opt_span(fact.object.map(|text| arena.span(text)));
+        records.put_opt_span(fact.object.map(|text| arena.span_within(text, content, fact.content)));
         records.extend_from_slice(&fact.confidence.to_le_bytes());
         records.put_i64(fact.occurred_at_us);
         records.put_i64(fact.first_mentioned_at_us);
         records.put_i64(fact.last_mentioned_at_us);
         records.put_i64(fact.mentions);
-        let (first_source, first_interval) = (sources.len() / SOURCE_BYTES, intervals.len() / INTERVAL_BYTES);
+        let (first_link, first_interval) = (links.len() / LINK_BYTES, intervals.len() / INTERVAL_BYTES);
         let mut session = NONE;
         for (n, source) in fact.sources.iter().enumerate() {
-            let (message_id, event_id) = arena.span_with_prefix(source.message_id, source.event_id);
-            let number = sessions.number(source.session, &mut arena);
             if n == 0 {
-                session = number;
+                session = sessions.number(source.session, &mut arena);
             }
+            let next = u32_of(known_sources.len());
+            let number = *known_sources.entry(source).or_insert(next);
+            links.put_u32(number);
+            if number < next {
+                continue;
+            }
+            let (message_id, event_id) = arena.span_with_prefix(source.message_id, source.event_id);
             sources.extend_from_slice(&source.message_key.0);
             sources.put_span(message_id);
             sources.put_span(event_id);
-            sources.put_u32(number);
+            sources.put_u32(sessions.number(source.session, &mut arena));
             sources.put_u32(source.process_id.map_or(NONE, |process| names.number(process, &mut arena)));
             sources.put_i64(source.occurred_at_us);
         }
@@ -99,7 +112,7 @@ pub fn encode_facts(facts: &[FactInput<'_>]) -> Vec<u8> {
         }
         records.put_u32(u32_of(first_interval));
         records.put_u32(u32_of(fact.intervals.len()));
-        records.put_u32(u32_of(first_source));
+        records.put_u32(u32_of(first_link));
         records.put_u32(u32_of(fact.sources.len()));
         records.put_u32(fact.analysed.words);
         records.put_u32(fact.analysed.languages.bits());
@@ -111,6 +124,7 @@ pub fn encode_facts(facts: &[FactInput<'_>]) -> Vec<u8> {
     let sections = [
         arena.bytes,
         records,
+        links,
         sources,
         intervals,
         names.rows,
@@ -142,10 +156,11 @@ impl FactChunk {
     /// They are not what [`encode_facts`] of this version wrote.
     pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, PackError> {
         let bytes = bytes.into();
-        let (count, sections) = layout::open::<17>(&bytes, FACTS, text::VERSION)?;
+        let (count, sections) = layout::open::<18>(&bytes, FACTS, text::VERSION)?;
         let [
             arena,
             records,
+            links,
             sources,
             intervals,
             names,
@@ -170,6 +185,7 @@ impl FactChunk {
             count,
             bytes: bytes.len(),
             records: Column(records),
+            links: Column(links),
             sources: Column(sources),
             intervals: Column(intervals),
             names: Names::open(names, name_words, &arena)?,
@@ -186,6 +202,7 @@ impl FactChunk {
     fn check(&self) -> Result<(), PackError> {
         self.records.expect_rows(RECORD_BYTES, self.count)?;
         let (sources, intervals) = (self.sources.rows(SOURCE_BYTES)?, self.intervals.rows(INTERVAL_BYTES)?);
+        let links = self.links.rows(LINK_BYTES)?;
         let fits = |column: &Column, at: usize, all: usize| {
             (column.u32(at) as usize).checked_add(column.u32(at + 4) as usize).is_some_and(|end| end <= all)
         };
@@ -203,12 +220,15 @@ impl FactChunk {
                 && inside(records.u32(at + PROCESS), self.names.len())
                 && records.u32(at + INTERVALS + 4) > 0
                 && fits(records, at + INTERVALS, intervals)
-                && fits(records, at + SOURCES, sources)
+                && fits(records, at + SOURCES, links)
                 && inside(records.u32(at + SESSION), self.sessions.len())
                 && usize::from(records.0[at + KIND]) < FactKind::ALL.len();
             if !good {
                 return Err(PackError::Malformed("a fact"));
             }
+        }
+        if (0..links).any(|link| self.links.u32(link * LINK_BYTES) as usize >= sources) {
+            return Err(PackError::Malformed("a fact's source"));
         }
         for source in 0..sources {
             let (at, column) = (source * SOURCE_BYTES, &self.sources);
@@ -455,7 +475,10 @@ impl<'a> FactView<'a> {
     pub fn sources(&self) -> impl ExactSizeIterator<Item = SourceView<'a>> + use<'a> {
         let chunk = self.chunk;
         let (start, len) = self.span(SOURCES);
-        (start as usize..(start + len) as usize).map(move |n| SourceView { chunk, at: n * SOURCE_BYTES })
+        (start as usize..(start + len) as usize).map(move |n| {
+            let number = chunk.links.u32(n * LINK_BYTES) as usize;
+            SourceView { chunk, at: number * SOURCE_BYTES }
+        })
     }
 
     /// The interval that holds at `at`, else the last, and whether the fact has been superseded or does not hold yet then.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::PackError;
 
 /// Changes with the layout of any kind of chunk.
-pub(super) const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 3;
 const HEADER_BYTES: usize = 16;
 /// Stands for an absent place in a table.
 pub(super) const NONE: u32 = u32::MAX;
@@ -165,6 +165,14 @@ impl ArenaWriter {
         let span = (u32_of(self.bytes.len()), u32_of(text.len()));
         self.bytes.extend_from_slice(text.as_bytes());
         span
+    }
+
+    /// A text that another one often quotes, which lies at a span: the two share their bytes.
+    pub(super) fn span_within(&mut self, text: &str, (start, _): Span, whole: &str) -> Span {
+        match whole.find(text) {
+            Some(at) => (start + u32_of(at), u32_of(text.len())),
+            None => self.span(text),
+        }
     }
 
     /// A text that often begins with another one: the two share their bytes.

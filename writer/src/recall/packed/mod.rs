@@ -25,7 +25,7 @@ pub use tables::SessionRef;
 pub(super) use tables::Vectors;
 
 /// Items of a chunk as they are packed; an encoder takes up to 65,535.
-pub const CHUNK_ITEMS: usize = 1_000;
+pub const CHUNK_ITEMS: usize = 256;
 
 /// What packs are made by: the model of their vectors, and the versions of their layout, of how text is taken apart, and of the rules
 /// of the digests in them. Packs that were made by anything else are as good as none, and are made anew.
@@ -97,7 +97,7 @@ pub struct VectorInput<'a> {
 }
 
 /// A message that supports a fact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SourceInput<'a> {
     /// The message.
     pub message_key: MessageKey,

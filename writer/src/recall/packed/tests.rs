@@ -127,6 +127,32 @@ fn naive_hits(items: &[Owned], term: u64) -> Vec<(u16, u16)> {
     (0..).zip(items).filter_map(|(n, item)| item.terms.get(&term).map(|count| (n, *count))).collect()
 }
 
+#[test]
+fn facts_of_one_message_share_it_and_an_object_lies_in_its_fact() {
+    let one = Owned {
+        id: 1,
+        texts: ["tea in Berlin, every morning", "Alice", "drinks", "", "", "builtin/1", "e", "e#0"].map(str::to_owned).to_vec(),
+        times: [1, 2, 3],
+        sources: vec![(7, "e".to_owned(), true), (8, "e".to_owned(), true)],
+        intervals: vec![(1, None)],
+        terms: std::collections::BTreeMap::new(),
+        flags: (false, false),
+        choice: 0,
+        vectors: Vec::new(),
+    };
+    let other = Owned { id: 2, ..one.clone() };
+    let apart = Owned { sources: vec![(9, "e".to_owned(), true), (8, "e".to_owned(), true)], ..other.clone() };
+    let size = |facts: [FactInput<'_>; 2]| {
+        let bytes = encode_facts(&facts);
+        assert_eq!(FactChunk::decode(bytes.clone()).unwrap().inputs(), facts);
+        bytes.len()
+    };
+    let shared = size([one.fact(), other.fact()]);
+    assert_eq!(size([one.fact(), apart.fact()]), shared + 48, "one more source");
+    assert_eq!(size([one.fact(), FactInput { object: Some("Berlin"), ..other.fact() }]), shared, "it stands in the content");
+    assert_eq!(size([one.fact(), FactInput { object: Some("Bremen"), ..other.fact() }]), shared + 6, "it does not");
+}
+
 proptest! {
     #[test]
     fn chunks_give_back_what_went_in(items in prop::collection::vec(owned(), 0..12)) {
