@@ -94,7 +94,7 @@ pub(super) fn as_packed(tenant: &str, entity_key: &EntityKey, model: Option<&str
 pub(super) struct AsPackedRows {
     kind: PackKind,
     head: Option<EntityVersion>,
-    chunks: i64,
+    chunks: usize,
     unnamed: Vec<Bytes>,
 }
 
@@ -108,8 +108,8 @@ impl AsPackedRows {
         self.head.get_or_insert(version_of(&mut row)?);
         let Some(of_kind) = row.opt_int()? else { return Ok(()) };
         let is_of_kind = of_kind == i64::from(self.kind.code());
-        let number = i64::try_from(self.unnamed.len()).unwrap_or(i64::MAX);
-        if row.int()? != if is_of_kind { self.chunks } else { number } {
+        let next = if is_of_kind { self.chunks } else { self.unnamed.len() };
+        if usize::try_from(row.int()?).ok() != Some(next) {
             return Err(ReadError::Corrupt("a chunk is missing"));
         }
         if is_of_kind {
