@@ -51,7 +51,7 @@ impl Embedder for OneDirection {
     }
 
     async fn embed(&self, texts: &[String]) -> Result<Vec<Embedding>, EmbedError> {
-        Ok(texts.iter().map(|_| Embedding { scale: 0.01, values: vec![3; DIMENSIONS] }).collect())
+        Ok(texts.iter().map(|_| Embedding { scale: 0.01, values: vec![3; DIMENSIONS].into() }).collect())
     }
 }
 
