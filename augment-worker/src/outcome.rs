@@ -1,13 +1,11 @@
 //! The records that the worker writes: fact events and dead letters, with their headers.
 
-use std::mem;
-
 use bytes::Bytes;
 use memori_event_log::{Header, LogIdentity, LogRecord, NewRecord, Topic};
 use memori_schemas::framing::{self, FramingError, MAX_PAYLOAD_BYTES};
 use memori_schemas::{
-    ContentHash, ConversationEvent, Cover, DeadLetter, DeadLetterClass, Fact, FactsExtracted, Lane, LogRecordBody, MessageVector,
-    Micros, ids,
+    ContentHash, ConversationEvent, CoverToWrite, DeadLetter, DeadLetterClass, Fact, FactsToWrite, Lane, LogRecordBody,
+    MessageVector, Micros, ids,
 };
 use memori_service::trace_context::TRACEPARENT;
 
@@ -39,9 +37,9 @@ impl Source<'_> {
         self.record.source.topic.lane().unwrap_or(Lane::Live)
     }
 
-    fn cover(&self, event: &ConversationEvent) -> Cover {
-        Cover {
-            event_id: event.event_id.clone(),
+    fn cover<'e>(&self, event: &'e ConversationEvent) -> CoverToWrite<'e> {
+        CoverToWrite {
+            event_id: &event.event_id,
             content_hash: event.content_hash,
             lane: self.lane(),
             offset: self.record.offset,
@@ -66,41 +64,36 @@ impl Source<'_> {
     }
 }
 
-/// The fact event of a window's events; `source` is of the first. What was yielded is moved through the record and stays as it was.
+/// The fact event of a window's events; `source` is of the first.
 ///
 /// # Errors
 /// [`FramingError::TooLarge`] where it does not fit a record.
 pub(crate) fn facts(
     source: Source<'_>,
     turns: &[Turn<'_>],
-    yielded: &mut Yield,
+    yielded: &Yield,
     extracted_at: Micros,
 ) -> Result<NewRecord, FramingError> {
     let Yield { extraction, vectors } = yielded;
     let of = turns.first().map(|turn| &**turn.event);
-    let mut body = LogRecordBody::Facts(FactsExtracted {
-        tenant: of.map(|event| event.tenant.clone()).unwrap_or_default(),
-        entity_id: of.map(|event| event.entity_id.clone()).unwrap_or_default(),
-        process_id: of.and_then(|event| event.process_id.clone()),
-        session_id: of.and_then(|event| event.session_id.clone()),
+    let (payload, schema) = framing::encode_facts(&FactsToWrite {
+        tenant: of.map_or("", |event| &event.tenant),
+        entity_id: of.map_or("", |event| &event.entity_id),
+        process_id: of.and_then(|event| event.process_id.as_deref()),
+        session_id: of.and_then(|event| event.session_id.as_deref()),
         generation: source.generation,
         covers: turns.iter().map(|turn| Source { record: turn.record, ..source }.cover(turn.event)).collect(),
-        facts: mem::take(&mut extraction.facts),
-        message_vectors: mem::take(vectors),
-        extractor: extraction.extractor.clone(),
+        facts: &extraction.facts,
+        message_vectors: vectors,
+        extractor: &extraction.extractor,
         extracted_at,
         key_id: None,
-    });
-    let payload = framing::encode(&body);
-    if let LogRecordBody::Facts(record) = &mut body {
-        (extraction.facts, *vectors) = (mem::take(&mut record.facts), mem::take(&mut record.message_vectors));
-    }
-    let payload = payload?;
+    })?;
     Ok(NewRecord {
         topic: Topic::facts(source.facts_lane.unwrap_or(source.lane())),
         key: source.record.key.clone(),
         payload: payload.into(),
-        headers: source.headers(of.map(|event| event.tenant.as_str()), framing::fingerprint_hex(&body)),
+        headers: source.headers(of.map(|event| event.tenant.as_str()), schema),
     })
 }
 
@@ -162,7 +155,7 @@ pub(crate) fn dead_letter(
         class: given_up.class,
         reason,
         attempts: i32::try_from(given_up.attempts).unwrap_or(i32::MAX),
-        covers: given_up.event.map(|event| source.cover(event)).into_iter().collect(),
+        covers: given_up.event.map(|event| source.cover(event).into()).into_iter().collect(),
         original_key: record.key[..key_bytes].to_vec(),
         original_payload: record.payload[..payload_bytes].to_vec(),
         failed_at,

@@ -74,9 +74,9 @@ impl Drop for Published {
 
 impl Handler {
     /// Puts what `turns` yielded on the log.
-    pub(crate) async fn publish(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], mut yielded: Yield) -> Verdict {
+    pub(crate) async fn publish(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], yielded: Yield) -> Verdict {
         let _publishing = self.publishing.enter();
-        let why = match self.put(source, job, turns, &mut yielded).await {
+        let why = match self.put(source, job, turns, &yielded).await {
             Put::Done => return Verdict::Done,
             Put::Not(verdict) => return verdict,
             Put::TooLarge(why) => why,
@@ -96,7 +96,7 @@ impl Handler {
             let (part, vectors) = outcome::part_of(turn.event, &extraction, &vectors);
             // The call was one: its cost stands in one record.
             extraction.extractor = ExtractorInfo { tokens_in: 0, tokens_out: 0, cost_micros: 0, ..extraction.extractor };
-            let verdict = match self.put(source, job, &[*turn], &mut Yield { extraction: part, vectors }).await {
+            let verdict = match self.put(source, job, &[*turn], &Yield { extraction: part, vectors }).await {
                 Put::Done => continue,
                 Put::TooLarge(why) => self.bury(source, job, turn, why).await,
                 Put::Not(verdict) => verdict,
@@ -113,8 +113,8 @@ impl Handler {
         self.give_up(source, job, GivenUp { class: DeadLetterClass::TooLarge, reason, attempts, event: Some(turn.event) }).await
     }
 
-    /// One record for all of `turns`. What they yielded is the same afterwards.
-    async fn put(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], yielded: &mut Yield) -> Put {
+    /// One record for all of `turns`.
+    async fn put(&self, source: Source<'_>, job: &Job<'_>, turns: &[Turn<'_>], yielded: &Yield) -> Put {
         let mut record = outcome::facts(source, turns, yielded, Micros::now());
         let Yield { extraction, vectors } = yielded;
         let has_vectors = !vectors.is_empty() || extraction.facts.iter().any(|fact| fact.vector.is_some());
@@ -122,8 +122,7 @@ impl Handler {
             // Facts without vectors are worth more than none.
             let bare = embed::without_vectors(extraction);
             metrics::vectors_left_out(LeftOut::TooLarge, bare.facts.len());
-            let mut bare = Yield { extraction: bare, vectors: Vec::new() };
-            record = outcome::facts(source, turns, &mut bare, Micros::now());
+            record = outcome::facts(source, turns, &Yield { extraction: bare, vectors: Vec::new() }, Micros::now());
         }
         let record = match record {
             Ok(record) => record,

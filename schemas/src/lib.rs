@@ -11,8 +11,8 @@ pub mod time;
 
 pub use ids::{ContentHash, EntityKey, EventIdentity, FactId, MessageKey, TextHash, TripleHash};
 pub use records::{
-    ContentFormat, ConversationEvent, Cover, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo, Fact, FactKind,
-    FactsExtracted, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageVector, MetadataEntry, Origin, Role, Supplied,
-    Vector, WithdrawFacts,
+    ContentFormat, ConversationEvent, Cover, CoverToWrite, DeadLetter, DeadLetterClass, EraseEntity, Evidence, ExtractorInfo,
+    Fact, FactKind, FactsExtracted, FactsToWrite, Flush, ForgetFact, Lane, LogRecordBody, Message, MessageVector, MetadataEntry,
+    Origin, Role, Supplied, Vector, WithdrawFacts,
 };
 pub use time::Micros;

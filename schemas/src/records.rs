@@ -429,6 +429,65 @@ pub struct FactsExtracted {
     pub key_id: Option<String>,
 }
 
+/// A [`FactsExtracted`] to be written, of parts that lie elsewhere: what a record repeats of its events is not copied to be written.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename = "FactsExtracted")]
+pub struct FactsToWrite<'a> {
+    /// The owner.
+    pub tenant: &'a str,
+    /// Whom it is about.
+    pub entity_id: &'a str,
+    /// The events' process.
+    pub process_id: Option<&'a str>,
+    /// The events' session, where named.
+    pub session_id: Option<&'a str>,
+    /// Which version of the augmentation pipeline.
+    pub generation: i32,
+    /// The events it accounts for, at least one.
+    pub covers: Vec<CoverToWrite<'a>>,
+    /// Perhaps none.
+    pub facts: &'a [Fact],
+    /// Of people's messages in the events it covers, where a model was there.
+    pub message_vectors: &'a [MessageVector],
+    /// Who made it.
+    pub extractor: &'a ExtractorInfo,
+    /// When.
+    pub extracted_at: Micros,
+    /// Reserved for sealed bodies.
+    pub key_id: Option<&'a str>,
+}
+
+/// A [`Cover`] to be written.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename = "Cover")]
+pub struct CoverToWrite<'a> {
+    /// Its id.
+    pub event_id: &'a str,
+    /// Its content.
+    pub content_hash: ContentHash,
+    /// The lane of the record that was read.
+    pub lane: Lane,
+    /// The offset of the record that was read.
+    pub offset: i64,
+    /// As in the event.
+    pub origin: Option<Origin>,
+    /// As in the event.
+    pub spooled: bool,
+    /// As in the event.
+    pub accepted_at: Micros,
+    /// As in the event.
+    pub occurred_at: Micros,
+    /// As in the event.
+    pub attempt: i32,
+}
+
+impl From<CoverToWrite<'_>> for Cover {
+    fn from(cover: CoverToWrite<'_>) -> Self {
+        let CoverToWrite { event_id, content_hash, lane, offset, origin, spooled, accepted_at, occurred_at, attempt } = cover;
+        Self { event_id: event_id.to_owned(), content_hash, lane, offset, origin, spooled, accepted_at, occurred_at, attempt }
+    }
+}
+
 /// Erases an entity: see decision 5.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EraseEntity {

@@ -189,7 +189,7 @@ impl From<&ConversationEvent> for OldEvent {
 
 /// A datum of a shape with whatever may stand in one.
 fn any_datum(shape: &Shape, seed: &mut impl FnMut(u64) -> u64, out: &mut Vec<u8>) {
-    let mut long = |number: i64, out: &mut Vec<u8>| {
+    let long = |number: i64, out: &mut Vec<u8>| {
         let mut bits = ((number << 1) ^ (number >> 63)).cast_unsigned();
         while bits >= 0x80 {
             out.push(u8::try_from(bits & 0x7f).expect("seven bits") | 0x80);
@@ -237,6 +237,17 @@ fn any_datum(shape: &Shape, seed: &mut impl FnMut(u64) -> u64, out: &mut Vec<u8>
     }
 }
 
+/// Numbers below what is asked, the same each time.
+fn seeds() -> impl FnMut(u64) -> u64 {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    }
+}
+
 /// The library reads what is written here as the same record, and writes it as the same bytes.
 fn agrees_with_the_library<T>(record: &'static str)
 where
@@ -249,13 +260,7 @@ where
         apache_avro::reader::datum::GenericDatumReader::builder(&schema).human_readable(false).build().expect("it resolves");
     let writer =
         apache_avro::writer::datum::GenericDatumWriter::builder(&schema).human_readable(false).build().expect("it resolves");
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut seed = |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
+    let mut seed = seeds();
     for _ in 0..500 {
         let mut datum = Vec::new();
         any_datum(&codec.readers[0].shape, &mut seed, &mut datum);
@@ -278,4 +283,46 @@ fn records_are_read_and_written_as_the_library_does() {
     agrees_with_the_library::<crate::ForgetFact>("ForgetFact");
     agrees_with_the_library::<crate::WithdrawFacts>("WithdrawFacts");
     agrees_with_the_library::<crate::DeadLetter>("DeadLetter");
+}
+
+fn cover(cover: &crate::Cover) -> crate::CoverToWrite<'_> {
+    crate::CoverToWrite {
+        event_id: &cover.event_id,
+        content_hash: cover.content_hash,
+        lane: cover.lane,
+        offset: cover.offset,
+        origin: cover.origin,
+        spooled: cover.spooled,
+        accepted_at: cover.accepted_at,
+        occurred_at: cover.occurred_at,
+        attempt: cover.attempt,
+    }
+}
+
+#[test]
+fn facts_are_written_from_their_parts_as_their_record_is() {
+    let codec = Codec::<crate::FactsExtracted>::released("FactsExtracted");
+    let mut seed = seeds();
+    for _ in 0..500 {
+        let mut datum = Vec::new();
+        any_datum(&codec.readers[0].shape, &mut seed, &mut datum);
+        let record: crate::FactsExtracted = codec.readers[0].read(&datum).expect("it is a datum of that shape");
+        let parts = crate::FactsToWrite {
+            tenant: &record.tenant,
+            entity_id: &record.entity_id,
+            process_id: record.process_id.as_deref(),
+            session_id: record.session_id.as_deref(),
+            generation: record.generation,
+            covers: record.covers.iter().map(cover).collect(),
+            facts: &record.facts,
+            message_vectors: &record.message_vectors,
+            extractor: &record.extractor,
+            extracted_at: record.extracted_at,
+            key_id: record.key_id.as_deref(),
+        };
+        assert_eq!(parts.covers.iter().map(|cover| crate::Cover::from(*cover)).collect::<Vec<_>>(), record.covers);
+        let (payload, fingerprint) = framing::encode_facts(&parts).expect("it is written");
+        let body = LogRecordBody::Facts(record);
+        assert_eq!((payload, fingerprint), (framing::encode(&body).expect("it is written"), framing::fingerprint_hex(&body)));
+    }
 }

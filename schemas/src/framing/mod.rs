@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 use self::codec::Codec;
 pub use self::versions::{RELEASED, SchemaVersion};
 use crate::records::{
-    ConversationEvent, DeadLetter, EraseEntity, FactsExtracted, Flush, ForgetFact, LogRecordBody, WithdrawFacts,
+    ConversationEvent, DeadLetter, EraseEntity, FactsExtracted, FactsToWrite, Flush, ForgetFact, LogRecordBody, WithdrawFacts,
 };
 
 /// The largest payload that is written or read, in bytes.
@@ -99,6 +99,15 @@ pub fn encode(body: &LogRecordBody) -> Result<Vec<u8>, FramingError> {
         LogRecordBody::WithdrawFacts(record) => codecs.withdraw_facts.encode(record),
         LogRecordBody::DeadLetter(record) => codecs.dead_letter.encode(record),
     }
+}
+
+/// As [`encode`] does it with the record of these parts, and the fingerprint for its header.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_facts(parts: &FactsToWrite<'_>) -> Result<(Vec<u8>, &'static str), FramingError> {
+    let codec = &CODECS.facts;
+    Ok((codec.encode_as(parts)?, codec.fingerprint_hex()))
 }
 
 /// Decodes a record of any released version.
