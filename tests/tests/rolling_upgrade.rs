@@ -24,7 +24,7 @@ use memori_tests::process::Process;
 use memori_tests::servers::Servers;
 use memori_tests::service::Service;
 use memori_tests::storm::tell;
-use memori_tests::workload::{self, Workload, WorkloadConfig};
+use memori_tests::workload::{self, Expect, Post, Step, Workload, WorkloadConfig};
 use memori_writer::postgres::PostgresTarget;
 use memori_writer::store::Store as _;
 use memori_writer::store::postgres::PostgresStore;
@@ -55,6 +55,29 @@ fn expected(workload: &Workload) -> Model {
         model.accept(&tenant, &body);
     }
     model
+}
+
+/// Takes out what is to be refused as a conflict: of two front doors one may not know yet what the other has just taken.
+fn without_conflicts(workload: &mut Workload) -> Vec<(String, Post)> {
+    let mut taken = Vec::new();
+    for client in &mut workload.clients {
+        let tenant = client.tenant.clone();
+        let mut keeps = |post: &Post| {
+            let keeps = post.expect != Expect::Conflict;
+            if !keeps {
+                taken.push((tenant.clone(), post.clone()));
+            }
+            keeps
+        };
+        client.steps.retain_mut(|step| match step {
+            Step::Single(post) => keeps(post),
+            Step::Batch(posts) | Step::Ndjson(posts) => {
+                posts.retain(&mut keeps);
+                !posts.is_empty()
+            }
+        });
+    }
+    taken
 }
 
 /// A release: its processes, and the two addresses that it is reached at.
@@ -157,7 +180,8 @@ async fn extracted(log: &KafkaLog, partitions: i32) -> anyhow::Result<(usize, us
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rolling_upgrade_loses_and_repeats_nothing() -> anyhow::Result<()> {
-    let workload = workload::generate(config());
+    let mut workload = workload::generate(config());
+    let conflicts = without_conflicts(&mut workload);
     let model = expected(&workload);
     let servers = tokio::task::block_in_place(Servers::shared)?;
     let release = Release {
@@ -245,6 +269,13 @@ async fn a_rolling_upgrade_loses_and_repeats_nothing() -> anyhow::Result<()> {
     ensure!(lines > 0, "nothing was learned at all");
     let store = PostgresStore::new(PostgresTarget::parse(&release.ground.database, "audit")?.pool(1)?, &release.ground.database);
     audit::none(&audit::table_differences(&model, &store.dump().await?))?;
+
+    // Once all is applied, every door knows.
+    ensure!(!conflicts.is_empty(), "no conflict was tried");
+    for (tenant, post) in conflicts {
+        let answer = apis[&tenant].post("/v1/events", &post.body).await?;
+        ensure!(answer.status == 409, "{}: {}", answer.status, answer.body);
+    }
 
     let log = KafkaLog::connect(KafkaConfig::new(servers.kafka_brokers(), &release.ground.prefix)).await?;
     let (events, again) = extracted(&log, 6).await?;
