@@ -19,30 +19,40 @@ use crate::sink::metrics;
 
 /// Between two rounds, at least.
 pub const KEEPER_PAUSE: Duration = Duration::from_secs(2);
+/// How much longer than it works the keeper rests between rounds.
+const KEEPING_RESTS: u32 = 9;
+/// How much longer than it works freeing rests between its steps.
+const FREEING_RESTS: u32 = 3;
 /// From a drop until the first row goes, in microseconds.
 const FREED_AFTER_US: i64 = 5_000_000;
 /// Tenants of one look.
 const TENANTS: usize = 100;
 
-/// Looks after generations until `stop`; a round takes a tenth of its connection's time at most.
+/// Looks after generations until `stop`.
 pub async fn keep_generations_until(store: Arc<dyn GenerationStore>, pause: Duration, stop: CancellationToken) {
-    let keeping = async {
-        loop {
-            let begun = Instant::now();
-            let done = [
-                ("followed", follow_all(&*store).await),
-                ("freed", free_all(&*store).await),
-                ("held to their cost", hold_to_costs(&*store).await),
-            ];
-            for (what, done) in done {
-                if let Err(error) = done {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "generations could not be {what}; trying again");
-                }
-            }
-            tokio::time::sleep(pause.max(begun.elapsed() * 9)).await;
-        }
-    };
-    stop.run_until_cancelled(keeping).await;
+    let (keeping, freeing) = (Arc::clone(&store), store);
+    let keeping = again_and_again(pause, KEEPING_RESTS, || async {
+        told("followed", follow_all(&*keeping).await);
+        told("held to their cost", hold_to_costs(&*keeping).await);
+    });
+    // Apart, since it takes long where much was dropped; it rests between its steps.
+    let freeing = again_and_again(pause, 0, || async { told("freed", free_all(&*freeing).await) });
+    stop.run_until_cancelled(async { tokio::join!(keeping, freeing) }).await;
+}
+
+/// With `rests` times as long between two rounds as a round takes, and `pause` at least.
+async fn again_and_again<F: Future<Output = ()>>(pause: Duration, rests: u32, mut round: impl FnMut() -> F) {
+    loop {
+        let begun = Instant::now();
+        round().await;
+        tokio::time::sleep(pause.max(begun.elapsed() * rests)).await;
+    }
+}
+
+fn told(what: &str, done: Result<(), ReadError>) {
+    if let Err(error) = done {
+        tracing::warn!(error = &error as &dyn std::error::Error, "generations could not be {what}; it is tried again");
+    }
 }
 
 /// What whoever asked for a switch did not see to its end.
@@ -82,6 +92,7 @@ async fn free_of_all(store: &dyn GenerationStore, generation: i32) -> Result<u64
 async fn free(store: &dyn GenerationStore, tenant: &str, generation: i32) -> Result<u64, ReadError> {
     let (mut rows, mut after) = (0, EntityKey([0; 16]));
     loop {
+        let begun = Instant::now();
         let (freed, last) = store.free(tenant, generation, &after).await?;
         rows += freed;
         metrics::generation_rows_freed(freed);
@@ -89,8 +100,8 @@ async fn free(store: &dyn GenerationStore, tenant: &str, generation: i32) -> Res
             Some(last) => after = last,
             None => return Ok(rows),
         }
-        // Whoever waits for these entities goes first.
-        tokio::task::yield_now().await;
+        // Nobody waits for this; whoever waits for these entities, or for the disk, goes first.
+        tokio::time::sleep(begun.elapsed() * FREEING_RESTS).await;
     }
 }
 
