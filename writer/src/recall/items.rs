@@ -407,13 +407,14 @@ impl VectorIndex {
         }
         let query: Vec<u8> = query.values.iter().map(|value| value.cast_unsigned()).collect();
         let mut products = vec![0.0_f32; items.len()];
+        let mut of_segment = Vec::new();
         for (segment, numbers) in items.segments.iter().zip(&items.numbers) {
             let Some(vectors) = segment.chunk.vectors(&self.model) else { continue };
-            for slot in 0..vectors.len() {
+            dots(&query, vectors.values(), &mut of_segment);
+            for (slot, product) in of_segment.iter().enumerate() {
                 let number = numbers[vectors.item(slot)] as usize;
                 if number < products.len() && self.lengths[number] > 0.0 {
-                    let (scale, values) = vectors.get(slot);
-                    let product = scale * dot(values, &query) as f32;
+                    let product = vectors.scale(slot) * *product as f32;
                     products[number] = if product.is_finite() { product } else { 0.0 };
                 }
             }
@@ -472,4 +473,95 @@ fn dot_avx2(a: &[u8], b: &[u8]) -> i32 {
 #[inline(always)]
 fn dot_plain(a: &[u8], b: &[u8]) -> i32 {
     a.iter().zip(b).map(|(a, b)| i32::from(a.cast_signed()) * i32::from(b.cast_signed())).sum()
+}
+
+/// The products of one int8 vector with each of those of its length that lie one behind the other.
+fn dots(one: &[u8], many: &[u8], out: &mut Vec<i32>) {
+    out.clear();
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512bw") && has!("avx512vnni") {
+            // SAFETY: the processor has been asked whether it has these.
+            return unsafe { dots_vnni(one, many, out) };
+        }
+        if has!("avx2") {
+            // SAFETY: the processor has been asked whether it has AVX2.
+            return unsafe { dots_avx2(one, many, out) };
+        }
+    }
+    dots_plain(one, many, out);
+}
+
+#[inline(always)]
+fn dots_plain(one: &[u8], many: &[u8], out: &mut Vec<i32>) {
+    out.extend(many.chunks_exact(one.len()).map(|other| dot_plain(one, other)));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn dots_avx2(one: &[u8], many: &[u8], out: &mut Vec<i32>) {
+    dots_plain(one, many, out);
+}
+
+/// The instruction multiplies bytes without a sign by bytes with one, so the others' are moved up by 128, and 128 times the sum of
+/// the one is taken off again.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dots_vnni(one: &[u8], many: &[u8], out: &mut Vec<i32>) {
+    use std::arch::x86_64::{
+        __m512i, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_maskz_loadu_epi8, _mm512_reduce_add_epi32, _mm512_set1_epi8,
+        _mm512_setzero_si512, _mm512_xor_si512,
+    };
+    const WIDTH: usize = 64;
+    let moved = 128 * one.iter().map(|value| i32::from(value.cast_signed())).sum::<i32>();
+    let sign = _mm512_set1_epi8(i8::MIN);
+    let step = |sum: __m512i, one: __m512i, other: __m512i| _mm512_dpbusd_epi32(sum, _mm512_xor_si512(other, sign), one);
+    let whole = one.len() - one.len() % WIDTH;
+    let rest = (1_u64 << (one.len() % WIDTH)) - 1;
+    out.extend(many.chunks_exact(one.len()).map(|other| {
+        let mut sum = _mm512_setzero_si512();
+        for at in (0..whole).step_by(WIDTH) {
+            // SAFETY: both have `WIDTH` bytes from here on.
+            let (one, other) = unsafe {
+                (_mm512_loadu_si512(one.as_ptr().add(at).cast()), _mm512_loadu_si512(other.as_ptr().add(at).cast()))
+            };
+            sum = step(sum, one, other);
+        }
+        if rest != 0 {
+            // SAFETY: only the bytes of the mask are read, which both have; the others count as nothing.
+            let (one, other) = unsafe {
+                (
+                    _mm512_maskz_loadu_epi8(rest, one.as_ptr().add(whole).cast()),
+                    _mm512_maskz_loadu_epi8(rest, other.as_ptr().add(whole).cast()),
+                )
+            };
+            sum = step(sum, one, other);
+        }
+        _mm512_reduce_add_epi32(sum).wrapping_sub(moved)
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn many_products_at_once_are_those_one_by_one(
+            (one, many) in (1..200_usize, 0..5_usize).prop_flat_map(|(length, count)| {
+                (prop::collection::vec(any::<u8>(), length), prop::collection::vec(any::<u8>(), length * count))
+            }),
+        ) {
+            let expected: Vec<i32> = many.chunks_exact(one.len()).map(|other| dot_plain(&one, other)).collect();
+            let mut made = vec![7];
+            dots(&one, &many, &mut made);
+            prop_assert_eq!(&made, &expected);
+            made.clear();
+            dots_plain(&one, &many, &mut made);
+            prop_assert_eq!(made, expected);
+        }
+    }
 }

@@ -298,6 +298,11 @@ impl Vectors {
         (self.scales.f32(slot * 4), &self.values[slot * self.dimensions..(slot + 1) * self.dimensions])
     }
 
+    /// All values, one vector behind the other.
+    pub(in crate::recall) fn values(&self) -> &[u8] {
+        &self.values[..self.len() * self.dimensions]
+    }
+
     #[inline]
     pub(in crate::recall) fn scale(&self, slot: usize) -> f32 {
         self.scales.f32(slot * 4)
