@@ -115,13 +115,15 @@ struct Packer {
 impl Packer {
     fn make(&mut self, entity: EntityKey, model: Option<&str>, rows: &Rows) {
         let (Some(facts), Some(messages)) = (rows.facts.version, rows.messages.version) else { return };
-        let chunk = || vec![self.held.len().to_le_bytes().to_vec()];
+        let chunk = || vec![self.held.len().to_le_bytes().to_vec().into()];
         self.waiting.push(NewPacks {
             entity: EntityRef { tenant: TENANT.to_owned(), key: entity },
             generation: GENERATION,
             made_by: memori_writer::recall::packed::made_by(model),
             version: facts.min(messages),
-            chunks: vec![(PackKind::Facts, chunk()), (PackKind::Messages, chunk()), (PackKind::Unnamed, chunk())],
+            chunks: [PackKind::Facts, PackKind::Vectors, PackKind::Messages, PackKind::Unnamed]
+                .map(|kind| (kind, chunk()))
+                .to_vec(),
         });
         self.held.push(rows.clone());
     }
@@ -141,15 +143,17 @@ impl Packer {
         Ok(())
     }
 
-    fn rows(&self, chunks: &[bytes::Bytes]) -> anyhow::Result<&Rows> {
-        let [chunk] = chunks else { anyhow::bail!("{} chunks", chunks.len()) };
+    fn rows(&self, chunk: &bytes::Bytes) -> anyhow::Result<&Rows> {
         Ok(&self.held[usize::from_le_bytes(chunk.as_ref().try_into()?)])
     }
 
     /// What packs and changes make together.
     fn assembled(&self, facts: Packed<FactRows>, messages: Packed<MessageRows>) -> anyhow::Result<Rows> {
-        let packed = self.rows(&facts.chunks)?;
-        ensure!(facts.unnamed == facts.chunks && messages.unnamed == facts.chunks && messages.chunks == facts.chunks);
+        let [chunk] = &facts.unnamed[..] else { anyhow::bail!("{} chunks", facts.unnamed.len()) };
+        let packed = self.rows(chunk)?;
+        ensure!(messages.unnamed == facts.unnamed);
+        ensure!(facts.chunks == [PackKind::Facts, PackKind::Vectors].map(|kind| (kind, chunk.clone())));
+        ensure!(messages.chunks == [(PackKind::Messages, chunk.clone())]);
         let mut rows = Rows { facts: packed.facts.clone(), messages: packed.messages.clone() };
         (rows.facts.epoch, rows.messages.epoch) = (facts.since.epoch, messages.since.epoch);
         Ok(rows.brought_up(facts.since, messages.since))
@@ -201,9 +205,10 @@ async fn follow<S: Store + PackStore>(store: S, reads: &dyn ReadStore, seed: u64
                 (facts, messages) => anyhow::bail!("seed {seed}: facts {facts:?}, messages {messages:?}"),
             }
             let (mut of_facts, mut of_messages) = (Vec::new(), Vec::new());
-            let (head, facts) = reads.facts_as_packed(TENANT, entity, *model, &mut |chunk| of_facts.push(chunk)).await?;
+            let (head, facts) =
+                reads.facts_as_packed(TENANT, entity, *model, &mut |kind, chunk| of_facts.push((kind, chunk))).await?;
             let (again, messages) =
-                reads.messages_as_packed(TENANT, entity, *model, &mut |chunk| of_messages.push(chunk)).await?;
+                reads.messages_as_packed(TENANT, entity, *model, &mut |kind, chunk| of_messages.push((kind, chunk))).await?;
             let facts = facts.map(|(unnamed, since)| Packed { chunks: of_facts, unnamed, since });
             let messages = messages.map(|(unnamed, since)| Packed { chunks: of_messages, unnamed, since });
             ensure!(head == again && head == reads.entity_version(TENANT, entity).await?, "seed {seed}: another version");

@@ -92,15 +92,15 @@ async fn measure<S: Store + PackStore>(name: &str, store: Arc<S>, reads: Arc<dyn
             let packed = reads.packed_facts(TENANT, &entity.key, 1, model).await?;
             packed.ok_or_else(|| anyhow::anyhow!("there are no packs"))
         };
-        let bytes: usize = packed().await?.chunks.iter().map(|chunk| chunk.len()).sum();
+        let bytes: usize = packed().await?.chunks.iter().map(|(_, chunk)| chunk.len()).sum();
         println!(
             "{name} {size:>6} facts, packs ({:>5} kB):      {}",
             bytes / 1_000,
             timed(async || packed().await.map(drop)).await?
         );
         let decoded = timed(async || {
-            for chunk in packed().await?.chunks {
-                std::hint::black_box(FactChunk::decode(chunk)?);
+            for pair in packed().await?.chunks.chunks_exact(2) {
+                std::hint::black_box(FactChunk::decode(pair[0].1.clone(), pair[1].1.clone())?);
             }
             Ok(())
         });

@@ -10,7 +10,6 @@ use memori_schemas::{ContentFormat, ContentHash, FactKind, MessageKey, Micros, R
 use memori_writer::reads::rows::{FactRow, FactRows, IntervalRow, MentionRow, MessageRow, MessageRows, VectorRow};
 use memori_writer::recall::answer::answer;
 use memori_writer::recall::image::pack;
-use memori_writer::recall::packed::FactChunk;
 use memori_writer::recall::{EntityImage, MessageImage, Model, RecallQuery};
 
 const WORDS: &[&str] = &[
@@ -130,12 +129,12 @@ fn main() {
     let model = Model { id: "random@1".into(), dimensions: DIMENSIONS };
     for size in [1_000_usize, 10_000, 100_000] {
         let rows = facts(0, size);
-        let packs: Vec<bytes::Bytes> = pack(&key, &rows, Some(&model.id)).into_iter().map(bytes::Bytes::from).collect();
+        let packs = pack(&key, &rows, Some(&model.id), usize::MAX);
         let mut image = EntityImage::empty(1);
         let built = milliseconds(|| image = EntityImage::build(&key, rows, Some(&model), None));
         let nothing = FactRows { version: Some(1), generation: 1, ..FactRows::default() };
         let unpacked = milliseconds(|| {
-            let chunks = packs.iter().map(|pack| FactChunk::decode(pack.clone()).expect("a pack")).collect();
+            let chunks = packs.chunks().expect("packs");
             std::hint::black_box(EntityImage::unpack(&key, chunks, Vec::new(), &nothing, Some(&model)));
         });
         let more = facts(size, size + 1);

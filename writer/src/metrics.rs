@@ -21,7 +21,7 @@ pub const RECALL_RANKINGS_TOTAL: &str = "memori_recall_rankings_total";
 pub const RECALL_QUERY_VECTORS_TOTAL: &str = "memori_recall_query_vectors_total";
 /// Packed chunks that were not used, by reason: `version`, `checksum`, `malformed`. The rows were read instead.
 pub const RECALL_PACKS_REFUSED_TOTAL: &str = "memori_recall_packs_refused_total";
-/// How long reading and indexing an image took, by what it was made from: `rows`, `packs`, `changes`.
+/// How long reading and indexing an image took, by what it was made from: `rows`, `packs`, `changes`; `outline`: of packs, what ranks alone.
 pub const RECALL_IMAGE_SECONDS: &str = "memori_recall_image_seconds";
 /// Requests that wait for a commit.
 pub const WAITERS: &str = "memori_writer_waiters";
@@ -44,7 +44,7 @@ pub fn describe_reads() {
     describe_histogram!(
         RECALL_IMAGE_SECONDS,
         Unit::Seconds,
-        "reading and indexing an image, by what it was made from: `rows`, `packs`, `changes`; labels: source"
+        "reading and indexing an image, by what it was made from: `rows`, `packs`, `changes`; `outline`: of packs, what ranks alone; labels: source"
     );
     describe_counter!(
         RECALL_PACKS_REFUSED_TOTAL,

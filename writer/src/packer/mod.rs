@@ -14,6 +14,7 @@ mod metrics;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -164,7 +165,7 @@ impl Packer {
             return Ok(None);
         }
         let Some(packs) = self.read(entity, &state).await? else { return Ok(None) };
-        let bytes = packs.chunks.iter().flat_map(|(_, chunks)| chunks).map(Vec::len).sum();
+        let bytes = packs.chunks.iter().flat_map(|(_, chunks)| chunks).map(Bytes::len).sum();
         Ok(Some((self.config.store.put_packs(&packs).await?, bytes)))
     }
 
@@ -177,10 +178,13 @@ impl Packer {
         let entity_key = *key;
         let packing = move || {
             let model = model.as_deref();
+            let of_facts = image::pack(&entity_key, &facts, model, image::OUTLINED);
             vec![
-                (PackKind::Facts, image::pack(&entity_key, &facts, model)),
+                (PackKind::Facts, of_facts.facts),
+                (PackKind::Vectors, of_facts.vectors),
+                (PackKind::Outline, of_facts.outline),
                 (PackKind::Messages, packed::pack_messages(&messages, model)),
-                (PackKind::Unnamed, vec![packed::pack_unnamed(&facts.unnamed)]),
+                (PackKind::Unnamed, vec![packed::pack_unnamed(&facts.unnamed).into()]),
             ]
         };
         let chunks = tokio::task::spawn_blocking(packing).await.map_err(|_| PackerError::Panicked)?;

@@ -61,11 +61,26 @@ impl Dialect {
         sql
     }
 
+    /// The condition that keeps rows whose `column`, a fact's id, is one of those in a parameter, one behind the other.
+    fn named(self, column: &str, parameter: usize) -> String {
+        match self {
+            Self::Sqlite => format!(
+                " AND {column} IN (WITH RECURSIVE places(place) AS (SELECT 1 UNION ALL SELECT place + 16 FROM places \
+                 WHERE place + 16 <= length(${parameter})) SELECT substr(${parameter}, place, 16) FROM places)"
+            ),
+            Self::Postgres => format!(
+                " AND {column} = ANY(ARRAY(SELECT encode(substr(${parameter}::bytea, place, 16), 'hex')::uuid \
+                 FROM generate_series(1, octet_length(${parameter}::bytea), 16) place))"
+            ),
+        }
+    }
+
     /// The condition that keeps rows whose `column`, a fact's id or a message's key, was named by a later flush; a name is 16 bytes.
     fn changed(self, part: Part, column: &str, params: usize) -> String {
         let names = if column.ends_with("fact_id") { "facts" } else { "messages" };
         let later = match part {
             Part::Whole => return String::new(),
+            Part::Named => return self.named(column, params + 1),
             Part::Since(_) => format!("c.version > ${}", params + 1),
             Part::SincePack => {
                 "c.version > (SELECT packed_version FROM @entities WHERE tenant = $1 AND entity_key = $2)".to_owned()
@@ -120,6 +135,8 @@ pub enum Part {
     Since(i64),
     /// What a flush after the packs' version names; nothing where there are no packs.
     SincePack,
+    /// What the last parameter names.
+    Named,
 }
 
 impl Part {
@@ -129,6 +146,7 @@ impl Part {
             Self::Whole => 0,
             Self::Since(_) => 1,
             Self::SincePack => 2,
+            Self::Named => 3,
         }
     }
 }
@@ -154,7 +172,7 @@ impl Statements {
         if let Some(known) = self.expanded.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return known.clone();
         }
-        let own = statement.params.len() - usize::from(matches!(statement.part, Part::Since(_)));
+        let own = statement.params.len() - usize::from(matches!(statement.part, Part::Since(_) | Part::Named));
         let expanded: Arc<str> = self.dialect.expand(statement.template, statement.part, own).into();
         self.expanded.write().unwrap_or_else(PoisonError::into_inner).insert(key, expanded.clone());
         expanded
@@ -178,7 +196,7 @@ pub enum Param {
 pub struct Statement {
     /// See the module.
     pub template: &'static str,
-    /// In order; the last is the version of [`Part::Since`].
+    /// In order; the last is the version of [`Part::Since`], or the names of [`Part::Named`].
     pub params: Vec<Param>,
     /// Which rows.
     pub part: Part,
@@ -206,6 +224,13 @@ impl Statement {
             Some(Param::Text(tenant)) if !self.across_tenants => Some(tenant),
             _ => None,
         }
+    }
+
+    /// Of the rows that these ids name, of 16 bytes each.
+    #[must_use]
+    pub fn named(template: &'static str, mut params: Vec<Param>, ids: Vec<u8>) -> Self {
+        params.push(Param::Bytes(ids));
+        Self { template, params, part: Part::Named, across_tenants: false }
     }
 
     /// Of a part of the rows.

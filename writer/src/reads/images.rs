@@ -69,10 +69,15 @@ const MESSAGES_WITH_VECTORS: &str = "SELECT m.message_key, m.event_id, m.content
     AND v.message_index = m.message_index AND v.vector_model = $4{part of v.message_key} \
     WHERE m.tenant = $1 AND m.entity_key = $2{part of m.message_key}";
 
-/// Chunks of one kind and of the events without a session ([`PackKind`]), each in their order.
+/// Chunks of one kind with what goes with them, and of the events without a session ([`PackKind`]), each in their order.
 const PACKS: &str = "SELECT p.kind, p.chunk, p.bytes FROM @entities e JOIN @packs p ON p.tenant = e.tenant \
-    AND p.entity_key = e.entity_key AND p.version = e.packed_version AND p.generation = $3 AND p.model = $4 AND p.kind IN ($5, 3) \
-    WHERE e.tenant = $1 AND e.entity_key = $2 ORDER BY p.kind, p.chunk";
+    AND p.entity_key = e.entity_key AND p.version = e.packed_version AND p.generation = $3 AND p.model = $4 AND p.kind IN ($5, $6, 3) \
+    WHERE e.tenant = $1 AND e.entity_key = $2 ORDER BY p.chunk, p.kind";
+
+/// One chunk of the facts.
+const CHUNK: &str = "SELECT p.bytes FROM @entities e JOIN @packs p ON p.tenant = e.tenant \
+    AND p.entity_key = e.entity_key AND p.version = e.packed_version AND p.generation = $3 AND p.model = $4 AND p.kind = 1 \
+    AND p.chunk = $5 WHERE e.tenant = $1 AND e.entity_key = $2";
 
 /// As [`VERSION`], and beside it, where nothing has changed since the entity was packed and nothing of it was asked to be forgotten,
 /// its [`PACKS`]: a row for each chunk, or one without.
@@ -80,43 +85,77 @@ const AS_PACKED: &str = "SELECT e.version, {epoch}, g.generation, e.rebased_vers
     FROM (SELECT {generation of $2} AS generation) g \
     LEFT JOIN @entities e ON e.tenant = $1 AND e.entity_key = $2 \
     LEFT JOIN @packs p ON p.tenant = $1 AND p.entity_key = $2 AND p.version = e.packed_version AND p.generation = g.generation \
-    AND p.model = $3 AND p.kind IN ($4, 3) AND NOT EXISTS (SELECT 1 FROM @entity_changes c \
+    AND p.model = $3 AND p.kind IN ($4, $5, 3) AND NOT EXISTS (SELECT 1 FROM @entity_changes c \
     WHERE c.tenant = $1 AND c.entity_key = $2 AND c.version > e.packed_version) \
-    AND NOT EXISTS (SELECT 1 FROM @forgets x WHERE x.tenant = $1 AND x.entity_key = $2) ORDER BY p.kind, p.chunk";
+    AND NOT EXISTS (SELECT 1 FROM @forgets x WHERE x.tenant = $1 AND x.entity_key = $2) ORDER BY p.chunk, p.kind";
+
+/// As [`AS_PACKED`]; where the facts have an outline, its chunks in place of theirs.
+const AS_OUTLINED: &str = "SELECT e.version, {epoch}, g.generation, e.rebased_version, e.packed_version, p.kind, p.chunk, p.bytes \
+    FROM (SELECT {generation of $2} AS generation) g \
+    LEFT JOIN @entities e ON e.tenant = $1 AND e.entity_key = $2 \
+    LEFT JOIN @packs o ON o.tenant = $1 AND o.entity_key = $2 AND o.version = e.packed_version AND o.generation = g.generation \
+    AND o.kind = 5 AND o.chunk = 0 \
+    LEFT JOIN @packs p ON p.tenant = $1 AND p.entity_key = $2 AND p.version = e.packed_version AND p.generation = g.generation \
+    AND p.model = $3 AND p.kind IN (CASE WHEN o.kind IS NULL THEN 1 ELSE 5 END, 3, 4) AND NOT EXISTS (SELECT 1 FROM @entity_changes c \
+    WHERE c.tenant = $1 AND c.entity_key = $2 AND c.version > e.packed_version) \
+    AND NOT EXISTS (SELECT 1 FROM @forgets x WHERE x.tenant = $1 AND x.entity_key = $2) ORDER BY p.chunk, p.kind";
+
+/// What goes with the chunks of a kind.
+fn goes_with(kind: PackKind) -> PackKind {
+    if kind == PackKind::Facts { PackKind::Vectors } else { kind }
+}
 
 /// The version of an entity, and its packs of a kind where they show it as it is.
 pub(super) fn as_packed(tenant: &str, entity_key: &EntityKey, model: Option<&str>, kind: PackKind) -> Statement {
     let made_by = text(&packed::made_by(model));
-    Statement::whole(AS_PACKED, vec![text(tenant), key(entity_key), made_by, Param::Int(kind.code().into())])
+    let kinds = [kind, goes_with(kind)].map(|kind| Param::Int(kind.code().into()));
+    Statement::whole(AS_PACKED, [text(tenant), key(entity_key), made_by].into_iter().chain(kinds).collect())
 }
 
-/// What [`as_packed`] reads, row by row.
+/// As [`as_packed`] of the facts, or of their outline where there is one.
+pub(super) fn as_outlined(tenant: &str, entity_key: &EntityKey, model: Option<&str>) -> Statement {
+    Statement::whole(AS_OUTLINED, vec![text(tenant), key(entity_key), text(&packed::made_by(model))])
+}
+
+/// What [`as_packed`] and [`as_outlined`] read, row by row.
+#[derive(Default)]
 pub(super) struct AsPackedRows {
-    kind: PackKind,
     head: Option<EntityVersion>,
-    chunks: usize,
+    chunks: Numbered,
     unnamed: Vec<Bytes>,
 }
 
-impl AsPackedRows {
-    pub(super) fn of(kind: PackKind) -> Self {
-        Self { kind, head: None, chunks: 0, unnamed: Vec::new() }
-    }
+/// How many chunks of each kind have come: each kind's come in their order, and none is missing.
+#[derive(Default)]
+struct Numbered(HashMap<PackKind, usize>);
 
-    /// Takes a row; a chunk of the kind goes on.
-    pub(super) fn take(&mut self, mut row: Row, chunk: TakeChunk<'_>) -> Result<(), ReadError> {
-        self.head.get_or_insert(version_of(&mut row)?);
-        let Some(of_kind) = row.opt_int()? else { return Ok(()) };
-        let is_of_kind = of_kind == i64::from(self.kind.code());
-        let next = if is_of_kind { self.chunks } else { self.unnamed.len() };
-        if usize::try_from(row.int()?).ok() != Some(next) {
+impl Numbered {
+    /// Kind and bytes of the next chunk; `None` of a row without one.
+    fn next(&mut self, row: &mut Row) -> Result<Option<(PackKind, Bytes)>, ReadError> {
+        let Some(code) = row.opt_int()? else { return Ok(None) };
+        let kind = PackKind::of_code(code).ok_or(ReadError::Corrupt("a chunk of an unknown kind"))?;
+        let next = self.0.entry(kind).or_default();
+        if usize::try_from(row.int()?).ok() != Some(*next) {
             return Err(ReadError::Corrupt("a chunk is missing"));
         }
-        if is_of_kind {
-            self.chunks += 1;
-            chunk(row.bytes()?);
-        } else {
-            self.unnamed.push(row.bytes()?);
+        *next += 1;
+        Ok(Some((kind, row.bytes()?)))
+    }
+
+    /// Whether there are any beside those of the events without a session.
+    fn any(&self) -> bool {
+        self.0.keys().any(|kind| *kind != PackKind::Unnamed)
+    }
+}
+
+impl AsPackedRows {
+    /// Takes a row; a chunk goes on, but for those of the events without a session.
+    pub(super) fn take(&mut self, mut row: Row, chunk: TakeChunk<'_>) -> Result<(), ReadError> {
+        self.head.get_or_insert(version_of(&mut row)?);
+        match self.chunks.next(&mut row)? {
+            Some((PackKind::Unnamed, bytes)) => self.unnamed.push(bytes),
+            Some((kind, bytes)) => chunk(kind, bytes),
+            None => {}
         }
         Ok(())
     }
@@ -124,7 +163,7 @@ impl AsPackedRows {
     /// The version, and the chunks of the events without a session where there are such and others.
     pub(super) fn end(self) -> Result<(EntityVersion, Option<Vec<Bytes>>), ReadError> {
         let head = self.head.ok_or(ReadError::Corrupt("a version without a row"))?;
-        Ok((head, (self.chunks > 0 && !self.unnamed.is_empty()).then_some(self.unnamed)))
+        Ok((head, (self.chunks.any() && !self.unnamed.is_empty()).then_some(self.unnamed)))
     }
 }
 
@@ -179,8 +218,21 @@ impl Of<'_> {
     pub(super) fn packs(&self, kind: PackKind) -> Statement {
         let mut params = self.of_generation();
         params.push(text(&packed::made_by(self.model)));
-        params.push(Param::Int(kind.code().into()));
+        params.extend([kind, goes_with(kind)].map(|kind| Param::Int(kind.code().into())));
         Statement::whole(PACKS, params)
+    }
+
+    /// What [`named_facts_of`] reads: these facts as their rows tell them, and chunks of the facts by their numbers.
+    pub(super) fn named_facts(&self, fact_ids: &[FactId], chunks: &[u16]) -> Vec<Statement> {
+        let ids: Vec<u8> = fact_ids.iter().flat_map(|fact_id| *fact_id.0.as_bytes()).collect();
+        let named = |template| Statement::named(template, self.of_generation(), ids.clone());
+        let mut statements = vec![Statement::whole(VERSION, self.of_entity()), named(FACTS), named(MENTIONS), named(VALIDITY)];
+        statements.extend(chunks.iter().map(|chunk| {
+            let mut params = self.of_generation();
+            params.extend([text(&packed::made_by(self.model)), Param::Int((*chunk).into())]);
+            Statement::whole(CHUNK, params)
+        }));
+        statements
     }
 
     fn unnamed(&self, part: Part) -> Statement {
@@ -206,6 +258,27 @@ pub(super) fn facts_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(EntityVer
     Ok((head, rows))
 }
 
+/// Facts by their ids, and the chunks that were asked for: fewer where they are no longer there.
+pub(super) fn named_facts_of(
+    of: &Of<'_>,
+    mut results: Vec<Vec<Row>>,
+) -> Result<(EntityVersion, FactRows, Vec<Bytes>), ReadError> {
+    let chunks = results.split_off(results.len().min(4));
+    let [head, facts, mentions, validity] = exactly(results)?;
+    let head = version(head)?;
+    let rows = FactRows {
+        version: head.version,
+        epoch: head.epoch,
+        generation: of.generation,
+        facts: all(facts, fact_row)?,
+        mentions: all(mentions, mention_row)?,
+        validity: all(validity, interval_row)?,
+        ..FactRows::default()
+    };
+    let chunks = chunks.into_iter().flatten().map(|mut row| row.bytes()).collect::<Result<_, _>>()?;
+    Ok((head, rows, chunks))
+}
+
 pub(super) fn messages_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(EntityVersion, MessageRows), ReadError> {
     let [head, messages, unnamed] = exactly(results)?;
     let head = version(head)?;
@@ -219,20 +292,19 @@ pub(super) fn messages_of(of: &Of<'_>, results: Vec<Vec<Row>>) -> Result<(Entity
     Ok((head, rows))
 }
 
-/// Chunks of a kind, and of the events without a session.
-pub(super) type Chunks = (Vec<Bytes>, Vec<Bytes>);
+/// Chunks with their kinds, and of the events without a session.
+pub(super) type Chunks = (Vec<(PackKind, Bytes)>, Vec<Bytes>);
 
-/// Chunks of a kind and of the events without a session; `None` where either is missing.
-pub(super) fn chunks(rows: Vec<Row>, kind: PackKind) -> Result<Option<Chunks>, ReadError> {
+/// Chunks of [`PACKS`] and of the events without a session; `None` where either is missing.
+pub(super) fn chunks(rows: Vec<Row>) -> Result<Option<Chunks>, ReadError> {
     let (mut chunks, mut unnamed) = (Vec::with_capacity(rows.len()), Vec::new());
+    let mut numbered = Numbered::default();
     for mut row in rows {
-        let Some(of_kind) = row.opt_int()? else { continue };
-        let number = row.int()?;
-        let into = if of_kind == i64::from(kind.code()) { &mut chunks } else { &mut unnamed };
-        if usize::try_from(number).ok() != Some(into.len()) {
-            return Err(ReadError::Corrupt("a chunk is missing"));
+        match numbered.next(&mut row)? {
+            Some((PackKind::Unnamed, bytes)) => unnamed.push(bytes),
+            Some(chunk) => chunks.push(chunk),
+            None => {}
         }
-        into.push(row.bytes()?);
     }
     Ok((!chunks.is_empty() && !unnamed.is_empty()).then_some((chunks, unnamed)))
 }

@@ -14,6 +14,7 @@ mod sql;
 pub mod sqlite;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use memori_schemas::{EntityKey, FactId};
 
 use self::letters::{Letter, LetterBytes, LetterFilter, LetterOrder, LetterPlace};
@@ -124,6 +125,28 @@ pub trait ReadStore: Send + Sync + 'static {
         model: Option<&str>,
         take: TakeChunk<'_>,
     ) -> Result<AsPacked<FactRows>, ReadError>;
+
+    /// As [`ReadStore::facts_as_packed`]; where the facts have an outline, its chunks come in place of theirs, which their vectors
+    /// do not.
+    async fn facts_outlined(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+        take: TakeChunk<'_>,
+    ) -> Result<AsPacked<FactRows>, ReadError>;
+
+    /// Some facts of a generation as their rows tell them, without vectors and without the events without a session, and packed chunks
+    /// of facts by their numbers, at one instant.
+    async fn named_facts(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+        fact_ids: &[FactId],
+        chunks: &[u16],
+    ) -> Result<(EntityVersion, FactRows, Vec<Bytes>), ReadError>;
 
     /// As [`ReadStore::facts_as_packed`], of the messages.
     async fn messages_as_packed(

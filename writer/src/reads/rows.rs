@@ -4,6 +4,7 @@ use bytes::Bytes;
 use memori_schemas::{ContentFormat, ContentHash, EntityKey, FactId, FactKind, Lane, MessageKey, Role, TextHash, TripleHash};
 
 use crate::recall::islands::Unnamed;
+use crate::store::packs::PackKind;
 
 /// What decides whether something cached about an entity is still true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +43,8 @@ pub struct Shown {
 /// Packs of an entity and what changed after them, at one instant.
 #[derive(Clone, Debug)]
 pub struct Packed<R> {
-    /// Chunks of the facts or messages, in their order.
-    pub chunks: Vec<Bytes>,
+    /// Chunks of the facts or messages, each with what goes with it, in their order.
+    pub chunks: Vec<(PackKind, Bytes)>,
     /// Chunks of the events without a session.
     pub unnamed: Vec<Bytes>,
     /// As [`Changes::Since`], over what the chunks hold.
@@ -55,7 +56,7 @@ pub struct Packed<R> {
 pub type AsPacked<R> = (EntityVersion, Option<(Vec<Bytes>, R)>);
 
 /// Is given chunks in their order, each as it comes.
-pub type TakeChunk<'a> = &'a mut (dyn FnMut(Bytes) + Send);
+pub type TakeChunk<'a> = &'a mut (dyn FnMut(PackKind, Bytes) + Send);
 
 /// What an image lacks.
 #[derive(Clone, Debug)]

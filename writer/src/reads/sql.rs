@@ -8,7 +8,9 @@ use memori_schemas::{ContentHash, EntityKey, FactId, Lane, MessageKey, TextHash,
 use uuid::Uuid;
 
 use super::db::{Database, Param, Part, Row, Statement};
-use super::images::{AsPackedRows, Of, VERSION, as_packed, chunks, facts_of, mention_row, messages_of, version};
+use super::images::{
+    AsPackedRows, Of, VERSION, as_outlined, as_packed, chunks, facts_of, mention_row, messages_of, named_facts_of, version,
+};
 use super::letters::{Letter, LetterBytes, LetterFilter, LetterOrder, LetterPlace};
 use super::lineages::{Lineage, LineageCount, LineageEntity, WithdrawnEvent, WithdrawnPlace};
 use super::rows::{
@@ -99,17 +101,10 @@ impl<D: Database> SqlReads<D> {
         messages_of(of, self.0.snapshot(of.message_statements(part)).await?)
     }
 
-    /// The version, and where packs of the kind show it the chunks of the events without a session; the others go on.
-    async fn as_packed(
-        &self,
-        tenant: &str,
-        entity_key: &EntityKey,
-        model: Option<&str>,
-        kind: PackKind,
-        chunk: TakeChunk<'_>,
-    ) -> Result<(EntityVersion, Option<Vec<Bytes>>), ReadError> {
-        let mut rows = AsPackedRows::of(kind);
-        self.0.each(as_packed(tenant, entity_key, model, kind), &mut |row| rows.take(row, &mut *chunk)).await?;
+    /// The version, and where packs show it the chunks of the events without a session; the others go on.
+    async fn packed(&self, statement: Statement, chunk: TakeChunk<'_>) -> Result<(EntityVersion, Option<Vec<Bytes>>), ReadError> {
+        let mut rows = AsPackedRows::default();
+        self.0.each(statement, &mut |row| rows.take(row, &mut *chunk)).await?;
         rows.end()
     }
 
@@ -193,6 +188,11 @@ fn lineage_row(row: &mut Row) -> Result<LineageRow, ReadError> {
     })
 }
 
+/// Rows that say that nothing has changed since.
+fn nothing_since(EntityVersion { version, epoch, generation, .. }: EntityVersion) -> FactRows {
+    FactRows { version, epoch, generation, ..FactRows::default() }
+}
+
 #[async_trait]
 impl<D: Database + 'static> ReadStore for SqlReads<D> {
     async fn entity_version(&self, tenant: &str, entity_key: &EntityKey) -> Result<EntityVersion, ReadError> {
@@ -258,7 +258,7 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         let mut statements = of.fact_statements(Part::SincePack);
         statements.push(of.packs(PackKind::Facts));
         let mut results = self.0.snapshot(statements).await?;
-        let packs = chunks(results.pop().unwrap_or_default(), PackKind::Facts)?;
+        let packs = chunks(results.pop().unwrap_or_default())?;
         let (_, since) = facts_of(&of, results)?;
         Ok(packs.map(|(chunks, unnamed)| Packed { chunks, unnamed, since }))
     }
@@ -274,7 +274,7 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         let mut statements = of.message_statements(Part::SincePack);
         statements.push(of.packs(PackKind::Messages));
         let mut results = self.0.snapshot(statements).await?;
-        let packs = chunks(results.pop().unwrap_or_default(), PackKind::Messages)?;
+        let packs = chunks(results.pop().unwrap_or_default())?;
         let (_, since) = messages_of(&of, results)?;
         Ok(packs.map(|(chunks, unnamed)| Packed { chunks, unnamed, since }))
     }
@@ -286,10 +286,32 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         model: Option<&str>,
         take: TakeChunk<'_>,
     ) -> Result<AsPacked<FactRows>, ReadError> {
-        let (head, unnamed) = self.as_packed(tenant, entity_key, model, PackKind::Facts, take).await?;
-        let EntityVersion { version, epoch, generation, .. } = head;
-        let since = FactRows { version, epoch, generation, ..FactRows::default() };
-        Ok((head, unnamed.map(|unnamed| (unnamed, since))))
+        let (head, unnamed) = self.packed(as_packed(tenant, entity_key, model, PackKind::Facts), take).await?;
+        Ok((head, unnamed.map(|unnamed| (unnamed, nothing_since(head)))))
+    }
+
+    async fn facts_outlined(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        model: Option<&str>,
+        take: TakeChunk<'_>,
+    ) -> Result<AsPacked<FactRows>, ReadError> {
+        let (head, unnamed) = self.packed(as_outlined(tenant, entity_key, model), take).await?;
+        Ok((head, unnamed.map(|unnamed| (unnamed, nothing_since(head)))))
+    }
+
+    async fn named_facts(
+        &self,
+        tenant: &str,
+        entity_key: &EntityKey,
+        generation: i32,
+        model: Option<&str>,
+        fact_ids: &[FactId],
+        chunks: &[u16],
+    ) -> Result<(EntityVersion, FactRows, Vec<Bytes>), ReadError> {
+        let of = Of { tenant, entity_key, generation, model };
+        named_facts_of(&of, self.0.snapshot(of.named_facts(fact_ids, chunks)).await?)
     }
 
     async fn messages_as_packed(
@@ -299,7 +321,7 @@ impl<D: Database + 'static> ReadStore for SqlReads<D> {
         model: Option<&str>,
         take: TakeChunk<'_>,
     ) -> Result<AsPacked<MessageRows>, ReadError> {
-        let (head, unnamed) = self.as_packed(tenant, entity_key, model, PackKind::Messages, take).await?;
+        let (head, unnamed) = self.packed(as_packed(tenant, entity_key, model, PackKind::Messages), take).await?;
         let EntityVersion { version, epoch, generation, .. } = head;
         let since = MessageRows { version, epoch, generation, ..MessageRows::default() };
         Ok((head, unnamed.map(|unnamed| (unnamed, since))))

@@ -7,15 +7,17 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use memori_embedding::Embedding;
-use memori_schemas::{FactKind, Micros};
+use memori_schemas::{FactId, FactKind, Micros};
 use serde::Serialize;
 use serde::ser::SerializeMap as _;
 
 use super::asks::Asks;
 use super::image::EntityImage;
 use super::messages::MessageImage;
-use super::packed::SourceView;
+use super::outline::Outline;
+use super::packed::{FactChunk, FactView, SessionRef, SourceView};
 use super::query::RecallQuery;
+use super::rank_facts::Facts;
 use super::recipe::{self, Parts, millionths};
 use super::{budget, rank_facts, rank_messages, text};
 
@@ -161,7 +163,24 @@ pub struct Recalled {
 /// A fact of an image as the API shows it, with the interval that holds at `at`, else the last.
 #[must_use]
 pub fn shown_fact(image: &EntityImage, number: usize, at: Option<Micros>, now: Micros) -> RecalledFact {
-    let fact = image.fact(number);
+    let session_of = |source: &SourceView<'_>| image.session_of(number, source).map(str::to_owned);
+    shown_view(&image.fact(number), image.generation, session_of, at, now)
+}
+
+/// A fact as the API shows it.
+fn shown_view(
+    fact: &FactView<'_>,
+    generation: i32,
+    session_of: impl Fn(&SourceView<'_>) -> Option<String>,
+    at: Option<Micros>,
+    now: Micros,
+) -> RecalledFact {
+    let source = |source: SourceView<'_>| ShownSource {
+        session_id: session_of(&source),
+        event_id: source.event_id().to_owned(),
+        message_id: source.message_id().to_owned(),
+        occurred_at: Micros3339(source.occurred_at_us()),
+    };
     let (interval, _) = fact.holds(at, now);
     RecalledFact {
         fact_id: fact.fact_id().to_string(),
@@ -177,9 +196,9 @@ pub fn shown_fact(image: &EntityImage, number: usize, at: Option<Micros>, now: M
         mentions: fact.mentions(),
         valid_from: Micros3339(interval.from_us),
         valid_to: interval.to_us.map(Micros3339),
-        sources: fact.sources().take(MAX_SOURCES).map(|source| ShownSource::of(image, number, &source)).collect(),
+        sources: fact.sources().take(MAX_SOURCES).map(source).collect(),
         extractor: fact.extractor().to_owned(),
-        generation: image.generation,
+        generation,
         explained: None,
     }
 }
@@ -195,13 +214,10 @@ pub fn answer(
     now: Micros,
 ) -> Recalled {
     let terms = text::query(&query.query, image.languages);
-    let asks = Asks::of(&query.query, &terms.spoken);
-    let matches = rank_facts::Matches::of(image, &terms, asks, vector);
-    let asked = Asked { query, asks, vector, now };
-    let wanted: Vec<bool> = (0..image.len()).map(|number| asked.wants(image, number)).collect();
-    let among = matches.among(&wanted);
-    let ranked = asked.ranked(0..image.len(), &wanted, |number| among.parts(number), among.most());
-    let best = best(ranked, query.limit, |a, b| order_of_facts(image, a, b));
+    let asked = Asked { query, asks: Asks::of(&query.query, &terms.spoken), vector, now };
+    let wanted: Vec<bool> =
+        (0..image.len()).map(|number| asked.wants(image, number) && asked.wants_source(image, number)).collect();
+    let Chosen { facts: best, instructions } = asked.chosen(image, &terms, &wanted);
     let mut fits = None;
     let messages = messages.map(|messages| {
         asked.said(messages, |mut said| {
@@ -213,11 +229,73 @@ pub fn answer(
             Some(of_messages)
         })
     });
-    let cost = |one: &Ranked| budget::tokens(image.fact(one.number).content());
+    let cost = |one: &ChosenFact| budget::tokens(image.fact(one.number).content());
     let fits = fits.or_else(|| query.token_budget.map(|tokens| budget::fitting(best.iter().map(cost), tokens)));
-    let facts = fitting(best, fits).map(|one| asked.shown_fact(image, &one, &among)).collect();
-    let instructions = asked.instructions(image, &matches);
+    let shown = |one: ChosenFact| {
+        let fact = shown_fact(image, one.number, query.as_of, now);
+        RecalledFact { score: Some(one.score), explained: one.explained, ..fact }
+    };
+    let facts = fitting(best, fits).map(shown).collect();
+    let instructions = instructions.into_iter().map(shown).collect();
     Recalled { facts, instructions, messages, ranking: None, took_ms: None }
+}
+
+/// A fact that an answer shows, by its number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChosenFact {
+    /// Which.
+    pub number: usize,
+    score: f64,
+    explained: Option<Explained>,
+}
+
+/// What an answer shows: facts, of which a budget of tokens may take only some, and instructions; best first.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs, reason = "as in `Recalled`")]
+pub struct Chosen {
+    pub facts: Vec<ChosenFact>,
+    pub instructions: Vec<ChosenFact>,
+}
+
+/// The facts that answer a query, told by what ranks them; [`super::outline::can_answer`] says of which queries it can tell.
+#[must_use]
+pub fn chosen(outline: &Outline, query: &RecallQuery, vector: Option<&Embedding>, now: Micros) -> Chosen {
+    let terms = text::query(&query.query, outline.languages());
+    let asked = Asked { query, asks: Asks::of(&query.query, &terms.spoken), vector, now };
+    let wanted: Vec<bool> = (0..outline.len()).map(|number| asked.wants(outline, number)).collect();
+    asked.chosen(outline, &terms, &wanted)
+}
+
+/// What [`answer`] would say of facts that were chosen, from chunks that hold them; `None` where one is in none of them. Sessions that
+/// no client named have no place here.
+#[must_use]
+pub fn told(
+    chosen: Chosen,
+    fact_id: impl Fn(usize) -> FactId,
+    chunks: &[FactChunk],
+    generation: i32,
+    query: &RecallQuery,
+    now: Micros,
+) -> Option<Recalled> {
+    let known: HashMap<FactId, FactView<'_>> =
+        chunks.iter().flat_map(FactChunk::facts).map(|fact| (fact.fact_id(), fact)).collect();
+    let view = |one: &ChosenFact| known.get(&fact_id(one.number));
+    if chosen.facts.iter().chain(&chosen.instructions).any(|one| view(one).is_none()) {
+        return None;
+    }
+    let cost = |one: &ChosenFact| view(one).map_or(0, |fact| budget::tokens(fact.content()));
+    let fits = query.token_budget.map(|tokens| budget::fitting(chosen.facts.iter().map(cost), tokens));
+    let session_of = |source: &SourceView<'_>| match source.session() {
+        SessionRef::Named(id) => Some(id.to_owned()),
+        SessionRef::Unnamed(..) => None,
+    };
+    let shown = |one: ChosenFact| {
+        let fact = shown_view(view(&one)?, generation, session_of, query.as_of, now);
+        Some(RecalledFact { score: Some(one.score), explained: one.explained, ..fact })
+    };
+    let facts = fitting(chosen.facts, fits).filter_map(shown).collect();
+    let instructions = chosen.instructions.into_iter().filter_map(shown).collect();
+    Some(Recalled { facts, instructions, messages: None, ranking: None, took_ms: None })
 }
 
 /// What a fact costs, and the messages that it rests on: event and message id.
@@ -245,7 +323,7 @@ fn count_statements<'a>(image: &'a EntityImage, wanted: &[bool], said: &mut [bud
 }
 
 /// Those that fit; without a budget all.
-fn fitting(best: Vec<Ranked>, fits: Option<Vec<bool>>) -> impl Iterator<Item = Ranked> {
+fn fitting<T>(best: Vec<T>, fits: Option<Vec<bool>>) -> impl Iterator<Item = T> {
     let fits = fits.unwrap_or_else(|| vec![true; best.len()]);
     best.into_iter().zip(fits).filter(|(_, fits)| *fits).map(|(one, _)| one)
 }
@@ -259,48 +337,62 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn holds(&self, image: &EntityImage, number: usize) -> bool {
-        let simple = self.query.as_of.is_none() && !image.is_bounded(number);
-        self.query.include_superseded || simple || !image.fact(number).holds(self.query.as_of, self.now).1
+    fn holds<F: Facts>(&self, facts: &F, number: usize) -> bool {
+        let simple = self.query.as_of.is_none() && !facts.traits(number).is_bounded();
+        self.query.include_superseded || simple || !facts.is_out_of_force(number, self.query.as_of, self.now)
     }
 
-    /// Whether a fact may be shown, beside instructions.
-    fn wants(&self, image: &EntityImage, number: usize) -> bool {
-        let kind = image.kind(number);
+    /// Whether a fact may be shown, beside instructions and whoever said it.
+    fn wants<F: Facts>(&self, facts: &F, number: usize) -> bool {
+        let kind = facts.traits(number).kind();
+        kind != FactKind::Instruction && self.query.kinds.contains(&kind) && self.holds(facts, number)
+    }
+
+    /// Whether a fact is of the process and of the session that are asked for.
+    fn wants_source(&self, image: &EntityImage, number: usize) -> bool {
         let query = self.query;
-        kind != FactKind::Instruction
-            && query.kinds.contains(&kind)
-            && query.process_id.as_deref().is_none_or(|process| {
-                let fact = image.fact(number);
-                fact.process_id() == Some(process) || fact.sources().any(|source| source.process_id() == Some(process))
-            })
-            && query.session_id.as_deref().is_none_or(|session| {
-                image.fact(number).sources().any(|source| image.session_of(number, &source) == Some(session))
-            })
-            && self.holds(image, number)
+        query.process_id.as_deref().is_none_or(|process| {
+            let fact = image.fact(number);
+            fact.process_id() == Some(process) || fact.sources().any(|source| source.process_id() == Some(process))
+        }) && query
+            .session_id
+            .as_deref()
+            .is_none_or(|session| image.fact(number).sources().any(|source| image.session_of(number, &source) == Some(session)))
+    }
+
+    /// The best of the facts that are wanted, and the instructions.
+    fn chosen<F: Facts>(&self, facts: &F, terms: &text::QueryTerms, wanted: &[bool]) -> Chosen {
+        let matches = rank_facts::Matches::of(facts, terms, self.asks, self.vector);
+        let among = matches.among(wanted);
+        let ranked = self.ranked(0..facts.len(), wanted, |number| among.parts(number), among.most());
+        let best = best(ranked, self.query.limit, |a, b| order_of_facts(facts, a, b));
+        Chosen {
+            facts: best.into_iter().map(|one| self.chosen_fact(&one, &among)).collect(),
+            instructions: self.instructions(facts, &matches),
+        }
     }
 
     /// All standing instructions, by relevance; every one that holds is a candidate.
-    fn instructions(&self, image: &EntityImage, matches: &rank_facts::Matches<'_>) -> Vec<RecalledFact> {
-        if self.query.instruction_limit == 0 || image.instructions.is_empty() {
+    fn instructions<F: Facts>(&self, facts: &F, matches: &rank_facts::Matches<'_, F>) -> Vec<ChosenFact> {
+        if self.query.instruction_limit == 0 || facts.instructions().is_empty() {
             return Vec::new();
         }
-        let mut shown = vec![false; image.len()];
-        for number in &image.instructions {
-            shown[*number as usize] = self.holds(image, *number as usize);
+        let mut shown = vec![false; facts.len()];
+        for number in facts.instructions() {
+            shown[*number as usize] = self.holds(facts, *number as usize);
         }
         let among = matches.among(&shown);
-        let numbers = image.instructions.iter().map(|number| *number as usize);
+        let numbers = facts.instructions().iter().map(|number| *number as usize);
         let ranked = Self::every(numbers, &shown, |number| among.parts(number));
-        let best = best(ranked, self.query.instruction_limit, |a, b| order_of_facts(image, a, b));
-        best.into_iter().map(|one| self.shown_fact(image, &one, &among)).collect()
+        let best = best(ranked, self.query.instruction_limit, |a, b| order_of_facts(facts, a, b));
+        best.into_iter().map(|one| self.chosen_fact(&one, &among)).collect()
     }
 
-    fn shown_fact(&self, image: &EntityImage, one: &Ranked, among: &rank_facts::Among<'_>) -> RecalledFact {
-        RecalledFact {
-            score: Some(recipe::shown(recipe::raw(one.score), among.most())),
+    fn chosen_fact<F: Facts>(&self, one: &Ranked, among: &rank_facts::Among<'_, F>) -> ChosenFact {
+        ChosenFact {
+            number: one.number,
+            score: recipe::shown(recipe::raw(one.score), among.most()),
             explained: self.explained(one, || among.parts(one.number)),
-            ..shown_fact(image, one.number, self.query.as_of, self.now)
         }
     }
 
@@ -363,7 +455,11 @@ impl Asked<'_> {
     }
 
     fn every(numbers: impl Iterator<Item = usize>, shown: &[bool], parts: impl Fn(usize) -> Parts) -> Vec<Ranked> {
-        numbers.filter(|number| shown[*number]).map(|number| Ranked { number, score: millionths(parts(number).sum()) }).collect()
+        let mut ranked = Vec::with_capacity(numbers.size_hint().0);
+        ranked.extend(
+            numbers.filter(|number| shown[*number]).map(|number| Ranked { number, score: millionths(parts(number).sum()) }),
+        );
+        ranked
     }
 }
 
@@ -374,11 +470,10 @@ struct Ranked {
     score: i64,
 }
 
-fn order_of_facts(image: &EntityImage, a: &Ranked, b: &Ranked) -> Ordering {
-    b.score.cmp(&a.score).then_with(|| {
-        let (one, other) = (image.fact(a.number), image.fact(b.number));
-        other.last_mentioned_at_us().cmp(&one.last_mentioned_at_us()).then_with(|| one.fact_id().cmp(&other.fact_id()))
-    })
+fn order_of_facts<F: Facts>(facts: &F, a: &Ranked, b: &Ranked) -> Ordering {
+    let by_mention = || facts.last_mentioned_at_us(b.number).cmp(&facts.last_mentioned_at_us(a.number));
+    let by_id = || facts.fact_id(a.number).cmp(&facts.fact_id(b.number));
+    b.score.cmp(&a.score).then_with(by_mention).then_with(by_id)
 }
 
 fn order_of_messages(image: &MessageImage, a: &Ranked, b: &Ranked) -> Ordering {

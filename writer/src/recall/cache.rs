@@ -102,6 +102,12 @@ impl ImageCache {
         crate::metrics::cache_bytes(state.bytes);
     }
 
+    /// Whether an image of so many bytes may be kept.
+    #[must_use]
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        bytes + SLOT_BYTES <= self.bound_bytes
+    }
+
     /// Bytes held, about.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -7,7 +7,7 @@ use memori_schemas::{EntityKey, FactId, FactKind, MessageKey};
 use super::analyse;
 use super::digests::{Digest, DigestFact, DigestMention, Digests, EXTRACTOR, Forgotten, digests, replaced};
 use super::items::{Items, Place, Segment, SessionTable};
-use super::packed::{Analysed, CHUNK_ITEMS, FactChunk, FactInput, FactView, Interval, SourceInput, SourceView, encode_facts};
+use super::packed::{Analysed, CHUNK_ITEMS, FactChunk, FactInput, FactView, Interval, SourceInput, SourceView};
 use crate::reads::rows::ForgottenRow;
 
 /// Whether a chunk holds digests by rules.
@@ -94,12 +94,16 @@ impl<'a> Members<'a> {
 
     /// The digests as segments.
     pub(super) fn segments(&self, digests: &Digests, previous: &[Segment<FactChunk>]) -> Vec<Segment<FactChunk>> {
-        let decoded = |bytes: Vec<u8>| FactChunk::decode(bytes).expect("what was just encoded can be decoded");
-        self.chunks(digests, previous).into_iter().map(|bytes| Segment::whole(decoded(bytes))).collect()
+        self.inputs(digests, previous, |inputs| inputs.chunks(CHUNK_ITEMS).map(FactChunk::of).map(Segment::whole).collect())
     }
 
-    /// The digests as chunks. What `previous` chunks hold of the same words is not taken apart again.
-    pub(super) fn chunks(&self, digests: &Digests, previous: &[Segment<FactChunk>]) -> Vec<Vec<u8>> {
+    /// Hands the digests on as they go into chunks. What `previous` chunks hold of the same words is not taken apart again.
+    pub(super) fn inputs<T>(
+        &self,
+        digests: &Digests,
+        previous: &[Segment<FactChunk>],
+        hand_on: impl FnOnce(&[FactInput<'_>]) -> T,
+    ) -> T {
         let mut known: HashMap<FactId, (&str, Analysed)> = HashMap::new();
         for segment in previous {
             known.extend(segment.chunk.inputs().into_iter().map(|input| (input.fact_id, (input.content, input.analysed))));
@@ -110,7 +114,7 @@ impl<'a> Members<'a> {
         };
         let mut inputs: Vec<FactInput<'_>> = digests.list.iter().map(|digest| self.input(digest, analysed(digest))).collect();
         inputs.sort_by(|a, b| (a.occurred_at_us, a.rep_event_id, a.fact_id).cmp(&(b.occurred_at_us, b.rep_event_id, b.fact_id)));
-        inputs.chunks(CHUNK_ITEMS).map(encode_facts).collect()
+        hand_on(&inputs)
     }
 
     fn input<'b>(&'b self, digest: &'b Digest, analysed: Analysed) -> FactInput<'b> {

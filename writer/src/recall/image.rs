@@ -6,25 +6,24 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use memori_schemas::{EntityKey, FactId, FactKind, MessageKey, TextHash};
+use bytes::Bytes;
+use memori_embedding::Embedding;
+use memori_schemas::{EntityKey, FactId, FactKind, MessageKey, Micros, TextHash};
 
 use super::digest_items::{Members, holds_digests};
 use super::digests::Digests;
-use super::items::{Items, Model, NONE, Place, Segment, SessionTable, VectorIndex, absorbed, beside, names};
+use super::items::{Items, Likeness, Model, NONE, Place, Segment, SessionTable, VectorIndex, WordHits, absorbed, names};
 use super::language::Languages;
 use super::packed::{
-    CHUNK_ITEMS, FactChunk, FactInput, FactView, SourceView, encode_facts, fact_inputs, order_of_facts, pack_facts,
+    CHUNK_ITEMS, FactChunk, FactInput, FactView, OutlineHead, OutlineItem, PackError, SourceView, encode_facts, encode_outline,
+    encode_vectors, fact_inputs, order_of_facts,
 };
-use super::text::Term;
+use super::rank_facts::Facts;
+use super::text::{QueryWord, Term};
+use super::traits::Traits;
 use crate::reads::rows::{FactRows, ForgottenRow, UnnamedRow};
 
 pub use super::packed::Interval;
-
-/// Bits of a fact beside its kind.
-const KIND_BITS: u8 = 0x0F;
-/// It has one interval, without an end.
-const UNBOUNDED: u8 = 0x10;
-const DATED: u8 = 0x20;
 
 /// All facts of an entity in one generation, in the order of the mentions that word them; behind them the digests by rules.
 #[derive(Debug, Default)]
@@ -50,7 +49,7 @@ pub struct EntityImage {
     pub(super) instructions: Vec<u32>,
     pub(super) vectors: Option<VectorIndex>,
     sessions: SessionTable,
-    traits: Vec<u8>,
+    traits: Vec<Traits>,
     unnamed: Arc<Vec<UnnamedRow>>,
     model: Option<Model>,
     forgotten: Vec<ForgottenRow>,
@@ -86,17 +85,60 @@ enum Before<'a> {
     },
 }
 
-/// All facts of complete rows as chunks, and behind them the digests that they make; the rows' vectors are those of `model`.
+/// The facts of an entity as they are packed.
+#[derive(Clone, Debug, Default)]
+pub struct FactPacks {
+    /// Chunks of facts, and behind them of the digests that they make.
+    pub facts: Vec<Bytes>,
+    /// The vectors of each of those chunks.
+    pub vectors: Vec<Bytes>,
+    /// What ranks them, where that is worth to be read apart: of many facts whose sessions all have names.
+    pub outline: Vec<Bytes>,
+}
+
+/// From so many facts on an answer is had earlier by reading what ranks them, and then what is shown, than by reading everything.
+pub const OUTLINED: usize = 1_500;
+
+impl FactPacks {
+    fn push(&mut self, inputs: &[FactInput<'_>]) -> FactChunk {
+        let (facts, vectors) = (Bytes::from(encode_facts(inputs)), Bytes::from(encode_vectors(inputs)));
+        let chunk = FactChunk::decode(facts.clone(), vectors.clone()).expect("what was just encoded can be decoded");
+        self.facts.push(facts);
+        self.vectors.push(vectors);
+        chunk
+    }
+
+    /// The chunks, taken apart.
+    ///
+    /// # Errors
+    /// They are not what [`pack`] of this version made.
+    pub fn chunks(&self) -> Result<Vec<FactChunk>, PackError> {
+        self.facts.iter().zip(&self.vectors).map(|(facts, vectors)| FactChunk::decode(facts.clone(), vectors.clone())).collect()
+    }
+}
+
+/// All facts of complete rows as chunks; the rows' vectors are those of `model`. An outline is made from `outlined` facts on.
+///
+/// # Panics
+/// There are more than 65,535 chunks of them.
 #[must_use]
-pub fn pack(entity_key: &EntityKey, rows: &FactRows, model: Option<&str>) -> Vec<Vec<u8>> {
-    let mut packed = pack_facts(rows, model);
-    let decoded = packed.iter().map(|bytes| FactChunk::decode(bytes.clone()).expect("what was just encoded can be decoded"));
-    let segments: Vec<Segment<FactChunk>> = decoded.map(Segment::whole).collect();
+pub fn pack(entity_key: &EntityKey, rows: &FactRows, model: Option<&str>, outlined: usize) -> FactPacks {
+    let mut packs = FactPacks::default();
+    let mut chunks: Vec<FactChunk> =
+        fact_inputs(rows, model, |_| None).chunks(CHUNK_ITEMS).map(|inputs| packs.push(inputs)).collect();
+    let segments: Vec<Segment<FactChunk>> = chunks.iter().cloned().map(Segment::whole).collect();
     let sessions = SessionTable::of(entity_key, &segments, &rows.unnamed);
     let members = Members::of(&segments, &sessions);
     let digests = members.digests(entity_key, rows.generation, &rows.forgets, None);
-    packed.extend(members.chunks(&digests, &[]));
-    packed
+    members.inputs(&digests, &[], |inputs| chunks.extend(inputs.chunks(CHUNK_ITEMS).map(|inputs| packs.push(inputs))));
+    if rows.facts.len() >= outlined && rows.unnamed.is_empty() && rows.forgets.is_empty() {
+        let dimensions = rows.facts.iter().find_map(|fact| Some(fact.vector.as_ref()?.values.len()));
+        let model = model.zip(dimensions).map(|(id, dimensions)| Model { id: id.into(), dimensions });
+        let nothing_since = FactRows { generation: rows.generation, ..FactRows::default() };
+        let image = EntityImage::unpack(entity_key, chunks, Vec::new(), &nothing_since, model.as_ref());
+        packs.outline = image.outline().into_iter().map(Bytes::from).collect();
+    }
+    packs
 }
 
 impl EntityImage {
@@ -227,7 +269,7 @@ impl EntityImage {
             subjects_of.push(fact.subject_number().map_or(NONE, |subject| numbers[place.segment as usize][subject]));
             let mut intervals = fact.intervals();
             let unbounded = intervals.len() == 1 && intervals.next().is_some_and(|interval| interval.to_us.is_none());
-            traits.push(place_of(kind) | (u8::from(unbounded) * UNBOUNDED) | (u8::from(fact.is_dated()) * DATED));
+            traits.push(Traits::of(kind, !unbounded, fact.is_dated()));
             languages = languages.union(fact.languages());
             if kind == FactKind::Instruction {
                 instructions.push(number);
@@ -321,37 +363,109 @@ impl EntityImage {
         self.vectors.as_ref().map(|vectors| &vectors.model)
     }
 
-    #[inline]
-    pub(super) fn kind(&self, number: usize) -> FactKind {
-        FactKind::ALL[usize::from(self.traits[number] & KIND_BITS)]
-    }
-
-    #[inline]
-    pub(super) fn is_dated(&self, number: usize) -> bool {
-        self.traits[number] & DATED != 0
-    }
-
-    /// Whether it may be superseded, or not hold yet.
-    #[inline]
-    pub(super) fn is_bounded(&self, number: usize) -> bool {
-        self.traits[number] & UNBOUNDED == 0
-    }
-
-    /// The facts before and after it in its session.
-    #[inline]
-    pub(super) fn beside(&self, number: usize) -> [Option<usize>; 2] {
-        beside(&self.groups, number, 1)
+    /// What ranks it, as chunks.
+    fn outline(&self) -> Vec<Vec<u8>> {
+        let mut terms: Vec<_> = self.items.segments.iter().map(|segment| segment.chunk.terms()).collect();
+        let items: Vec<OutlineItem> = (0..self.len())
+            .map(|number| {
+                let (place, fact) = (self.items.order[number], self.fact(number));
+                let traits = self.traits[number];
+                OutlineItem {
+                    fact_id: fact.fact_id(),
+                    last_mentioned_at_us: fact.last_mentioned_at_us(),
+                    place: (u16_of(place.segment), u16_of(place.item)),
+                    group: self.groups[number],
+                    subject: self.subjects_of[number],
+                    traits,
+                    words: self.items.words[number],
+                    lengths: self.vectors.as_ref().map_or([0.0; 2], |vectors| vectors.lengths(number)),
+                    bounds: if traits.is_bounded() { fact.intervals().collect() } else { Vec::new() },
+                    terms: std::mem::take(&mut terms[place.segment as usize][place.item as usize]),
+                }
+            })
+            .collect();
+        let head = OutlineHead {
+            items: items.len(),
+            bytes: self.bytes,
+            segments: self.items.segments.len(),
+            first_digest: self.first_digest,
+            languages: self.languages,
+            vectors: self.vectors.is_some(),
+        };
+        encode_outline(head, &self.subjects, &items)
     }
 }
 
-fn place_of(kind: FactKind) -> u8 {
-    let place = FactKind::ALL.iter().position(|one| *one == kind);
-    u8::try_from(place.unwrap_or_default()).expect("few kinds")
+fn u16_of(n: u32) -> u16 {
+    u16::try_from(n).expect("a packed entity has few enough chunks, and a chunk few enough items")
+}
+
+impl Facts for EntityImage {
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn languages(&self) -> Languages {
+        self.languages
+    }
+
+    fn hits(&self, word: &QueryWord, into: &mut WordHits) {
+        self.items.hits(word, into);
+    }
+
+    #[inline]
+    fn words(&self) -> (&[u32], f64) {
+        (&self.items.words, self.items.mean_words)
+    }
+
+    #[inline]
+    fn groups(&self) -> &[u32] {
+        &self.groups
+    }
+
+    fn subjects(&self) -> &[Box<[Term]>] {
+        &self.subjects
+    }
+
+    #[inline]
+    fn subject_of(&self, number: usize) -> u32 {
+        self.subjects_of[number]
+    }
+
+    #[inline]
+    fn traits(&self, number: usize) -> Traits {
+        self.traits[number]
+    }
+
+    #[inline]
+    fn first_digest(&self) -> usize {
+        self.first_digest
+    }
+
+    fn instructions(&self) -> &[u32] {
+        &self.instructions
+    }
+
+    fn likeness(&self, query: &Embedding) -> Option<Likeness> {
+        let vectors = self.vectors.as_ref()?;
+        Some(vectors.likeness(self.items.vectors(&vectors.model), &self.groups, query))
+    }
+
+    fn fact_id(&self, number: usize) -> FactId {
+        self.fact(number).fact_id()
+    }
+
+    fn last_mentioned_at_us(&self, number: usize) -> i64 {
+        self.fact(number).last_mentioned_at_us()
+    }
+
+    fn is_out_of_force(&self, number: usize, as_of: Option<Micros>, now: Micros) -> bool {
+        self.fact(number).holds(as_of, now).1
+    }
 }
 
 fn segment(inputs: &[FactInput<'_>]) -> Segment<FactChunk> {
-    let chunk = FactChunk::decode(encode_facts(inputs)).expect("what was just encoded can be decoded");
-    Segment::whole(chunk)
+    Segment::whole(FactChunk::of(inputs))
 }
 
 /// The segments once these facts stand in them anew.

@@ -53,7 +53,7 @@ macro_rules! chunk {
                 self.hits(term)
             }
             fn vectors(&self, model: &Model) -> Option<&Vectors> {
-                self.vectors(&model.id, model.dimensions)
+                self.vectors(model)
             }
             fn sessions(&self) -> impl Iterator<Item = SessionRef<'_>> {
                 self.sessions()
@@ -166,9 +166,7 @@ impl<C: Chunk> Items<C> {
             numbers[place.segment as usize][place.item as usize] = number;
             words.push(segments[place.segment as usize].chunk.words(place.item as usize));
         }
-        let all: u64 = words.iter().map(|n| u64::from(*n)).sum();
-        #[allow(clippy::cast_precision_loss)] // far below 2^52
-        let mean_words = if words.is_empty() { 0.0 } else { all as f64 / words.len() as f64 };
+        let mean_words = mean(&words);
         Self { segments, order, numbers, words, mean_words }
     }
 
@@ -187,34 +185,17 @@ impl<C: Chunk> Items<C> {
 
     /// The items that have a query word.
     pub(super) fn hits(&self, word: &QueryWord, into: &mut WordHits) {
-        into.items.clear();
-        if into.counts.len() < self.order.len() {
-            into.counts.resize(self.order.len(), 0);
-        }
+        into.begin(self.order.len());
         for (segment, numbers) in self.segments.iter().zip(&self.numbers) {
-            for term in &word.alternatives {
-                for (item, count) in segment.chunk.hits(*term) {
-                    let number = numbers[usize::from(item)];
-                    if number == NONE {
-                        continue;
-                    }
-                    let known = &mut into.counts[number as usize];
-                    if *known == 0 {
-                        into.items.push(number);
-                    }
-                    *known = (*known).max(count).max(1);
-                }
-            }
+            let number = |item| Some(numbers[usize::from(item)]).filter(|number| *number != NONE);
+            hits_of(word, |term| segment.chunk.hits(term), number, into);
         }
     }
 
-    /// Adds one word's part to the BM25 of the items that have it.
-    pub(super) fn add(&self, weight: f64, hits: &WordHits, scores: &mut [f64]) {
-        let rarity = rarity(weight, self.order.len(), hits.items.len());
-        for item in &hits.items {
-            let item = *item as usize;
-            scores[item] += rarity * saturated(f64::from(hits.counts[item]), self.words[item], self.mean_words);
-        }
+    /// The vectors of a model, with the number of each item of their chunk.
+    pub(super) fn vectors<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = (&'a Vectors, &'a [u32])> {
+        let chunks = self.segments.iter().zip(&self.numbers);
+        chunks.filter_map(|(segment, numbers)| Some((segment.chunk.vectors(model)?, &**numbers)))
     }
 
     /// What the chunks and the order hold, about.
@@ -227,13 +208,56 @@ impl<C: Chunk> Items<C> {
     }
 }
 
+/// The items of one chunk that have a query word, by their numbers.
+#[inline]
+pub(super) fn hits_of<I: Iterator<Item = (u16, u16)>>(
+    word: &QueryWord,
+    find: impl Fn(Term) -> I,
+    number: impl Fn(u16) -> Option<u32>,
+    into: &mut WordHits,
+) {
+    for term in &word.alternatives {
+        for (item, count) in find(*term) {
+            let Some(number) = number(item) else { continue };
+            let known = &mut into.counts[number as usize];
+            if *known == 0 {
+                into.items.push(number);
+            }
+            *known = (*known).max(count).max(1);
+        }
+    }
+}
+
 impl WordHits {
+    /// Ready for the first word over so many items.
+    pub(super) fn begin(&mut self, items: usize) {
+        self.items.clear();
+        if self.counts.len() < items {
+            self.counts.resize(items, 0);
+        }
+    }
+
+    /// Adds one word's part to the BM25 of the items that have it, of which each has so many words.
+    pub(super) fn add(&self, weight: f64, (words, mean_words): (&[u32], f64), scores: &mut [f64]) {
+        let rarity = rarity(weight, words.len(), self.items.len());
+        for item in &self.items {
+            let item = *item as usize;
+            scores[item] += rarity * saturated(f64::from(self.counts[item]), words[item], mean_words);
+        }
+    }
+
     /// Ready for the next word.
     pub(super) fn clear(&mut self) {
         for item in self.items.drain(..) {
             self.counts[item as usize] = 0;
         }
     }
+}
+
+#[allow(clippy::cast_precision_loss)] // far below 2^52
+pub(super) fn mean(words: &[u32]) -> f64 {
+    let all: u64 = words.iter().map(|n| u64::from(*n)).sum();
+    if words.is_empty() { 0.0 } else { all as f64 / words.len() as f64 }
 }
 
 /// What a word weighs that `having` of `all` documents have.
@@ -395,23 +419,37 @@ impl VectorIndex {
         Some(Self { model: model.clone(), lengths, with_neighbours })
     }
 
+    /// Of vectors whose lengths are known, alone and with half of each neighbour's.
+    pub(super) fn known(model: &Model, lengths: Vec<f32>, with_neighbours: Vec<f32>) -> Self {
+        Self { model: model.clone(), lengths, with_neighbours }
+    }
+
+    /// The length of an item's vector, and of that with half of each neighbour's.
+    pub(super) fn lengths(&self, item: usize) -> [f32; 2] {
+        [self.lengths[item], self.with_neighbours[item]]
+    }
+
     pub(super) fn bytes(&self) -> usize {
         (self.lengths.capacity() + self.with_neighbours.capacity()) * 4
     }
 
     /// How like the query's vector each item is.
     #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // products of int8, far inside f32
-    pub(super) fn likeness<C: Chunk>(&self, items: &Items<C>, groups: &[u32], query: &Embedding) -> Likeness {
+    pub(super) fn likeness<'v>(
+        &self,
+        chunks: impl Iterator<Item = (&'v Vectors, &'v [u32])>,
+        groups: &[u32],
+        query: &Embedding,
+    ) -> Likeness {
         if query.values.len() != self.model.dimensions {
             return Likeness::default();
         }
         let query: Vec<u8> = query.values.iter().map(|value| value.cast_unsigned()).collect();
-        let mut products = vec![0.0_f32; items.len()];
-        let mut of_segment = Vec::new();
-        for (segment, numbers) in items.segments.iter().zip(&items.numbers) {
-            let Some(vectors) = segment.chunk.vectors(&self.model) else { continue };
-            dots(&query, vectors.values(), &mut of_segment);
-            for (slot, product) in of_segment.iter().enumerate() {
+        let mut products = vec![0.0_f32; self.lengths.len()];
+        let mut of_chunk = Vec::new();
+        for (vectors, numbers) in chunks {
+            dots(&query, vectors.values(), &mut of_chunk);
+            for (slot, product) in of_chunk.iter().enumerate() {
                 let number = numbers[vectors.item(slot)] as usize;
                 if number < products.len() && self.lengths[number] > 0.0 {
                     let product = vectors.scale(slot) * *product as f32;
@@ -426,7 +464,8 @@ impl VectorIndex {
             .collect();
         let with_neighbours = (0..products.len())
             .map(|item| {
-                let around: f32 = beside(groups, item, 1).into_iter().flatten().map(|other| products[other]).sum();
+                let [before, after] = beside(groups, item, 1).map(|other| other.map_or(0.0, |other| products[other]));
+                let around = before + after;
                 let length = self.with_neighbours[item];
                 if length > 0.0 { (products[item] + 0.5 * around) / length } else { f32::NAN }
             })
@@ -523,9 +562,8 @@ fn dots_vnni(one: &[u8], many: &[u8], out: &mut Vec<i32>) {
         let mut sum = _mm512_setzero_si512();
         for at in (0..whole).step_by(WIDTH) {
             // SAFETY: both have `WIDTH` bytes from here on.
-            let (one, other) = unsafe {
-                (_mm512_loadu_si512(one.as_ptr().add(at).cast()), _mm512_loadu_si512(other.as_ptr().add(at).cast()))
-            };
+            let (one, other) =
+                unsafe { (_mm512_loadu_si512(one.as_ptr().add(at).cast()), _mm512_loadu_si512(other.as_ptr().add(at).cast())) };
             sum = step(sum, one, other);
         }
         if rest != 0 {

@@ -9,9 +9,11 @@ use super::cache::Images;
 use super::image::EntityImage;
 use super::items::Model;
 use super::messages::MessageImage;
-use super::packed::{FactChunk, MessageChunk, PackError, unpack_unnamed};
+use super::outline::Outline;
+use super::packed::{FactChunk, MessageChunk, OutlineChunk, PackError, VectorChunk, unpack_unnamed};
 use crate::reads::rows::{AsPacked, Changes, EntityVersion, FactRows, MessageRows, Packed, Shown, TakeChunk, UnnamedRow};
 use crate::reads::{ReadError, ReadStore};
+use crate::store::packs::PackKind;
 
 /// Whose rows, of which generation, with vectors of which model.
 #[derive(Clone, Copy)]
@@ -23,14 +25,24 @@ pub(super) struct Whose<'a> {
     pub(super) model: Option<&'a str>,
 }
 
+/// What chunks that were read are.
+pub(super) enum Outlining<I: Image> {
+    /// What ranks, alone.
+    Known(Outline),
+    /// The same, of vectors that nobody asks about.
+    Unknown,
+    /// Everything.
+    Whole(I::Chunks),
+}
+
 /// The facts of an entity, or what was said.
 pub(super) trait Image: Send + Sync + Sized + 'static {
     /// Its name as a metric's label.
     const PART: &'static str;
     /// What it is made of.
     type Rows: Send + 'static;
-    /// A chunk of it.
-    type Chunk: Send + 'static;
+    /// Packed chunks of it, taken apart.
+    type Chunks: Default + Send + 'static;
 
     /// Of an entity that nothing is known of.
     fn empty(generation: i32) -> Self;
@@ -50,12 +62,11 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
 
     fn packs(whose: Whose<'_>) -> impl Future<Output = Result<Option<Packed<Self::Rows>>, ReadError>> + Send;
 
-    /// The entity's version, and packs that show just that.
+    /// The entity's version, and packs that show just that; an outline in their place where that will do and there is one.
     fn as_packed(
         store: &dyn ReadStore,
-        tenant: &str,
-        entity_key: &EntityKey,
-        model: Option<&str>,
+        whose: (&str, &EntityKey, Option<&str>),
+        outline_will_do: bool,
         take: TakeChunk<'_>,
     ) -> impl Future<Output = Result<AsPacked<Self::Rows>, ReadError>> + Send;
 
@@ -65,13 +76,18 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
     /// From all rows, with what `previous` has already taken apart.
     fn of_rows(entity_key: &EntityKey, rows: Self::Rows, model: Option<&Model>, previous: Option<&Self>) -> Self;
 
-    /// Takes a packed chunk apart.
-    fn chunk(bytes: Bytes) -> Result<Self::Chunk, PackError>;
+    /// Takes a packed chunk apart and puts it to those before it.
+    fn take(chunks: &mut Self::Chunks, kind: PackKind, bytes: Bytes) -> Result<(), PackError>;
+
+    /// What ranks it, where the chunks are such.
+    fn outline(chunks: Self::Chunks, _: Option<&Model>) -> Result<Outlining<Self>, PackError> {
+        Ok(Outlining::Whole(chunks))
+    }
 
     /// From chunks, those of the events without a session, and the rows of what changed since.
     fn of_chunks(
         entity_key: &EntityKey,
-        chunks: Vec<Self::Chunk>,
+        chunks: Self::Chunks,
         unnamed: Vec<Bytes>,
         since: &Self::Rows,
         model: Option<&Model>,
@@ -79,7 +95,10 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
 
     /// From packs.
     fn of_packs(entity_key: &EntityKey, packed: Packed<Self::Rows>, model: Option<&Model>) -> Result<Self, PackError> {
-        let chunks = packed.chunks.into_iter().map(Self::chunk).collect::<Result<_, _>>()?;
+        let mut chunks = Self::Chunks::default();
+        for (kind, bytes) in packed.chunks {
+            Self::take(&mut chunks, kind, bytes)?;
+        }
         Self::of_chunks(entity_key, chunks, packed.unnamed, &packed.since, model)
     }
 
@@ -101,7 +120,7 @@ pub(super) trait Image: Send + Sync + Sized + 'static {
 impl Image for EntityImage {
     const PART: &'static str = "facts";
     type Rows = FactRows;
-    type Chunk = FactChunk;
+    type Chunks = FactChunks;
 
     fn empty(generation: i32) -> Self {
         Self::empty(generation)
@@ -133,12 +152,14 @@ impl Image for EntityImage {
 
     async fn as_packed(
         store: &dyn ReadStore,
-        tenant: &str,
-        entity_key: &EntityKey,
-        model: Option<&str>,
+        (tenant, entity_key, model): (&str, &EntityKey, Option<&str>),
+        outline_will_do: bool,
         take: TakeChunk<'_>,
     ) -> Result<AsPacked<FactRows>, ReadError> {
-        store.facts_as_packed(tenant, entity_key, model, take).await
+        match outline_will_do {
+            true => store.facts_outlined(tenant, entity_key, model, take).await,
+            false => store.facts_as_packed(tenant, entity_key, model, take).await,
+        }
     }
 
     fn items_of(rows: &FactRows) -> usize {
@@ -149,18 +170,26 @@ impl Image for EntityImage {
         Self::build(entity_key, rows, model, previous)
     }
 
-    fn chunk(bytes: Bytes) -> Result<FactChunk, PackError> {
-        FactChunk::decode(bytes)
+    fn take(chunks: &mut FactChunks, kind: PackKind, bytes: Bytes) -> Result<(), PackError> {
+        chunks.take(kind, bytes)
+    }
+
+    fn outline(chunks: FactChunks, model: Option<&Model>) -> Result<Outlining<Self>, PackError> {
+        if chunks.outline.is_empty() {
+            return Ok(Outlining::Whole(chunks));
+        }
+        let outline = Outline::of(chunks.outline, chunks.vectors, model)?;
+        Ok(outline.map_or(Outlining::Unknown, Outlining::Known))
     }
 
     fn of_chunks(
         entity_key: &EntityKey,
-        chunks: Vec<FactChunk>,
+        chunks: FactChunks,
         of_unnamed: Vec<Bytes>,
         since: &FactRows,
         model: Option<&Model>,
     ) -> Result<Self, PackError> {
-        Ok(Self::unpack(entity_key, chunks, unnamed(of_unnamed)?, since, model))
+        Ok(Self::unpack(entity_key, chunks.whole()?, unnamed(of_unnamed)?, since, model))
     }
 
     fn with(&self, entity_key: &EntityKey, since: &FactRows) -> Self {
@@ -171,7 +200,7 @@ impl Image for EntityImage {
 impl Image for MessageImage {
     const PART: &'static str = "messages";
     type Rows = MessageRows;
-    type Chunk = MessageChunk;
+    type Chunks = Vec<MessageChunk>;
 
     fn empty(generation: i32) -> Self {
         Self::empty(generation)
@@ -203,9 +232,8 @@ impl Image for MessageImage {
 
     async fn as_packed(
         store: &dyn ReadStore,
-        tenant: &str,
-        entity_key: &EntityKey,
-        model: Option<&str>,
+        (tenant, entity_key, model): (&str, &EntityKey, Option<&str>),
+        _: bool,
         take: TakeChunk<'_>,
     ) -> Result<AsPacked<MessageRows>, ReadError> {
         store.messages_as_packed(tenant, entity_key, model, take).await
@@ -219,8 +247,9 @@ impl Image for MessageImage {
         Self::build(entity_key, rows, model, previous)
     }
 
-    fn chunk(bytes: Bytes) -> Result<MessageChunk, PackError> {
-        MessageChunk::decode(bytes)
+    fn take(chunks: &mut Vec<MessageChunk>, _: PackKind, bytes: Bytes) -> Result<(), PackError> {
+        chunks.push(MessageChunk::decode(bytes)?);
+        Ok(())
     }
 
     fn of_chunks(
@@ -235,6 +264,35 @@ impl Image for MessageImage {
 
     fn with(&self, entity_key: &EntityKey, since: &MessageRows) -> Self {
         self.refreshed(entity_key, since)
+    }
+}
+
+/// Packed chunks of facts, or of their outline, each with its vectors.
+#[derive(Default)]
+pub(super) struct FactChunks {
+    /// Its vectors come next.
+    facts: Option<Bytes>,
+    whole: Vec<FactChunk>,
+    outline: Vec<OutlineChunk>,
+    vectors: Vec<VectorChunk>,
+}
+
+impl FactChunks {
+    fn take(&mut self, kind: PackKind, bytes: Bytes) -> Result<(), PackError> {
+        match (kind, self.facts.take()) {
+            (PackKind::Facts, None) => self.facts = Some(bytes),
+            (PackKind::Vectors, Some(facts)) => self.whole.push(FactChunk::decode(facts, bytes)?),
+            (PackKind::Vectors, None) => self.vectors.push(VectorChunk::decode(bytes)?),
+            (PackKind::Outline, None) => self.outline.push(OutlineChunk::decode(bytes)?),
+            _ => return Err(PackError::Malformed("chunks that do not follow each other")),
+        }
+        Ok(())
+    }
+
+    /// All of the facts.
+    fn whole(self) -> Result<Vec<FactChunk>, PackError> {
+        let complete = self.facts.is_none() && self.outline.is_empty() && self.vectors.is_empty();
+        if complete { Ok(self.whole) } else { Err(PackError::Malformed("chunks without their vectors")) }
     }
 }
 

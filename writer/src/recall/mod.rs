@@ -6,7 +6,7 @@
 //! never older than the last commit; vectors of unlike models are never compared.
 //!
 //! Pure, and given the time: [`text`] (words), [`asks`] (kinds of questions), [`packed`] (chunks of items as bytes), [`image`] and
-//! [`messages`] (what is known, over chunks), [`recipe`], [`rank_facts`], [`rank_messages`], [`islands`], [`budget`], [`digests`],
+//! [`messages`] (what is known, over chunks), [`outline`] (what ranks it, alone), [`recipe`], [`rank_facts`], [`rank_messages`], [`islands`], [`budget`], [`digests`],
 //! [`answer`]. [`service`] is the shell that reads the store and owns the [`cache`]; [`query_vectors`] is the one that asks the
 //! embedder.
 
@@ -24,6 +24,7 @@ mod items;
 pub mod language;
 mod loading;
 pub mod messages;
+pub mod outline;
 pub mod packed;
 pub mod query;
 pub mod query_vectors;
@@ -34,6 +35,7 @@ pub mod service;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod traits;
 
 pub use answer::{Recalled, RecalledFact, RecalledMessage};
 pub use image::EntityImage;

@@ -39,8 +39,9 @@ impl<'a> Matches<'a> {
         }
         by_the_best(&mut of_session);
         by_the_best(&mut around);
-        let likeness =
-            vector.zip(image.vectors.as_ref()).map(|(vector, index)| index.likeness(&image.items, &image.session_of, vector));
+        let likeness = vector
+            .zip(image.vectors.as_ref())
+            .map(|(vector, index)| index.likeness(image.items.vectors(&index.model), &image.session_of, vector));
         Self {
             image,
             weights: if likeness.is_some() { &recipe::MESSAGES } else { &recipe::MESSAGES_BY_WORDS },
@@ -158,7 +159,7 @@ impl<'a> ByWords<'a> {
     fn add(&mut self, weight: f64, hits: impl FnOnce(&mut WordHits)) {
         hits(&mut self.hits);
         let image = self.image;
-        image.items.add(weight, &self.hits, &mut self.bm25);
+        self.hits.add(weight, (&image.items.words, image.items.mean_words), &mut self.bm25);
         for message in &self.hits.items {
             let (number, count) = (*message as usize, self.hits.counts[*message as usize]);
             self.sessions.add(image.session_of[number], count);

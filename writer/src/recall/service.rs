@@ -15,21 +15,23 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use memori_embedding::{Embedder, Embedding};
 use memori_schemas::{EntityKey, FactId, MessageKey, Micros, TextHash, ids};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
-use super::answer::{Ranking, Recalled, answer};
+use super::answer::{Ranking, Recalled, answer, chosen, told};
 use super::cache::{ImageCache, ImageKey, Images};
 use super::image::EntityImage;
 use super::items::Model;
-use super::loading::{Image, Whose};
+use super::loading::{Image, Outlining, Whose};
 use super::messages::MessageImage;
-use super::packed::PackError;
+use super::outline::{self, Outline};
+use super::packed::{Analysed, CHUNK_ITEMS, FactChunk, PackError, fact_inputs};
 use super::query::RecallQuery;
 use super::query_vectors::{NoVector, QueryVectors};
+use super::rank_facts::Facts as _;
 use crate::metrics;
 use crate::packer::SlowReads;
 use crate::plan::EntityRef;
-use crate::reads::rows::{Changes, EntityVersion, Packed};
+use crate::reads::rows::{Changes, EntityVersion, FactRows, Packed};
 use crate::reads::{ReadError, ReadStore};
 
 /// Bounds of recall.
@@ -97,6 +99,25 @@ struct Shared {
 /// What is known of an entity, and what was said where that is asked for.
 type Known = (Arc<EntityImage>, Option<Arc<MessageImage>>);
 
+/// What was read for one query.
+enum Read {
+    Known(Known),
+    Outlined(Outlined),
+}
+
+/// What was read of an entity of which nothing was at hand.
+enum Loaded<I> {
+    Image(Arc<I>),
+    Outline(Outlined),
+}
+
+/// What ranks an entity's facts at a version.
+struct Outlined {
+    outline: Arc<Outline>,
+    entity_key: EntityKey,
+    version: EntityVersion,
+}
+
 /// A query's vector, or why there is none.
 type Vector = Result<Arc<Embedding>, NoVector>;
 
@@ -145,8 +166,98 @@ impl Recall {
     pub async fn recall(&self, tenant: &str, query: &RecallQuery, route: &'static str) -> Result<Recalled, ReadError> {
         let began = Instant::now();
         // The image is read while the vector is made.
-        let (vector, known) = tokio::join!(self.vector_of(query), self.known(tenant, query));
-        self.answered(query, vector, known?, began, route).await
+        let (vector, read) = tokio::join!(self.vector_of(query), self.read(tenant, query));
+        let known = match read? {
+            Read::Known(known) => known,
+            Read::Outlined(outlined) => match self.told(tenant, query, &vector, outlined, began, route).await? {
+                Some(recalled) => return Ok(recalled),
+                None => self.known(tenant, query).await?,
+            },
+        };
+        self.answered(query, vector, known, began, route).await
+    }
+
+    /// What is known, or where nothing of it is at hand what ranks it, if that is enough for the query.
+    async fn read(&self, tenant: &str, query: &RecallQuery) -> Result<Read, ReadError> {
+        let key = ImageKey { tenant: tenant.to_owned(), entity_key: ids::entity_key(tenant, &query.entity_id) };
+        if outline::can_answer(query) && self.0.cache.get(&key).facts.is_none() {
+            let this = self.clone();
+            match to_its_end(async move { this.loaded_at_once(key, true).await }).await? {
+                Some(Loaded::Image(facts)) => return Ok(Read::Known((facts, None))),
+                Some(Loaded::Outline(outlined)) => return Ok(Read::Outlined(outlined)),
+                None => {}
+            }
+        }
+        Ok(Read::Known(self.known(tenant, query).await?))
+    }
+
+    /// The answer by what ranks the facts, with what is shown of them read besides; `None` where the entity has changed in between.
+    async fn told(
+        &self,
+        tenant: &str,
+        query: &RecallQuery,
+        vector: &Vector,
+        outlined: Outlined,
+        began: Instant,
+        route: &'static str,
+    ) -> Result<Option<Recalled>, ReadError> {
+        let Outlined { outline, entity_key, version } = outlined;
+        let (ranking, vector) = self.ranking(vector, outline.model().is_some());
+        let now = Micros::now();
+        let chosen = if outline.len() > LARGE {
+            let (outline, query, large) = (outline.clone(), query.clone(), permit(&self.0.large).await?);
+            beside(move || {
+                let _large = large;
+                chosen(&outline, &query, vector.as_deref(), now)
+            })
+            .await?
+        } else {
+            chosen(&outline, query, vector.as_deref(), now)
+        };
+        let (mut fact_ids, mut chunks) = (Vec::new(), Vec::new());
+        for one in chosen.facts.iter().chain(&chosen.instructions) {
+            match outline.digest_chunk(one.number) {
+                None => fact_ids.push(outline.fact_id(one.number)),
+                Some(chunk) if chunks.contains(&chunk) => {}
+                Some(chunk) => chunks.push(chunk),
+            }
+        }
+        let store = &self.0.store;
+        let (later, rows, chunks) =
+            store.named_facts(tenant, &entity_key, version.generation, self.model_id(), &fact_ids, &chunks).await?;
+        let unchanged = (later.version, later.epoch, later.generation) == (version.version, version.epoch, version.generation);
+        if !unchanged {
+            return Ok(None);
+        }
+        let Ok(chunks) = shown_facts(&rows, chunks) else { return Ok(None) };
+        let fact_id = |number| outline.fact_id(number);
+        let Some(recalled) = told(chosen, fact_id, &chunks, version.generation, query, now) else { return Ok(None) };
+        metrics::ranked(ranking.recipe, ranking.reason.unwrap_or("none"));
+        self.completed(ImageKey { tenant: tenant.to_owned(), entity_key }, version, &outline);
+        Ok(Some(timed(recalled, ranking, query, began, route)))
+    }
+
+    /// Reads the whole image beside the request, where it may be kept and nobody waits to read another.
+    fn completed(&self, key: ImageKey, version: EntityVersion, outline: &Outline) {
+        if self.0.cache.has_room_for(outline.image_bytes() + key.tenant.len()) && self.0.loads.available_permits() > 0 {
+            let this = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = this.loaded_and_kept::<EntityImage>(key, version).await {
+                    tracing::debug!(%error, "an image was not read ahead; whoever asks next reads it");
+                }
+            });
+        }
+    }
+
+    /// By what an answer is ranked, and the vector for it.
+    fn ranking(&self, vector: &Vector, has_vectors: bool) -> (Ranking, Option<Arc<Embedding>>) {
+        let vector = vector.clone().and_then(|vector| if has_vectors { Ok(vector) } else { Err(NoVector::NoVectors) });
+        let ranking = match (&vector, self.model_id()) {
+            (Ok(_), Some(model)) => Ranking::with_vectors(model),
+            (Err(why), _) => Ranking::lexical(why.as_str()),
+            (Ok(_), None) => Ranking::lexical(NoVector::NoModel.as_str()),
+        };
+        (ranking, vector.ok())
     }
 
     /// As [`Self::recall`], of one generation, whichever the tenant reads: what an extractor for it asks.
@@ -236,17 +347,11 @@ impl Recall {
         route: &'static str,
     ) -> Result<Recalled, ReadError> {
         let has_vectors = facts.model().is_some() || messages.as_ref().is_some_and(|messages| messages.model().is_some());
-        let vector = vector.and_then(|vector| if has_vectors { Ok(vector) } else { Err(NoVector::NoVectors) });
-        let ranking = match (&vector, self.model_id()) {
-            (Ok(_), Some(model)) => Ranking::with_vectors(model),
-            (Err(why), _) => Ranking::lexical(why.as_str()),
-            (Ok(_), None) => Ranking::lexical(NoVector::NoModel.as_str()),
-        };
+        let (ranking, vector) = self.ranking(&vector, has_vectors);
         metrics::ranked(ranking.recipe, ranking.reason.unwrap_or("none"));
-        let vector = vector.ok();
         let now = Micros::now();
         let cost = facts.len() + messages.as_ref().map_or(0, |messages| messages.len() * 3);
-        let mut recalled = if cost > LARGE {
+        let recalled = if cost > LARGE {
             let query = query.clone();
             let large = permit(&self.0.large).await?;
             beside(move || {
@@ -257,11 +362,7 @@ impl Recall {
         } else {
             answer(&facts, messages.as_deref(), query, vector.as_deref(), now)
         };
-        recalled.ranking = query.explain.then_some(ranking);
-        let took = began.elapsed();
-        metrics::recalled(route, took);
-        recalled.took_ms = Some((took.as_secs_f64() * 1e6).round() / 1e3);
-        Ok(recalled)
+        Ok(timed(recalled, ranking, query, began, route))
     }
 
     /// What is known of an entity in its active generation, as of the last commit.
@@ -325,7 +426,7 @@ impl Recall {
         let key = ImageKey { tenant: tenant.to_owned(), entity_key };
         if I::cached(&self.0.cache.get(&key)).is_none() {
             let (this, key) = (self.clone(), key.clone());
-            if let Some(image) = to_its_end(async move { this.loaded_at_once(key).await }).await? {
+            if let Some(Loaded::Image(image)) = to_its_end(async move { this.loaded_at_once(key, false).await }).await? {
                 return Ok(image);
             }
         }
@@ -341,8 +442,9 @@ impl Recall {
         to_its_end(async move { this.loaded_and_kept(key, version).await }).await
     }
 
-    /// Where nothing is at hand and nobody is in the way: version and packs in one statement. `None` where somebody is.
-    async fn loaded_at_once<I: Image>(&self, key: ImageKey) -> Result<Option<Arc<I>>, ReadError> {
+    /// Where nothing is at hand and nobody is in the way: version and packs in one statement, or what ranks them where that is enough.
+    /// `None` where somebody is.
+    async fn loaded_at_once<I: Image>(&self, key: ImageKey, outline_will_do: bool) -> Result<Option<Loaded<I>>, ReadError> {
         let Ok(_stripe) = self.stripe(&key).try_lock() else { return Ok(None) };
         let Ok(_load) = self.0.loads.clone().try_acquire_owned() else { return Ok(None) };
         let cached = self.0.cache.get(&key);
@@ -352,26 +454,35 @@ impl Recall {
         let began = Instant::now();
         let store = &*self.0.store;
         // Each chunk is taken apart while the next one comes.
-        let mut chunks = Ok((Vec::new(), 0));
-        let mut take = |bytes: Bytes| {
-            if let Ok((taken, size)) = &mut chunks {
-                *size += bytes.len();
-                match I::chunk(bytes) {
-                    Ok(chunk) => taken.push(chunk),
-                    Err(error) => chunks = Err(error),
+        let (mut chunks, mut size) = (Ok(I::Chunks::default()), 0);
+        let mut take = |kind, bytes: Bytes| {
+            if let Ok(taken) = &mut chunks {
+                size += bytes.len();
+                if let Err(error) = I::take(taken, kind, bytes) {
+                    chunks = Err(error);
                 }
             }
         };
-        let (version, packed) = I::as_packed(store, &key.tenant, &key.entity_key, self.model_id(), &mut take).await?;
+        let whose = (&*key.tenant, &key.entity_key, self.model_id());
+        let (version, packed) = I::as_packed(store, whose, outline_will_do, &mut take).await?;
         if version.version.is_none() {
-            return Ok(Some(Arc::new(I::empty(version.generation))));
+            return Ok(Some(Loaded::Image(Arc::new(I::empty(version.generation)))));
         }
         metrics::cache_miss(I::PART);
-        let unpacked = match packed {
-            Some((unnamed, since)) => {
+        let chunks = match chunks.and_then(|chunks| I::outline(chunks, self.model())) {
+            Ok(Outlining::Known(outline)) => {
+                metrics::image_built("outline", began.elapsed());
+                let outlined = Outlined { outline: Arc::new(outline), entity_key: key.entity_key, version };
+                return Ok(Some(Loaded::Outline(outlined)));
+            }
+            Ok(Outlining::Unknown) => None,
+            Ok(Outlining::Whole(chunks)) => Some(Ok(chunks)),
+            Err(error) => Some(Err(error)),
+        };
+        let unpacked = match packed.zip(chunks) {
+            Some(((unnamed, since), chunks)) => {
                 let (model, entity_key) = (self.model().cloned(), key.entity_key);
-                let size = chunks.as_ref().map_or(0, |(_, size)| *size);
-                let unpack = move || I::of_chunks(&entity_key, chunks?.0, unnamed, &since, model.as_ref()).map(Arc::new);
+                let unpack = move || I::of_chunks(&entity_key, chunks?, unnamed, &since, model.as_ref()).map(Arc::new);
                 used(if size < SMALL_BYTES { unpack() } else { beside(unpack).await? }, began)
             }
             None => None,
@@ -381,7 +492,7 @@ impl Recall {
             None => self.load(&key.tenant, key.entity_key, version, None).await?,
         };
         self.0.cache.put(key, I::cache(cached, image.clone()));
-        Ok(Some(image))
+        Ok(Some(Loaded::Image(image)))
     }
 
     /// One entity is read once at a time: whoever had to wait finds what another has read.
@@ -459,7 +570,7 @@ impl Recall {
         packed: Packed<I::Rows>,
         began: Instant,
     ) -> Result<Option<Arc<I>>, ReadError> {
-        let small = packed.chunks.iter().map(Bytes::len).sum::<usize>() < SMALL_BYTES;
+        let small = packed.chunks.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() < SMALL_BYTES;
         let model = self.model().cloned();
         let unpack = move || I::of_packs(&entity_key, packed, model.as_ref()).map(Arc::new);
         Ok(used(if small { unpack() } else { beside(unpack).await? }, began))
@@ -471,6 +582,22 @@ impl Recall {
         let stripe = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or(0);
         &self.0.stripes[stripe]
     }
+}
+
+/// Facts by their rows and by packed chunks of them, as chunks that can be shown.
+fn shown_facts(rows: &FactRows, chunks: Vec<Bytes>) -> Result<Vec<FactChunk>, PackError> {
+    // Nobody looks for words in them.
+    let inputs = fact_inputs(rows, None, |_| Some(Analysed::default()));
+    let of_rows = inputs.chunks(CHUNK_ITEMS).map(FactChunk::of).map(Ok);
+    of_rows.chain(chunks.into_iter().map(FactChunk::without_vectors)).collect()
+}
+
+/// An answer with what the shell knows of it.
+fn timed(recalled: Recalled, ranking: Ranking, query: &RecallQuery, began: Instant, route: &'static str) -> Recalled {
+    let took = began.elapsed();
+    metrics::recalled(route, took);
+    let took_ms = Some((took.as_secs_f64() * 1e6).round() / 1e3);
+    Recalled { ranking: query.explain.then_some(ranking), took_ms, ..recalled }
 }
 
 fn used<I: Image>(unpacked: Result<Arc<I>, PackError>, began: Instant) -> Option<Arc<I>> {
@@ -498,7 +625,7 @@ async fn to_its_end<T: Send + 'static>(
     tokio::spawn(load).await.map_err(|_| ReadError::Closed)?
 }
 
-async fn permit(of: &Arc<Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit, ReadError> {
+async fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ReadError> {
     of.clone().acquire_owned().await.map_err(|_| ReadError::Closed)
 }
 

@@ -5,12 +5,13 @@
 //! row and checks that nothing was removed meanwhile, so that a flush waits for that check at most.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::StoreError;
 use crate::plan::EntityRef;
 
 /// What a pack holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PackKind {
     /// Facts of the generation.
     Facts,
@@ -18,6 +19,10 @@ pub enum PackKind {
     Messages,
     /// Events without a session.
     Unnamed,
+    /// The vectors of the facts, chunk by chunk.
+    Vectors,
+    /// What ranks the facts, beside their vectors.
+    Outline,
 }
 
 impl PackKind {
@@ -28,7 +33,17 @@ impl PackKind {
             Self::Facts => 1,
             Self::Messages => 2,
             Self::Unnamed => 3,
+            Self::Vectors => 4,
+            Self::Outline => 5,
         }
+    }
+
+    /// The kind of a column's value.
+    #[must_use]
+    pub fn of_code(code: i64) -> Option<Self> {
+        [Self::Facts, Self::Messages, Self::Unnamed, Self::Vectors, Self::Outline]
+            .into_iter()
+            .find(|kind| i64::from(kind.code()) == code)
     }
 }
 
@@ -57,13 +72,13 @@ pub struct NewPacks {
     /// The entity's version that they show at least.
     pub version: i64,
     /// Chunks of each kind, in their order.
-    pub chunks: Vec<(PackKind, Vec<Vec<u8>>)>,
+    pub chunks: Vec<(PackKind, Vec<Bytes>)>,
 }
 
 impl NewPacks {
     /// Each chunk with its kind's code and its number.
-    pub(super) fn numbered(&self) -> impl Iterator<Item = (i16, i32, &Vec<u8>)> {
-        self.chunks.iter().flat_map(|(kind, chunks)| (0..).zip(chunks).map(|(number, bytes)| (kind.code(), number, bytes)))
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (i16, i32, &[u8])> {
+        self.chunks.iter().flat_map(|(kind, chunks)| (0..).zip(chunks).map(|(number, bytes)| (kind.code(), number, &**bytes)))
     }
 }
 

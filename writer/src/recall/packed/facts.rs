@@ -7,10 +7,10 @@ use memori_schemas::{FactId, FactKind, MessageKey, Micros};
 use uuid::Uuid;
 
 use super::layout::{self, Arena, ArenaWriter, Column, NONE, Put, Span, u32_of};
-use super::tables::{
-    AllVectors, Names, NamesWriter, SessionRef, Sessions, SessionsWriter, Vectors, Words, place, write_vectors, write_words,
-};
+use super::tables::{Names, NamesWriter, SessionRef, Sessions, SessionsWriter, Vectors, Words, place, write_words};
+use super::vectors::{VectorChunk, encode_vectors};
 use super::{Analysed, DATED, FACTS, FactInput, Interval, PackError, QUESTION, SourceInput, flags};
+use crate::recall::items::Model;
 use crate::recall::language::Languages;
 use crate::recall::text;
 
@@ -53,10 +53,10 @@ pub struct FactChunk {
     sessions: Sessions,
     subjects: Names,
     words: Words,
-    vectors: AllVectors,
+    vectors: VectorChunk,
 }
 
-/// Facts as the bytes of one chunk.
+/// Facts as the bytes of one chunk; their vectors are bytes of their own ([`encode_vectors`]).
 ///
 /// # Panics
 /// There are more than 65,535, or more than 4 GiB of them.
@@ -120,7 +120,6 @@ pub fn encode_facts(facts: &[FactInput<'_>]) -> Vec<u8> {
         records.extend_from_slice(&[place_of(fact.kind), flags(&fact.analysed), 0, 0]);
     }
     let [terms, starts, entries] = write_words(facts.iter().map(|fact| fact.analysed.terms.as_slice()));
-    let [groups, numbers, scales, products, values] = write_vectors(facts.iter().map(|fact| fact.vectors.as_slice()), &mut arena);
     let sections = [
         arena.bytes,
         records,
@@ -135,11 +134,6 @@ pub fn encode_facts(facts: &[FactInput<'_>]) -> Vec<u8> {
         terms,
         starts,
         entries,
-        groups,
-        numbers,
-        scales,
-        products,
-        values,
     ];
     layout::close(FACTS, text::VERSION, facts.len(), &sections)
 }
@@ -150,13 +144,32 @@ fn place_of(kind: FactKind) -> u8 {
 }
 
 impl FactChunk {
-    /// Takes the bytes of a chunk apart: they are checked and then used where they are.
+    /// Of facts as they are.
+    #[must_use]
+    pub(in crate::recall) fn of(facts: &[FactInput<'_>]) -> Self {
+        Self::decode(encode_facts(facts), encode_vectors(facts)).expect("what was just encoded can be decoded")
+    }
+
+    /// Takes the bytes of a chunk and of its vectors apart: they are checked and then used where they are.
+    ///
+    /// # Errors
+    /// They are not what [`encode_facts`] and [`encode_vectors`] of this version wrote of the same facts.
+    pub fn decode(bytes: impl Into<Bytes>, vectors: impl Into<Bytes>) -> Result<Self, PackError> {
+        let chunk = Self::without_vectors(bytes)?;
+        let vectors = VectorChunk::decode(vectors)?;
+        if vectors.len() != chunk.count {
+            return Err(PackError::Malformed("vectors of other facts"));
+        }
+        Ok(Self { bytes: chunk.bytes + vectors.bytes(), vectors, ..chunk })
+    }
+
+    /// As [`Self::decode`], where nobody asks for vectors.
     ///
     /// # Errors
     /// They are not what [`encode_facts`] of this version wrote.
-    pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, PackError> {
+    pub fn without_vectors(bytes: impl Into<Bytes>) -> Result<Self, PackError> {
         let bytes = bytes.into();
-        let (count, sections) = layout::open::<18>(&bytes, FACTS, text::VERSION)?;
+        let (count, sections) = layout::open::<13>(&bytes, FACTS, text::VERSION)?;
         let [
             arena,
             records,
@@ -171,11 +184,6 @@ impl FactChunk {
             terms,
             starts,
             entries,
-            groups,
-            numbers,
-            scales,
-            products,
-            values,
         ] = sections;
         if count > usize::from(u16::MAX) {
             return Err(PackError::Malformed("too many items"));
@@ -192,7 +200,7 @@ impl FactChunk {
             sessions: Sessions::open(sessions, &arena)?,
             subjects: Names::open(subjects, subject_words, &arena)?,
             words: Words::open(terms, starts, entries, count)?,
-            vectors: AllVectors::open(groups, numbers, scales, products, values, count, &arena)?,
+            vectors: VectorChunk::default(),
             arena,
         };
         chunk.check()?;
@@ -286,15 +294,21 @@ impl FactChunk {
         self.words.hits(term)
     }
 
-    pub(in crate::recall) fn vectors(&self, model: &str, dimensions: usize) -> Option<&Vectors> {
-        self.vectors.of_model(&self.arena, model, dimensions)
+    pub(in crate::recall) fn vectors(&self, model: &Model) -> Option<&Vectors> {
+        self.vectors.of_model(model)
+    }
+
+    /// The words of each fact, sorted.
+    pub(in crate::recall) fn terms(&self) -> Vec<Vec<(text::Term, u16)>> {
+        self.words.by_item(self.count)
     }
 
     /// Every fact as it was given.
     #[must_use]
     pub fn inputs(&self) -> Vec<FactInput<'_>> {
-        let terms = self.words.by_item(self.count);
-        let vectors = self.vectors.by_item(&self.arena, self.count);
+        let terms = self.terms();
+        let mut vectors = self.vectors.by_item();
+        vectors.resize(self.count, Vec::new());
         let parts = terms.into_iter().zip(vectors);
         self.facts()
             .zip(parts)

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::PackError;
 
 /// Changes with the layout of any kind of chunk.
-pub(super) const VERSION: u8 = 3;
+pub(super) const VERSION: u8 = 4;
 const HEADER_BYTES: usize = 16;
 /// Stands for an absent place in a table.
 pub(super) const NONE: u32 = u32::MAX;

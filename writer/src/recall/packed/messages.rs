@@ -8,6 +8,7 @@ use super::tables::{
     AllVectors, Names, NamesWriter, SessionRef, Sessions, SessionsWriter, Vectors, Words, place, write_vectors, write_words,
 };
 use super::{Analysed, DATED, MESSAGES, MessageInput, PackError, QUESTION, flags};
+use crate::recall::items::Model;
 use crate::recall::language::Languages;
 use crate::recall::text;
 
@@ -208,8 +209,8 @@ impl MessageChunk {
         self.words.hits(term)
     }
 
-    pub(in crate::recall) fn vectors(&self, model: &str, dimensions: usize) -> Option<&Vectors> {
-        self.vectors.of_model(&self.arena, model, dimensions)
+    pub(in crate::recall) fn vectors(&self, model: &Model) -> Option<&Vectors> {
+        self.vectors.of_model(&self.arena, &model.id, model.dimensions)
     }
 
     /// Every message as it was given.

@@ -1,4 +1,5 @@
 //! Chunks: up to [`CHUNK_ITEMS`] facts or messages of one entity as bytes, with their words indexed and their vectors side by side.
+//! The vectors of facts are bytes of their own, which an outline ([`OutlineChunk`]) is read with, too.
 //!
 //! The same bytes are what recall keeps in memory and what the store keeps packed, so taking a packed chunk apart is checking it.
 //! Promises: bytes that are not exactly what an encoder of this version wrote are an error, whose cost is bounded by their length,
@@ -7,10 +8,12 @@
 mod facts;
 mod layout;
 mod messages;
+mod outline;
 mod pack;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod vectors;
 
 use memori_schemas::{ContentFormat, FactId, FactKind, MessageKey, Role};
 
@@ -19,10 +22,13 @@ use super::text::Term;
 
 pub use facts::{FactChunk, FactView, SourceView, encode_facts};
 pub use messages::{MessageChunk, MessageView, encode_messages};
+pub use outline::OutlineChunk;
+pub(super) use outline::{OUTLINE_ITEMS, OutlineHead, OutlineItem, encode_outline};
 pub(super) use pack::{fact_inputs, message_inputs, order_of_facts, order_of_messages};
-pub use pack::{pack_facts, pack_messages, pack_unnamed, unpack_unnamed};
+pub use pack::{pack_messages, pack_unnamed, unpack_unnamed};
 pub use tables::SessionRef;
 pub(super) use tables::Vectors;
+pub use vectors::{VectorChunk, encode_vectors};
 
 /// Items of a chunk as they are packed; an encoder takes up to 65,535.
 pub const CHUNK_ITEMS: usize = 256;
@@ -168,6 +174,8 @@ pub struct MessageInput<'a> {
 const FACTS: u8 = 1;
 const MESSAGES: u8 = 2;
 const UNNAMED: u8 = 3;
+const VECTORS: u8 = 4;
+const OUTLINE: u8 = 5;
 
 const QUESTION: u8 = 1;
 const DATED: u8 = 2;

@@ -8,23 +8,16 @@ use memori_schemas::{ContentHash, FactId, MessageKey};
 use super::layout::{self, Arena, ArenaWriter, Column, NONE, Put};
 use super::tables::{NAME_BYTES, Names, NamesWriter, SessionRef, place};
 use super::{
-    Analysed, CHUNK_ITEMS, FactInput, Interval, MessageInput, PackError, SourceInput, UNNAMED, VectorInput, encode_facts,
-    encode_messages,
+    Analysed, CHUNK_ITEMS, FactInput, Interval, MessageInput, PackError, SourceInput, UNNAMED, VectorInput, encode_messages,
 };
 use crate::reads::rows::{FactRow, FactRows, MentionRow, MessageRow, MessageRows, UnnamedRow, VectorRow};
 use crate::recall::analyse;
 use crate::recall::islands::Unnamed;
 
-/// All facts of complete rows as chunks, in the order of what words them; the rows' vectors are those of `model`.
-#[must_use]
-pub fn pack_facts(rows: &FactRows, model: Option<&str>) -> Vec<Vec<u8>> {
-    fact_inputs(rows, model, |_| None).chunks(CHUNK_ITEMS).map(encode_facts).collect()
-}
-
 /// All messages of complete rows as chunks, in conversation order; the rows' vectors are those of `model`.
 #[must_use]
-pub fn pack_messages(rows: &MessageRows, model: Option<&str>) -> Vec<Vec<u8>> {
-    message_inputs(rows, model, |_| None).chunks(CHUNK_ITEMS).map(encode_messages).collect()
+pub fn pack_messages(rows: &MessageRows, model: Option<&str>) -> Vec<Bytes> {
+    message_inputs(rows, model, |_| None).chunks(CHUNK_ITEMS).map(|inputs| encode_messages(inputs).into()).collect()
 }
 
 fn half(hash: &ContentHash) -> [u8; 16] {

@@ -5,6 +5,8 @@ use uuid::Uuid;
 use super::*;
 use crate::reads::rows::UnnamedRow;
 use crate::recall::islands::Unnamed;
+use crate::recall::items::Model;
+use crate::recall::traits::Traits;
 
 /// What inputs borrow from.
 #[derive(Clone, Debug)]
@@ -123,6 +125,45 @@ impl Owned {
     }
 }
 
+fn outline_item(item: &Owned) -> OutlineItem {
+    let fact = item.fact();
+    OutlineItem {
+        fact_id: fact.fact_id,
+        last_mentioned_at_us: item.times[0],
+        place: (u16::try_from(item.choice % 9).unwrap(), u16::try_from(item.choice % 256).unwrap()),
+        group: u32::try_from(item.choice % 5).unwrap(),
+        subject: u32::MAX,
+        traits: Traits::of(fact.kind, item.flags.0, item.flags.1),
+        words: fact.analysed.words,
+        lengths: [0.5, 1.5],
+        bounds: if item.flags.0 { fact.intervals } else { Vec::new() },
+        terms: fact.analysed.terms,
+    }
+}
+
+/// An outline of items as one chunk.
+fn outline(items: &[Owned]) -> Vec<u8> {
+    let head = OutlineHead { items: items.len(), segments: 9, ..OutlineHead::default() };
+    let items: Vec<OutlineItem> = items.iter().map(outline_item).collect();
+    encode_outline(head, &[Box::new([1, 2]), Box::new([])], &items).remove(0)
+}
+
+/// All of an item but for its words.
+fn read(chunk: &OutlineChunk, item: usize) -> OutlineItem {
+    OutlineItem {
+        fact_id: chunk.fact_id(item),
+        last_mentioned_at_us: chunk.last_mentioned_at_us(item),
+        place: chunk.place(item),
+        group: chunk.group(item),
+        subject: chunk.subject(item),
+        traits: chunk.traits(item),
+        words: chunk.words(item),
+        lengths: chunk.lengths(item),
+        bounds: chunk.bounds(item).collect(),
+        terms: Vec::new(),
+    }
+}
+
 fn naive_hits(items: &[Owned], term: u64) -> Vec<(u16, u16)> {
     (0..).zip(items).filter_map(|(n, item)| item.terms.get(&term).map(|count| (n, *count))).collect()
 }
@@ -144,7 +185,7 @@ fn facts_of_one_message_share_it_and_an_object_lies_in_its_fact() {
     let apart = Owned { sources: vec![(9, "e".to_owned(), true), (8, "e".to_owned(), true)], ..other.clone() };
     let size = |facts: [FactInput<'_>; 2]| {
         let bytes = encode_facts(&facts);
-        assert_eq!(FactChunk::decode(bytes.clone()).unwrap().inputs(), facts);
+        assert_eq!(FactChunk::decode(bytes.clone(), encode_vectors(&facts)).unwrap().inputs(), facts);
         bytes.len()
     };
     let shared = size([one.fact(), other.fact()]);
@@ -159,8 +200,11 @@ proptest! {
         let facts: Vec<FactInput<'_>> = items.iter().map(Owned::fact).collect();
         let bytes = encode_facts(&facts);
         prop_assert_eq!(&bytes, &encode_facts(&facts));
-        let chunk = FactChunk::decode(bytes).unwrap();
+        let vectors = encode_vectors(&facts);
+        prop_assert_eq!(&vectors, &encode_vectors(&facts));
+        let chunk = FactChunk::decode(bytes.clone(), vectors).unwrap();
         prop_assert_eq!(&chunk.inputs(), &facts);
+        prop_assert!(FactChunk::decode(bytes, encode_vectors(&[])).is_err() || facts.is_empty(), "vectors of other facts");
         let messages: Vec<MessageInput<'_>> = items.iter().map(Owned::message).collect();
         let said = MessageChunk::decode(encode_messages(&messages)).unwrap();
         prop_assert_eq!(&said.inputs(), &messages);
@@ -173,7 +217,8 @@ proptest! {
                 let one = fact.vectors.iter().find(|v| v.model == model && v.values.len() == dimensions)?;
                 Some((n, one.scale, one.values))
             }).collect();
-            let ours: Vec<(usize, f32, &[u8])> = chunk.vectors(model, dimensions).map(|group| {
+            let model = Model { id: model.into(), dimensions };
+            let ours: Vec<(usize, f32, &[u8])> = chunk.vectors(&model).map(|group| {
                 (0..group.len()).map(|slot| { let (scale, values) = group.get(slot); (group.item(slot), scale, values) }).collect()
             }).unwrap_or_default();
             prop_assert_eq!(ours, naive);
@@ -190,27 +235,51 @@ proptest! {
     ) {
         let facts: Vec<FactInput<'_>> = items.iter().map(Owned::fact).collect();
         let messages: Vec<MessageInput<'_>> = items.iter().map(Owned::message).collect();
-        for mut bytes in [encode_facts(&facts), encode_messages(&messages)] {
+        let refused = |bytes: &Vec<u8>| {
+            FactChunk::without_vectors(bytes.clone()).is_err()
+                && MessageChunk::decode(bytes.clone()).is_err()
+                && VectorChunk::decode(bytes.clone()).is_err()
+                && OutlineChunk::decode(bytes.clone()).is_err()
+        };
+        for mut bytes in [encode_facts(&facts), encode_messages(&messages), encode_vectors(&facts), outline(&items)] {
             if let Some(cut) = cut {
                 bytes.truncate(cut.index(bytes.len()));
-                prop_assert!(FactChunk::decode(bytes.clone()).is_err() && MessageChunk::decode(bytes.clone()).is_err());
+                prop_assert!(refused(&bytes));
             }
             if bytes.is_empty() {
                 continue;
             }
             let at = at.index(bytes.len());
             bytes[at] ^= byte;
-            prop_assert!(FactChunk::decode(bytes.clone()).is_err() && MessageChunk::decode(bytes.clone()).is_err());
+            prop_assert!(refused(&bytes));
             if bytes.len() > 8 {
                 let sum = crc32fast::hash(&bytes[8..]);
                 bytes[4..8].copy_from_slice(&sum.to_le_bytes());
-                if let Ok(chunk) = FactChunk::decode(bytes.clone()) {
+                if let Ok(chunk) = FactChunk::without_vectors(bytes.clone()) {
                     let _ = format!("{:?}", chunk.inputs());
+                }
+                if let Ok(chunk) = VectorChunk::decode(bytes.clone()) {
+                    let _ = format!("{:?}", chunk.by_item());
+                }
+                if let Ok(chunk) = OutlineChunk::decode(bytes.clone()) {
+                    let _ = (0..chunk.len()).map(|item| read(&chunk, item)).collect::<Vec<_>>();
                 }
                 if let Ok(chunk) = MessageChunk::decode(bytes) {
                     let _ = format!("{:?}", chunk.inputs());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn outlines_give_back_what_went_in(items in prop::collection::vec(owned(), 1..12)) {
+        let chunk = OutlineChunk::decode(outline(&items)).unwrap();
+        prop_assert_eq!(chunk.len(), items.len());
+        for (n, item) in items.iter().enumerate() {
+            prop_assert_eq!(read(&chunk, n), OutlineItem { terms: Vec::new(), ..outline_item(item) });
+        }
+        for term in 0..50 {
+            prop_assert_eq!(chunk.hits(term).collect::<Vec<_>>(), naive_hits(&items, term));
         }
     }
 

@@ -9,7 +9,7 @@ use super::world::{KEY, fact_rows, fact_seed, message_rows, message_seed, model}
 use crate::reads::rows::{FactRows, MessageRows};
 use crate::recall::answer::answer;
 use crate::recall::image;
-use crate::recall::packed::{FactChunk, MessageChunk, pack_messages, pack_unnamed, unpack_unnamed};
+use crate::recall::packed::{MessageChunk, pack_messages, pack_unnamed, unpack_unnamed};
 use crate::recall::{EntityImage, MessageImage, RecallQuery};
 
 /// Everything that can be seen of two images.
@@ -107,10 +107,10 @@ proptest! {
             prop_assert_eq!(&seen(&now_facts, &now_messages, &text), &wanted);
 
             // Packed when there was less, and brought up to date by what came since.
-            let chunks = image::pack(&KEY, &fact_before, Some(&model.id)).into_iter().map(|bytes| FactChunk::decode(bytes).unwrap());
+            let chunks = image::pack(&KEY, &fact_before, Some(&model.id), 0).chunks().unwrap();
             let unnamed = unpack_unnamed(pack_unnamed(&fact_before.unnamed)).unwrap();
             let since = fact_changes(&fact_before, &fact_after);
-            let unpacked = EntityImage::unpack(&KEY, chunks.collect(), unnamed, &since, Some(&model));
+            let unpacked = EntityImage::unpack(&KEY, chunks, unnamed, &since, Some(&model));
             let chunks = pack_messages(&message_before, Some(&model.id)).into_iter().map(|bytes| MessageChunk::decode(bytes).unwrap());
             let unnamed = unpack_unnamed(pack_unnamed(&message_before.unnamed)).unwrap();
             let since = message_changes(&message_before, &message_after);
@@ -118,10 +118,10 @@ proptest! {
             prop_assert_eq!(&seen(&unpacked, &said, &text), &wanted);
 
             // Packed now, and nothing came since.
-            let chunks = image::pack(&KEY, &fact_after, Some(&model.id)).into_iter().map(|bytes| FactChunk::decode(bytes).unwrap());
+            let chunks = image::pack(&KEY, &fact_after, Some(&model.id), 0).chunks().unwrap();
             let unnamed = unpack_unnamed(pack_unnamed(&fact_after.unnamed)).unwrap();
             let nothing = FactRows { facts: Vec::new(), mentions: Vec::new(), validity: Vec::new(), unnamed: Vec::new(), ..fact_after.clone() };
-            let unpacked = EntityImage::unpack(&KEY, chunks.collect(), unnamed, &nothing, Some(&model));
+            let unpacked = EntityImage::unpack(&KEY, chunks, unnamed, &nothing, Some(&model));
             prop_assert_eq!(&seen(&unpacked, &now_messages, &text), &wanted);
             for fact in unpacked.facts() {
                 prop_assert_eq!(unpacked.digest(&KEY, fact.fact_id()), anew_facts.digest(&KEY, fact.fact_id()));

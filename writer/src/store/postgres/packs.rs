@@ -38,7 +38,7 @@ async fn put(client: &Client, packs: &NewPacks) -> Result<Packing, StoreError> {
     let insert = client.prepare_cached(INSERT).await.map_err(failed)?;
     for (kind, chunk, bytes) in packs.numbered() {
         client
-            .execute(&insert, &[tenant, &key, &packs.version, &packs.generation, &kind, &chunk, &packs.made_by, bytes])
+            .execute(&insert, &[tenant, &key, &packs.version, &packs.generation, &kind, &chunk, &packs.made_by, &bytes])
             .await
             .map_err(failed)?;
     }
