@@ -54,14 +54,24 @@ impl Source<'_> {
     fn headers(&self, tenant: Option<&str>, schema: &'static str) -> Vec<Header> {
         let header = |name: &'static str, value: Bytes| Header { name: name.into(), value };
         let copied = |value: &str| Bytes::copy_from_slice(value.as_bytes());
+        // The same bytes as in the key of the record that was read, which is held as long.
+        let of_key = |tenant: &str| {
+            let at = ids::parse_log_key(&self.record.key).filter(|(own, _)| *own == tenant)?.0.as_bytes();
+            Some(self.record.key.slice_ref(at))
+        };
         let mut headers = Vec::with_capacity(5);
-        headers.extend(tenant.map(|tenant| header("tenant", copied(tenant))));
+        headers.extend(tenant.map(|tenant| header("tenant", of_key(tenant).unwrap_or_else(|| copied(tenant)))));
         headers.push(header("lane", Bytes::from_static(self.lane().as_str().as_bytes())));
-        headers.push(header("generation", self.generation.to_string().into()));
+        headers.push(header("generation", generation(self.generation)));
         headers.push(header("schema", Bytes::from_static(schema.as_bytes())));
         headers.extend(self.traceparent.map(|parent| header(TRACEPARENT, copied(parent))));
         headers
     }
+}
+
+/// A generation's number in words; of the first, which nearly all are of, without an allocation.
+fn generation(number: i32) -> Bytes {
+    if number == 1 { Bytes::from_static(b"1") } else { number.to_string().into() }
 }
 
 /// The fact event of a window's events; `source` is of the first.

@@ -491,22 +491,20 @@ impl Handler {
         let mut backoff = policy::append_backoff();
         let mut waiting = None;
         loop {
-            let answer = self.producer.append(std::slice::from_ref(&record), fence).await.pop();
-            match answer {
-                Some(Ok(_)) => return Appended::Durable,
-                Some(Err(AppendError::TooLarge(message) | AppendError::Unacceptable(message))) => {
+            match self.producer.append_one(&record, fence).await {
+                Ok(_) => return Appended::Durable,
+                Err(AppendError::TooLarge(message) | AppendError::Unacceptable(message)) => {
                     return Appended::TooLarge(message);
                 }
-                Some(Err(AppendError::Refused(message))) => {
+                Err(AppendError::Refused(message)) => {
                     return Appended::Not(Verdict::Halt(format!("the log refuses what the worker writes: {message}")));
                 }
                 // Whoever has the partition now does this again; the driver drops it here.
-                Some(Err(AppendError::Fenced(_))) => {
+                Err(AppendError::Fenced(_)) => {
                     metrics::retried("fenced");
                     return Appended::Not(Verdict::RetryAfter(FENCED_WAIT));
                 }
-                Some(Err(e @ AppendError::Unconfirmed(_))) => tracing::warn!(error = %e, "appending again"),
-                None => tracing::error!("the log gave no answer to an append; appending again"),
+                Err(e @ AppendError::Unconfirmed(_)) => tracing::warn!(error = %e, "appending again"),
             }
             metrics::retried("append_unconfirmed");
             waiting.get_or_insert_with(|| Waiting::begin(&self.unconfirmed));

@@ -69,8 +69,7 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
     for n in 0..events {
         let body = body(n);
         writeln!(out, "{body}")?;
-        let record = admission.admit(body).map_err(anyhow::Error::msg)?.record;
-        records.push((record.key.to_vec(), record.payload.to_vec()));
+        records.push(admission.admit(body).map_err(anyhow::Error::msg)?.record);
     }
     out.flush()?;
     let bytes = std::fs::metadata(&file)?.len() / events as u64;

@@ -7,7 +7,6 @@ use std::time::Instant;
 use anyhow::{Context as _, ensure};
 use memori_event_log::seam::{Log, NewRecord};
 use memori_event_log::sql::{SqlLog, SqlLogConfig};
-use memori_event_log::topic::Topic;
 use memori_tests::servers::Servers;
 
 use crate::Options;
@@ -50,30 +49,24 @@ fn rate(records: usize, since: Instant) -> f64 {
     records as f64 / since.elapsed().as_secs_f64()
 }
 
-async fn append(log: &SqlLog, records: &[(Vec<u8>, Vec<u8>)], appends: usize) -> anyhow::Result<f64> {
+async fn append(log: &SqlLog, records: &[NewRecord], appends: usize) -> anyhow::Result<f64> {
     let producer = log.producer();
     let since = Instant::now();
     for _ in 0..appends {
-        let records = records.iter().map(|(key, payload)| NewRecord {
-            topic: Topic::ConversationsLive,
-            key: key.clone().into(),
-            payload: payload.clone().into(),
-            headers: Vec::new(),
-        });
-        for result in producer.append(&records.collect::<Vec<_>>(), None).await {
+        for result in producer.append(records, None).await {
             ensure!(result.is_ok(), "{result:?}");
         }
     }
     Ok(rate(records.len() * appends, since))
 }
 
-async fn insert(floor: &tokio_postgres::Client, records: &[(Vec<u8>, Vec<u8>)], appends: usize) -> anyhow::Result<f64> {
+async fn insert(floor: &tokio_postgres::Client, records: &[NewRecord], appends: usize) -> anyhow::Result<f64> {
     let sql = "INSERT INTO floor (record_key, payload) SELECT * FROM unnest($1::bytea[], $2::bytea[])";
     let statement = floor.prepare(sql).await?;
     let since = Instant::now();
     for _ in 0..appends {
-        let keys: Vec<&[u8]> = records.iter().map(|(key, _)| key.as_slice()).collect();
-        let payloads: Vec<&[u8]> = records.iter().map(|(_, payload)| payload.as_slice()).collect();
+        let keys: Vec<&[u8]> = records.iter().map(|record| record.key.as_ref()).collect();
+        let payloads: Vec<&[u8]> = records.iter().map(|record| record.payload.as_ref()).collect();
         floor.execute(&statement, &[&keys, &payloads]).await?;
     }
     Ok(rate(records.len() * appends, since))

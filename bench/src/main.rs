@@ -91,8 +91,6 @@ pub(crate) struct Options {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // As the processes that are measured do.
-    memori_writer::memory::keep_freed();
     let flags = Flags::parse();
     let options = Options { runs: flags.runs.max(1), quick: flags.quick, most_facts: flags.most_facts };
     let wanted = |bench: Bench| flags.benches.is_empty() || flags.benches.contains(&bench);

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use bytes::Bytes;
 use memori_event_log::kafka::{KafkaConfig, KafkaLog};
 use memori_event_log::seam::{Log, NewRecord};
 use memori_event_log::topic::Topic;
@@ -16,7 +15,7 @@ use memori_tests::servers::Servers;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 
 use crate::Options;
@@ -25,12 +24,12 @@ use crate::report::{Better, Report};
 const PARTITIONS: i32 = 6;
 
 /// Records of about a real event's size, with content that does not compress to nothing.
-pub(crate) fn records(count: usize, bytes: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn records(count: usize, bytes: usize) -> Vec<NewRecord> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     (0..count)
         .map(|n| {
             let key = ids::log_key("tenant", &format!("user-{}", n % 997));
-            let payload = (0..bytes)
+            let payload: Vec<u8> = (0..bytes)
                 .map(|_| {
                     state ^= state << 13;
                     state ^= state >> 7;
@@ -38,7 +37,7 @@ pub(crate) fn records(count: usize, bytes: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
                     b"etaoinshrdlucmfw"[(state & 15) as usize]
                 })
                 .collect();
-            (key, payload)
+            NewRecord { topic: Topic::ConversationsLive, key: key.into(), payload: payload.into(), headers: Vec::new() }
         })
         .collect()
 }
@@ -61,8 +60,8 @@ impl ProducerContext for Reports {
     }
 }
 
-/// Records a second, by a producer that lingers as ours does for that topic.
-pub(crate) fn raw(brokers: &str, topic: &str, linger_ms: &str, records: &[(Vec<u8>, Vec<u8>)]) -> anyhow::Result<f64> {
+/// Records a second, by a producer that lingers as ours does for that topic. What they carry, headers included, is what ours carry.
+pub(crate) fn raw(brokers: &str, topic: &str, linger_ms: &str, records: &[NewRecord]) -> anyhow::Result<f64> {
     let reports = Reports::default();
     let producer: ThreadedProducer<Reports> = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -76,8 +75,14 @@ pub(crate) fn raw(brokers: &str, topic: &str, linger_ms: &str, records: &[(Vec<u
     // The connection is not part of what is measured.
     producer.client().fetch_metadata(Some(topic), Duration::from_secs(10))?;
     let since = Instant::now();
-    for (key, payload) in records {
-        let mut record = BaseRecord::to(topic).key(key).payload(payload);
+    for NewRecord { key, payload, headers, .. } in records {
+        let mut record = BaseRecord::to(topic).key(key.as_ref()).payload(payload.as_ref());
+        if !headers.is_empty() {
+            let own = OwnedHeaders::new_with_capacity(headers.len());
+            record = record.headers(
+                headers.iter().fold(own, |own, h| own.insert(KafkaHeader { key: &h.name, value: Some(h.value.as_ref()) })),
+            );
+        }
         loop {
             match producer.send(record) {
                 Ok(()) => break,
@@ -98,22 +103,9 @@ pub(crate) fn raw(brokers: &str, topic: &str, linger_ms: &str, records: &[(Vec<u
     Ok(records.len() as f64 / took)
 }
 
-async fn ours(log: &KafkaLog, records: &[(Vec<u8>, Vec<u8>)], batch: usize) -> anyhow::Result<f64> {
+async fn ours(log: &KafkaLog, records: &[NewRecord], batch: usize) -> anyhow::Result<f64> {
     let producer = log.producer();
-    let batches: Vec<Vec<NewRecord>> = records
-        .chunks(batch)
-        .map(|chunk| {
-            chunk
-                .iter()
-                .map(|(key, payload)| NewRecord {
-                    topic: Topic::ConversationsLive,
-                    key: Bytes::from(key.clone()),
-                    payload: Bytes::from(payload.clone()),
-                    headers: Vec::new(),
-                })
-                .collect()
-        })
-        .collect();
+    let batches: Vec<Vec<NewRecord>> = records.chunks(batch).map(<[NewRecord]>::to_vec).collect();
     let since = Instant::now();
     // As many requests side by side as a busy front door serves.
     let limit = Arc::new(tokio::sync::Semaphore::new((20_000 / batch).max(1)));

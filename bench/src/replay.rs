@@ -54,6 +54,18 @@ async fn switches(operator: &Operator, generation: i32, events: usize) -> anyhow
     Ok(())
 }
 
+/// How long the live events of a round took from their acceptance to the end of their extraction: the first half of their way.
+async fn extracted(shape: &Distributed<'_>, round: usize) -> anyhow::Result<()> {
+    let (client, connection) = tokio_postgres::connect(&shape.database, tokio_postgres::NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let took = "SELECT (ended_at_us - event_accepted_at_us)::float8 / 1000 FROM memori.outcomes WHERE generation = 1 AND event_id LIKE $1";
+    let rows = client.query(took, &[&format!("bench-{round}-%")]).await?;
+    let took: Vec<f64> = rows.iter().map(|row| row.get(0)).collect();
+    say(&format!("   of that, until they were extracted: p50 {:.1}, p99 {:.1} ms", quantile(&took, 0.5), quantile(&took, 0.99)));
+    drop(client);
+    Ok(connection.await??)
+}
+
 pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report) -> anyhow::Result<()> {
     let (events, count) = if options.quick { (10_000, 20) } else { (100_000, 150) };
     let shape = Distributed::start(servers, &[TENANT.to_owned()], 1, &[("MEMORI__LOG__LEVEL", "warn")]).await?;
@@ -63,6 +75,7 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
     let (mut beside, mut alone) = (Vec::new(), Vec::new());
     for round in 0..options.runs {
         alone.push(ours(&api, count, 2 * round).await?);
+        extracted(&shape, 2 * round).await?;
         let generation = replays::start(&operator, &json!({"tenants": [TENANT]})).await?;
         let (begun, since) = (replays::show(&operator, generation).await?, Instant::now());
         let done = |shown: &Value| shown["progress"]["done"].as_i64().context("how far it is");
@@ -75,6 +88,7 @@ pub(crate) async fn run(servers: &Servers, options: Options, report: &mut Report
         let (from, since) = (done(&shown)?, Instant::now());
         beside.push(ours(&api, count, 2 * round + 1).await?);
         let took = since.elapsed().as_secs_f64();
+        extracted(&shape, 2 * round + 1).await?;
         let shown = replays::show(&operator, generation).await?;
         let (done, all) = (done(&shown)?, shown["progress"]["events"].as_i64().unwrap_or(0));
         ensure!(done < all, "the replay was over before the live events were: more history, or fewer events");

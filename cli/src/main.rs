@@ -80,7 +80,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    memori_writer::memory::keep_freed();
     let cli = Cli::parse();
     let mut settings = cli.common.load();
     if let (Ok(settings), Command::Up(flags)) = (&mut settings, &cli.command) {

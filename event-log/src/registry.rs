@@ -233,6 +233,10 @@ impl Producer for RegistryProducer {
         self.inner.append(&framed, fence).await
     }
 
+    async fn append_one(&self, record: &NewRecord, fence: Option<&Fence>) -> Result<Position, AppendError> {
+        self.inner.append_one(&self.schemas.framed(record.clone()), fence).await
+    }
+
     async fn flush(&self, deadline: Duration) {
         self.inner.flush(deadline).await;
     }

@@ -202,6 +202,12 @@ pub trait Producer: Send + Sync {
     /// With a fence the append fails as a whole when the lease has passed on.
     async fn append(&self, records: &[NewRecord], fence: Option<&Fence>) -> Vec<Result<Position, AppendError>>;
 
+    /// [`Self::append`] of one record.
+    async fn append_one(&self, record: &NewRecord, fence: Option<&Fence>) -> Result<Position, AppendError> {
+        let answer = self.append(std::slice::from_ref(record), fence).await.pop();
+        answer.unwrap_or_else(|| Err(AppendError::Unconfirmed("the log gave no answer".to_owned())))
+    }
+
     /// Waits until everything handed over is settled, at most `deadline`.
     async fn flush(&self, deadline: Duration);
 }

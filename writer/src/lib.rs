@@ -3,7 +3,6 @@
 pub mod api;
 pub mod control;
 pub mod generations;
-pub mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod pace;

@@ -17,7 +17,6 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    memori_writer::memory::keep_freed();
     let flags = Flags::parse();
     process::run(memori_writer::process::NAME, flags.common.load(), flags.common.print_config, memori_writer::process::run)
 }

@@ -29,6 +29,9 @@ const OF_MEDIAN: f64 = 1.2533;
 const OF_DEVIATION: f64 = 1.4826;
 /// Answers after an interruption before one.
 const RESTED: f64 = 2_000.0;
+/// Windows after an interruption of which none is doubted: whoever comes back may be slow at first, and a trial would halve what is asked
+/// just when everything waits.
+const UNDOUBTED: u32 = 20;
 /// Answers between trials without cause, in those that the last trial took: at first, and at most.
 const FIRST_PAUSE: f64 = 3.0;
 const LONGEST_PAUSE: f64 = 96.0;
@@ -77,6 +80,8 @@ pub(crate) struct Latency {
     windows: VecDeque<Window>,
     /// What looked longer is looked at afresh.
     is_doubted: bool,
+    /// Windows that are still not doubted.
+    undoubted: u32,
     /// What a trial is held against, while one is made.
     tried: Option<Window>,
     /// Answers until the next trial without cause, and the pause after it.
@@ -93,6 +98,7 @@ impl Default for Latency {
             gathered: Vec::new(),
             windows: VecDeque::new(),
             is_doubted: false,
+            undoubted: 0,
             tried: None,
             until_trial: 0.0,
             pause: FIRST_PAUSE,
@@ -126,6 +132,11 @@ impl Latency {
         }
         if self.windows.len() > TOGETHER {
             self.windows.pop_front();
+        }
+        if self.undoubted > 0 {
+            self.undoubted -= 1;
+            self.windows.clear();
+            return Reading::Usual;
         }
         if self.longer().is_some() && !self.is_doubted {
             // Windows that were picked because they are long are no fair witnesses.
@@ -235,9 +246,10 @@ impl Latency {
         self.baseline = Some(Window { answers: learned.answers.min(MEMORY), ..learned });
     }
 
-    /// It was interrupted: no trial without cause for a while.
+    /// It was interrupted: no trial for a while, and none without cause for a long one.
     pub(crate) fn rest(&mut self) {
         self.begin_anew();
+        self.undoubted = UNDOUBTED;
         self.until_trial = self.until_trial.max(RESTED);
     }
 

@@ -28,6 +28,8 @@ const BOLD: f64 = 1.0;
 const AHEAD: f64 = 4.0;
 /// Of what was proven, where doubling back to it ends.
 const REGAINED: f64 = 0.95;
+/// Of what was proven, what a first sign must show to be there for it to be a limit.
+const BELIEVED: f64 = 0.9;
 /// How much of what was proven is forgotten with every answer.
 const FORGET: f64 = 0.002;
 /// Of the limit, what must be in flight for it to be used.
@@ -95,6 +97,14 @@ pub(crate) struct Limit {
     round_answered: bool,
     /// The latest call that was answered.
     answered_last: u64,
+    /// Nothing was answered since the last refusal at which it fell.
+    is_silent: bool,
+    /// Nor between that one and the fall before it: then everything is refused, and the first answer says that this is over. Calls
+    /// that are still refused beside that answer do not make it a limit. Nor does a single sign far below what was proven, after a rest:
+    /// if it was one, there will soon be another.
+    is_out: bool,
+    /// The last refusal at which it fell came after a rest.
+    is_surprise: bool,
     /// Where it doubles to again after a time in which everything was refused: that says nothing about how many there may be.
     regains: Option<f64>,
     latency: Latency,
@@ -125,6 +135,9 @@ impl Limit {
             round_from: 0,
             round_answered: true,
             answered_last: 0,
+            is_silent: false,
+            is_out: false,
+            is_surprise: false,
             regains: None,
             latency: Latency::default(),
             is_adaptive,
@@ -190,12 +203,13 @@ impl Limit {
         self.answered_beside |= flight.number <= self.since;
         self.round_answered |= flight.number > self.round_from && flight.number <= self.since;
         let is_first = flight.number > self.since && self.answered_last <= self.since;
-        if is_first && !(self.answered_beside && self.round_answered) {
+        if std::mem::take(&mut self.is_out) || (is_first && !(self.answered_beside && self.round_answered)) {
             // All that was in flight was refused, or all that was begun since the time before: then there was no service, which says
             // nothing about how many calls there may be.
             self.regains = Some(self.proven);
             self.latency.rest();
         }
+        self.is_silent = false;
         self.answered_last = self.answered_last.max(flight.number);
         self.proven = float(flight.beside).max(self.proven * (1.0 - FORGET));
         if flight.number <= self.since {
@@ -231,8 +245,11 @@ impl Limit {
         if flight.number > self.since {
             self.refused_at = Some(before);
             self.regains = None;
-            self.fall(float(before.saturating_sub(1)), FALL);
+            self.is_surprise = self.fallen.is_none_or(|last| last.age >= REST);
+            let there = float(before.saturating_sub(1));
+            self.fall(there, FALL);
             self.answered_beside = false;
+            self.is_out = std::mem::replace(&mut self.is_silent, true) || self.is_unlikely(there);
             return;
         }
         // Of those that were in flight at the first refusal, each further one shows that there is room for one less.
@@ -242,14 +259,22 @@ impl Limit {
                 fallen.ceiling = there;
                 fallen.floor = (FALL * there).max(1.0);
                 self.limit = self.limit.min(fallen.floor);
+                self.is_out |= self.is_unlikely(there);
             }
         }
     }
 
+    fn is_unlikely(&self, there: f64) -> bool {
+        self.is_surprise && there < BELIEVED * self.proven
+    }
+
     fn fall(&mut self, there: f64, share: f64) {
         let there = there.max(1.0);
-        // Alone one meets the limit where it was. Who meets it elsewhere shares it.
-        let is_shared = self.fallen.is_some_and(|last| (there - last.ceiling).abs() > (SHARED * last.ceiling).max(0.75));
+        // Alone one meets the limit where it was. Who meets it elsewhere shares it; so does who had all that is allowed, and met none.
+        let is_shared = match self.fallen {
+            Some(last) => (there - last.ceiling).abs() > (SHARED * last.ceiling).max(0.75),
+            None => self.limit >= self.most,
+        };
         self.limit = self.limit.min((share * there).max(1.0));
         self.fallen = Some(Fallen { ceiling: there, floor: self.limit, age: 0.0, is_shared, is_queue: share > FALL });
         self.round_from = self.since;

@@ -158,12 +158,16 @@ impl Simulation {
 
     /// Goes on for so many seconds, and forgets what was measured before.
     fn run(&mut self, seconds: u64) -> &mut Self {
+        self.run_ms(seconds * 1_000)
+    }
+
+    fn run_ms(&mut self, milliseconds: u64) -> &mut Self {
         self.served.fill(0);
         self.limit_us.fill(0.0);
         self.since_us = self.now_us;
         self.refused = 0;
         self.most_in_flight = 0;
-        let end = self.now_us + seconds * 1_000_000;
+        let end = self.now_us + milliseconds * 1_000;
         while let Some(Reverse((at, number))) = self.happens.peek().copied().filter(|Reverse((at, _))| *at <= end) {
             self.happens.pop();
             for (sum, client) in self.limit_us.iter_mut().zip(&self.clients) {
@@ -317,6 +321,8 @@ fn jain(shares: &[f64]) -> f64 {
 }
 
 const SEEDS: u64 = 1;
+/// Each is quick.
+const REFUSALS: u64 = 60;
 
 /// The mean limit of all clients together over the next minutes, in shares of `slots`.
 fn settled(simulation: &mut Simulation, slots: usize) -> f64 {
@@ -453,6 +459,28 @@ fn throughput_is_back_within_ten_seconds_after_everything_was_refused() {
             simulation.provider.slots = slots;
             let after = simulation.run(10).run(10).per_second();
             assert!(after >= 0.9 * before, "seed {seed}, {lasts_seconds} s, {slots} slots: {after} after {before}");
+        }
+    }
+}
+
+/// The same wherever in a round trip it begins and ends: of the calls that find out that it is over, some may still be refused.
+#[test]
+fn throughput_is_back_whenever_a_time_of_refusals_ends() {
+    for seed in 0..REFUSALS {
+        for wait in [None, Some(Duration::from_secs(1))] {
+            let beyond = Beyond::Refuse(wait);
+            let mut simulation =
+                Simulation::new(seed, 1, 16, Provider { slots: 16, beyond, service: 0.5, scatter: 0.3, ..Provider::default() });
+            let before = simulation.run(30).run(30).per_second();
+            for time in 0..4 {
+                let lasts_ms = 500 + simulation.chance.next() % 3_500;
+                simulation.provider.slots = 0;
+                simulation.run_ms(lasts_ms);
+                simulation.provider.slots = 16;
+                // A trial with half as many may fall into one of them.
+                let after = (0..5).map(|_| simulation.run(2).per_second()).fold(0.0, f64::max);
+                assert!(after >= 0.8 * before, "seed {seed}, time {time}, {lasts_ms} ms, {wait:?}: {after} after {before}");
+            }
         }
     }
 }

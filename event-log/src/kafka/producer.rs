@@ -17,7 +17,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header as KafkaHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::Shared;
 use super::blocking::detached;
@@ -50,25 +50,43 @@ impl Pending {
     }
 }
 
+/// Who waits for a record's report.
+enum Waits {
+    /// A call of several, for the record at that place.
+    ForSeveral(Arc<Pending>, usize),
+    /// A call of this one.
+    ForOne(oneshot::Sender<Outcome>),
+}
+
 /// One record's place in its call. Settles it on drop, so that a record that librdkafka forgets is not waited for.
 pub(super) struct Ticket {
-    pending: Arc<Pending>,
-    index: usize,
+    waits: Option<Waits>,
     source: TopicPartition,
-    settled: bool,
 }
 
 impl Ticket {
+    fn new(waits: Waits, source: TopicPartition) -> Self {
+        Self { waits: Some(waits), source }
+    }
+
     fn settle(mut self, outcome: Outcome) {
-        self.settled = true;
-        self.pending.settle(self.index, outcome);
+        self.tell(outcome);
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        match self.waits.take() {
+            Some(Waits::ForSeveral(pending, index)) => pending.settle(index, outcome),
+            // Nobody is there any more who would want to know.
+            Some(Waits::ForOne(answer)) => drop(answer.send(outcome)),
+            None => {}
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.settled {
-            self.pending.settle(self.index, Err(AppendError::Unconfirmed("the producer was closed".to_owned())));
+        if self.waits.is_some() {
+            self.tell(Err(AppendError::Unconfirmed("the producer was closed".to_owned())));
         }
     }
 }
@@ -142,7 +160,8 @@ impl Line {
     }
 
     /// Puts one record into the queue, waiting for room.
-    async fn enqueue(&self, turn: &mut Option<Arc<Native>>, record: &NewRecord, partition: i32, ticket: Ticket) {
+    async fn enqueue(&self, turn: &mut Option<Arc<Native>>, record: &NewRecord, ticket: Ticket) {
+        let partition = ticket.source.partition;
         let native = match turn {
             Some(native) => native,
             None => match self.make() {
@@ -220,23 +239,28 @@ impl KafkaProducer {
         let line = self.line(haste);
         let mut turn = line.turn.lock().await;
         for (index, record) in records.iter().enumerate().filter(|(_, record)| Haste::of(record.topic) == haste) {
-            let bytes = record.key.len()
-                + record.payload.len()
-                + record.headers.iter().map(|h| h.name.len() + h.value.len() + 10).sum::<usize>();
-            if bytes > MAX_MESSAGE_BYTES - FRAME_BYTES {
-                pending.settle(index, Err(AppendError::TooLarge(format!("{bytes} bytes of at most {MAX_MESSAGE_BYTES}"))));
-                continue;
-            }
-            match self.shared.partition_count(record.topic).await {
-                Ok(partitions) => {
-                    let partition = partition_of(&record.key, partitions);
-                    let source = TopicPartition { topic: record.topic, partition };
-                    let ticket = Ticket { pending: Arc::clone(pending), index, source, settled: false };
-                    line.enqueue(&mut turn, record, partition, ticket).await;
+            match self.place(record).await {
+                Ok(place) => {
+                    let ticket = Ticket::new(Waits::ForSeveral(Arc::clone(pending), index), place);
+                    line.enqueue(&mut turn, record, ticket).await;
                 }
-                Err(crate::seam::LogError::Transient(why)) => pending.settle(index, Err(AppendError::Unconfirmed(why))),
-                Err(error) => pending.settle(index, Err(AppendError::Refused(error.to_string()))),
+                Err(error) => pending.settle(index, Err(error)),
             }
+        }
+    }
+
+    /// Where a record goes.
+    async fn place(&self, record: &NewRecord) -> Result<TopicPartition, AppendError> {
+        let bytes = record.key.len()
+            + record.payload.len()
+            + record.headers.iter().map(|h| h.name.len() + h.value.len() + 10).sum::<usize>();
+        if bytes > MAX_MESSAGE_BYTES - FRAME_BYTES {
+            return Err(AppendError::TooLarge(format!("{bytes} bytes of at most {MAX_MESSAGE_BYTES}")));
+        }
+        match self.shared.partition_count(record.topic).await {
+            Ok(partitions) => Ok(TopicPartition { topic: record.topic, partition: partition_of(&record.key, partitions) }),
+            Err(crate::seam::LogError::Transient(why)) => Err(AppendError::Unconfirmed(why)),
+            Err(error) => Err(AppendError::Refused(error.to_string())),
         }
     }
 }
@@ -260,6 +284,16 @@ impl Producer for KafkaProducer {
             .into_iter()
             .map(|outcome| outcome.unwrap_or_else(|| Err(AppendError::Unconfirmed("no delivery report".to_owned()))))
             .collect()
+    }
+
+    async fn append_one(&self, record: &NewRecord, _fence: Option<&Fence>) -> Outcome {
+        let (answer, answered) = oneshot::channel();
+        let line = self.line(Haste::of(record.topic));
+        let mut turn = line.turn.lock().await;
+        let place = self.place(record).await?;
+        line.enqueue(&mut turn, record, Ticket::new(Waits::ForOne(answer), place)).await;
+        drop(turn);
+        answered.await.unwrap_or_else(|_| Err(AppendError::Unconfirmed("no delivery report".to_owned())))
     }
 
     async fn flush(&self, deadline: Duration) {

@@ -1,5 +1,7 @@
 //! What is held, and which partitions rest because of it.
 
+use smallvec::SmallVec;
+
 use super::core::{Core, Entry};
 use super::effect::{Effect, Tell};
 use crate::budget::Gate;
@@ -28,12 +30,15 @@ impl<T> Core<T> {
     /// These are held no longer.
     pub(super) fn give_back(&mut self, entries: &[Entry<T>]) {
         let bytes = entries.iter().map(|entry| entry.bytes).sum();
-        let mut touched = Vec::new();
+        // A window is of one partition; only what is dropped is of several.
+        let mut touched: SmallVec<[TopicPartition; 1]> = SmallVec::new();
         for entry in entries {
             let partition = entry.held.record.source;
             if let Some(part) = self.parts.get_mut(&partition).filter(|part| part.epoch == entry.epoch) {
                 part.held = (part.held.0.saturating_sub(1), part.held.1.saturating_sub(entry.bytes));
-                touched.push(partition);
+                if touched.last() != Some(&partition) {
+                    touched.push(partition);
+                }
             }
         }
         let was_overfull = self.is_overfull();

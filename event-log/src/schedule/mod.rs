@@ -21,11 +21,12 @@ mod timers;
 mod turns;
 mod window;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt as _};
 use memori_schemas::Lane;
 use tokio::time::Instant;
 

@@ -7,8 +7,10 @@
 //! nothing. Within a tenant keys take turns. Looking for the next takes a constant number of steps on average as long as a turn is
 //! good for a window; where it is not, at most two rounds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::lanes::{BACKFILL, LIVE};
 use super::{Fairness, Key, LaneFloors, Share};

@@ -68,7 +68,8 @@ impl<'de> Deserialize<'de> for Entries {
 
 /// The event that `text` is; `None` where the long way has to look.
 pub(super) fn read(text: &[u8]) -> Option<NewEvent> {
-    let plain: PlainEvent<'_> = serde_json::from_slice(text).ok()?;
+    // Looked at once for all, instead of string by string.
+    let plain: PlainEvent<'_> = serde_json::from_str(std::str::from_utf8(text).ok()?).ok()?;
     let id = |id: &Option<String>| id.as_deref().is_none_or(|id| id.len() <= MAX_ID_BYTES && !id.contains('\0'));
     let fine = plain.event_id.as_deref().is_none_or(is_event_id)
         && (1..=MAX_ID_BYTES).contains(&plain.entity_id.len())
