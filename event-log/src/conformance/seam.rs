@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Provider;
-use super::tools::{TOPIC, append, assigned, at, key_of, number, numbered, record, take, within};
+use super::tools::{TOPIC, append, append_each, assigned, at, key_of, number, numbered, record, take, within};
 use crate::seam::{AppendError, Commit, Consumer, ConsumerEvent, Header, LogError, NewRecord, Start};
 use crate::topic::Topic;
 
@@ -41,7 +41,9 @@ pub async fn order_per_key<P: Provider>() {
     for round in 0..20 {
         let records: Vec<NewRecord> = (0..15).map(|n| numbered(&format!("entity {}", n % 7), round * 15 + n)).collect();
         let keys: Vec<String> = records.iter().map(|r| String::from_utf8(r.key.to_vec()).expect("text")).collect();
-        for (n, (position, key)) in append(&*log, records).await.into_iter().zip(keys).enumerate() {
+        // Together, or each by a call of its own while the others are under way.
+        let positions = if round % 2 == 0 { append(&*log, records).await } else { append_each(&*log, records).await };
+        for (n, (position, key)) in positions.into_iter().zip(keys).enumerate() {
             let n = round * 15 + n as u64;
             places.insert(n, position);
             expected.entry(key).or_default().push(n);
@@ -81,6 +83,8 @@ pub async fn records_of_one_byte_and_of_one_mebibyte<P: Provider>() {
     append(&*log, records.clone()).await;
     let refused = log.producer().append(&[record("k", vec![0; 9 * 1024 * 1024])], None).await;
     assert!(matches!(refused[0], Err(AppendError::TooLarge(_))), "{refused:?}");
+    let refused = log.producer().append_one(&record("k", vec![0; 9 * 1024 * 1024]), None).await;
+    assert!(matches!(refused, Err(AppendError::TooLarge(_))), "{refused:?}");
     let mut consumer = log.subscribe("readers", &[TOPIC]).await.expect("joins");
     let came = take(&mut *consumer, payloads.len()).await;
     assert_eq!(came.iter().map(|r| r.payload.len()).collect::<Vec<_>>(), payloads.iter().map(Bytes::len).collect::<Vec<_>>());

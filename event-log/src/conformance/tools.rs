@@ -54,6 +54,13 @@ pub(super) async fn append(log: &dyn Log, records: Vec<NewRecord>) -> Vec<Positi
     log.producer().append(&records, None).await.into_iter().map(|result| result.expect("appended")).collect()
 }
 
+/// One call for each, in their order, side by side.
+pub(super) async fn append_each(log: &dyn Log, records: Vec<NewRecord>) -> Vec<Position> {
+    let producer = log.producer();
+    let answers = futures::future::join_all(records.iter().map(|record| producer.append_one(record, None))).await;
+    answers.into_iter().map(|result| result.expect("appended")).collect()
+}
+
 pub(super) async fn within<T>(what: &str, waiting: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
 }
