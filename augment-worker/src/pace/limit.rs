@@ -26,8 +26,6 @@ const SHARED: f64 = 0.06;
 const BOLD: f64 = 1.0;
 /// While it doubles: how far it may be ahead of what is known to be answered as quickly as less.
 const AHEAD: f64 = 4.0;
-/// Of what was proven, where doubling back to it ends.
-const REGAINED: f64 = 0.95;
 /// Of what was proven, what a first sign must show to be there for it to be a limit.
 const BELIEVED: f64 = 0.9;
 /// How much of what was proven is forgotten with every answer.
@@ -288,8 +286,8 @@ impl Limit {
     /// One answer's worth of growth.
     fn grow(&mut self) {
         if let Some(there) = self.regains {
-            self.limit = (self.limit + 1.0).min(self.most);
-            if self.limit >= REGAINED * there {
+            self.limit = (self.limit + 1.0).min(there).min(self.most);
+            if self.limit >= there.min(self.most) {
                 self.regains = None;
                 self.fallen = Some(Fallen { ceiling: there, floor: self.limit, age: 0.0, is_shared: false, is_queue: false });
             }

@@ -210,8 +210,7 @@ impl<H: RecordHandler> Shell<H> {
         match effect {
             Effect::Work(ticket, work) => {
                 let handler = Arc::clone(&self.handler);
-                // In a box: a task moves its future about, and this one is large.
-                self.running.spawn(Box::pin(async move { (ticket, handler.handle(work).await) }));
+                self.running.spawn(async move { (ticket, handler.handle(work).await) });
             }
             Effect::Reread(reread) => {
                 let log = Arc::clone(&self.log);

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::begun::Begun;
 use super::effect::{Counts, Effect, Moment, Tell, Ticket, Window};
 use super::part::Part;
 use super::tenants::Tenants;
@@ -81,7 +80,7 @@ pub(crate) struct Core<T> {
     pub(super) assigning: bool,
     pub(super) schedule: Schedule<Entry<T>>,
     pub(super) budget: Budget,
-    running: Begun<Running<T>>,
+    running: BTreeMap<Ticket, Running<T>>,
     tickets: Ticket,
     pub(super) bound: usize,
     pub(super) tenants: Tenants,
@@ -116,7 +115,7 @@ impl<T> Core<T> {
             assigning: false,
             schedule: Schedule::new(&config.topics, config.windows.clone(), config.fairness.clone(), config.lanes),
             budget: Budget::new(config.budget_events, config.budget_bytes),
-            running: Begun::default(),
+            running: BTreeMap::new(),
             tickets: 0,
             bound: config.max_concurrency.get(),
             tenants: Tenants::new(config.read_ahead_records),
@@ -232,12 +231,12 @@ impl<T> Core<T> {
     }
 
     fn oldest(&self) -> Option<Instant> {
-        self.running.oldest().map(|running| running.began_at)
+        self.running.first_key_value().map(|(_, running)| running.began_at)
     }
 
     fn watch(&mut self, at: Moment, waits_for_log: bool) {
         let Some(still) = self.watchdog.look(at.now, self.oldest(), waits_for_log || self.bound == 0) else { return };
-        let Some(running) = self.running.oldest() else { return };
+        let Some((_, running)) = self.running.first_key_value() else { return };
         if !self.is_running() {
             return;
         }
@@ -339,7 +338,7 @@ impl<T> Core<T> {
 
     /// Work has ended.
     pub(crate) fn completed(&mut self, ticket: Ticket, verdict: Verdict, at: Moment) {
-        let Some(Running { key, mut entries, epoch, .. }) = self.running.remove(ticket) else { return };
+        let Some(Running { key, mut entries, epoch, .. }) = self.running.remove(&ticket) else { return };
         let partition = key.0;
         let goes_on = self.is_running();
         let is_current = self.epochs.admit(partition, epoch);

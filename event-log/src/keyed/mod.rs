@@ -14,7 +14,6 @@
 //!   the reading is too far ahead, the partition rests instead.
 //! - *An end.* A drain has a deadline, and work that stands still for too long ends the driver with an error.
 
-mod begun;
 pub(crate) mod core;
 mod deferred;
 pub(crate) mod effect;
