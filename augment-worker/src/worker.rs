@@ -302,7 +302,12 @@ enum Next {
 
 impl Handler {
     async fn work_on(&self, job: &Job<'_>, window: &[Arc<Held<Incoming>>], traceparent: Option<&str>) -> Verdict {
-        let facts_lane = job.record.source.topic.lane().map(|lane| self.scope.lane(policy::tenant_of(&job.record.key), lane));
+        let (tenant, lane) = (policy::tenant_of(&job.record.key), job.record.source.topic.lane());
+        if let Some(turns) = self.scope.came(tenant, lane) {
+            // Whoever stops waits for no turn.
+            let _ = self.stop.run_until_cancelled(turns.take(window.len())).await;
+        }
+        let facts_lane = lane.map(|lane| self.scope.lane(tenant, lane));
         let source = Source { record: job.record, generation: self.generation, facts_lane, traceparent };
         for held in window {
             let Incoming::Hopeless { class, reason, event } = &held.item else { continue };

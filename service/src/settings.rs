@@ -166,6 +166,9 @@ section!(
         replays: String = "on".to_owned(),
         /// Replays that it runs at a time, at most.
         max_replays: usize = 4,
+        /// Events that one replay extracts in a second, at most, while live events come to this process: what it makes nobody reads yet.
+        /// 0: as many as it can.
+        replay_events_per_second_beside_live: u32 = 200,
         /// For extractors that take several events in one call: events of one session that are extracted together, at most. 1: each alone.
         window_events: usize = 8,
         /// Their messages, at most; an event with more is extracted alone.

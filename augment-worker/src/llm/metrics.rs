@@ -175,6 +175,10 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "calls that waited for their turn, by what they waited for first: `limit`, `requests_per_minute`, `tokens_per_minute`, `retry_after`, `provider_said`, `breaker`; labels: for"
     );
+    for wait in Wait::ALL {
+        // served with nothing in it until a call has waited
+        drop(histogram!(WAIT_SECONDS, "for" => wait.as_str()));
+    }
     counter!(COST).increment(0);
     counter!(STEPPED_DOWN).increment(0);
     gauge!(USABLE).set(1.0);

@@ -54,6 +54,8 @@ pub(crate) enum Wait {
 }
 
 impl Wait {
+    pub(crate) const ALL: [Self; 6] = [Self::Breaker, Self::RetryAfter, Self::Said, Self::Requests, Self::Tokens, Self::Limit];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Breaker => "breaker",

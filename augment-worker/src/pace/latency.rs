@@ -259,7 +259,10 @@ impl Latency {
         self.loads = 0.0;
         self.windows.clear();
         self.is_doubted = false;
-        self.tried = None;
+        if self.tried.take().is_some() {
+            // What broke it off is not to be followed by the next one.
+            self.until_trial = self.until_trial.max(self.pause * MOST);
+        }
     }
 }
 

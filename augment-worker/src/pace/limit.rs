@@ -30,6 +30,9 @@ const AHEAD: f64 = 4.0;
 const BELIEVED: f64 = 0.9;
 /// How much of what was proven is forgotten with every answer.
 const FORGET: f64 = 0.002;
+/// Of the calls of a round trip, those that must be late for that to be a sign; and how many at least, since any call may be.
+const LATE: f64 = 0.1;
+const LATE_LEAST: f64 = 2.0;
 /// Of the limit, what must be in flight for it to be used.
 const USED: f64 = 0.75;
 
@@ -105,6 +108,9 @@ pub(crate) struct Limit {
     is_surprise: bool,
     /// Where it doubles to again after a time in which everything was refused: that says nothing about how many there may be.
     regains: Option<f64>,
+    /// Calls that were late since as many as make a round trip were answered in a row, and those answers.
+    late: f64,
+    answered_in_a_row: usize,
     latency: Latency,
     is_adaptive: bool,
 }
@@ -137,6 +143,8 @@ impl Limit {
             is_out: false,
             is_surprise: false,
             regains: None,
+            late: 0.0,
+            answered_in_a_row: 0,
             latency: Latency::default(),
             is_adaptive,
         }
@@ -180,7 +188,7 @@ impl Limit {
         match sign {
             Sign::Answered(took) => self.answered(flight, took),
             Sign::Refused => self.refused(flight, before),
-            Sign::Late if flight.number > self.since => self.fall(float(before), FALL),
+            Sign::Late if flight.number > self.since => self.late(),
             Sign::Late | Sign::None => {}
         }
     }
@@ -208,6 +216,10 @@ impl Limit {
             self.latency.rest();
         }
         self.is_silent = false;
+        self.answered_in_a_row += 1;
+        if self.answered_in_a_row >= self.get() {
+            self.late = 0.0;
+        }
         self.answered_last = self.answered_last.max(flight.number);
         self.proven = float(flight.beside).max(self.proven * (1.0 - FORGET));
         if flight.number <= self.since {
@@ -262,6 +274,16 @@ impl Limit {
         }
     }
 
+    fn late(&mut self) {
+        self.answered_in_a_row = 0;
+        self.late += 1.0;
+        if self.late >= (LATE * self.limit).max(LATE_LEAST) {
+            self.late = 0.0;
+            // What waits for answers that do not come shows nothing of how many there may be.
+            self.fall(self.limit, FALL);
+        }
+    }
+
     fn is_unlikely(&self, there: f64) -> bool {
         self.is_surprise && there < BELIEVED * self.proven
     }
@@ -289,7 +311,7 @@ impl Limit {
             self.limit = (self.limit + 1.0).min(there).min(self.most);
             if self.limit >= there.min(self.most) {
                 self.regains = None;
-                self.fallen = Some(Fallen { ceiling: there, floor: self.limit, age: 0.0, is_shared: false, is_queue: false });
+                self.fallen = Some(Fallen { ceiling: there, floor: self.limit, age: 0.0, is_shared: true, is_queue: false });
             }
             return;
         }

@@ -7,6 +7,7 @@
 mod carry;
 mod http;
 mod scope;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -215,7 +216,12 @@ impl Replays {
             budget_events: settings.worker.budget_events.min(BUDGET.0),
             budget_bytes: settings.worker.budget_bytes.min(BUDGET.1),
             burst: Burst::new(BurstLimits::from_settings(&settings.worker)),
-            scope: Scope::of(generation.clone(), self.followers.clone(), Arc::clone(&self.generations)),
+            scope: Scope::of(
+                generation.clone(),
+                self.followers.clone(),
+                Arc::clone(&self.generations),
+                settings.worker.replay_events_per_second_beside_live,
+            ),
             health: None,
             ..WorkerConfig::from_settings(&settings)
         };

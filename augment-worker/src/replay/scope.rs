@@ -4,23 +4,28 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use memori_schemas::{ConversationEvent, Lane};
 use memori_service::generations::{FIRST, Followed, Generation};
+use tokio::time::Instant;
 
 use super::Generations;
+use super::turns::{Present, Turns};
 
-/// What is known of generations now, shared by all who go by it.
+/// What the workers of a process go by together: which generations there are now, and whether live events come.
 #[derive(Clone, Debug, Default)]
-pub struct Followers(Arc<RwLock<Arc<Followed>>>);
+pub struct Followers {
+    followed: Arc<RwLock<Arc<Followed>>>,
+    present: Present,
+}
 
 impl Followers {
     /// As it was last heard.
     #[must_use]
     pub fn get(&self) -> Arc<Followed> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.followed.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Says how it is now.
     pub fn hear(&self, followed: Followed) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(followed);
+        *self.followed.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(followed);
     }
 }
 
@@ -35,6 +40,7 @@ pub struct Scope {
 struct Replay {
     generation: Generation,
     generations: Arc<dyn Generations>,
+    turns: Turns,
 }
 
 impl std::fmt::Debug for Scope {
@@ -56,10 +62,24 @@ impl Scope {
         Self { number, replay: None, followers }
     }
 
-    /// A replay's.
+    /// A replay's, which takes so many events a second beside live ones; 0: as many as it can.
     #[must_use]
-    pub fn of(generation: Generation, followers: Followers, generations: Arc<dyn Generations>) -> Self {
-        Self { number: generation.generation, replay: Some(Arc::new(Replay { generation, generations })), followers }
+    pub fn of(generation: Generation, followers: Followers, generations: Arc<dyn Generations>, beside_live: u32) -> Self {
+        let turns = Turns::new(followers.present.clone(), beside_live);
+        Self { number: generation.generation, replay: Some(Arc::new(Replay { generation, generations, turns })), followers }
+    }
+
+    /// Events of a tenant have come by this lane: the turns that they must wait for, where nobody reads what is made of them.
+    pub(crate) fn came(&self, tenant: &str, lane: Option<Lane>) -> Option<&Turns> {
+        match &self.replay {
+            Some(replay) => (self.followers.get().active_of(tenant) != self.number).then_some(&replay.turns),
+            None => {
+                if lane == Some(Lane::Live) {
+                    self.followers.present.came(Instant::now());
+                }
+                None
+            }
+        }
     }
 
     /// Whether it is a replay's.

@@ -158,6 +158,11 @@ impl Provider {
         self.server.shared().recorded.clone()
     }
 
+    /// What `look` sees in every request until now, without a copy of them; nothing is answered meanwhile.
+    pub fn look<T>(&self, look: impl FnOnce(&[Recorded]) -> T) -> T {
+        look(&self.server.shared().recorded)
+    }
+
     /// The requests whose conversation holds `text`.
     #[must_use]
     pub fn recorded_about(&self, text: &str) -> Vec<Recorded> {
