@@ -1,6 +1,7 @@
 //! The records that the worker writes: fact events and dead letters, with their headers.
 
 use bytes::Bytes;
+use memori_event_log::seam::LATE;
 use memori_event_log::{Header, LogIdentity, LogRecord, NewRecord, Topic};
 use memori_schemas::framing::{self, FramingError, MAX_PAYLOAD_BYTES};
 use memori_schemas::{
@@ -19,6 +20,8 @@ const ENVELOPE_BYTES: usize = 256 * 1024;
 const MAX_KEY_BYTES: usize = 128 * 1024;
 /// The longest reason, in bytes.
 const MAX_REASON_BYTES: usize = 2_000;
+/// What is extracted so long after its event was accepted, in microseconds, is late.
+const LATE_US: i64 = 1_000_000;
 
 /// Where a record was read, and for which generation.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +62,7 @@ impl Source<'_> {
             let at = ids::parse_log_key(&self.record.key).filter(|(own, _)| *own == tenant)?.0.as_bytes();
             Some(self.record.key.slice_ref(at))
         };
-        let mut headers = Vec::with_capacity(5);
+        let mut headers = Vec::with_capacity(6);
         headers.extend(tenant.map(|tenant| header("tenant", of_key(tenant).unwrap_or_else(|| copied(tenant)))));
         headers.push(header("lane", Bytes::from_static(self.lane().as_str().as_bytes())));
         headers.push(header("generation", generation(self.generation)));
@@ -99,11 +102,16 @@ pub(crate) fn facts(
         extracted_at,
         key_id: None,
     })?;
+    let mut headers = source.headers(of.map(|event| event.tenant.as_str()), schema);
+    let accepted_at_us = turns.iter().map(|turn| turn.event.accepted_at.0).max();
+    if accepted_at_us.is_some_and(|accepted_at_us| extracted_at.0.saturating_sub(accepted_at_us) > LATE_US) {
+        headers.push(Header { name: LATE.into(), value: Bytes::from_static(b"1") });
+    }
     Ok(NewRecord {
         topic: Topic::facts(source.facts_lane.unwrap_or(source.lane())),
         key: source.record.key.clone(),
         payload: payload.into(),
-        headers: source.headers(of.map(|event| event.tenant.as_str()), schema),
+        headers,
     })
 }
 

@@ -70,18 +70,20 @@ pub struct GatherLimits {
     pub rows: usize,
     /// Bytes in a batch; a larger record goes alone.
     pub bytes: usize,
-    /// How long the first record waits.
+    /// How long a record waits that somebody waits for.
     pub max_age: Duration,
-    /// How backfill stands back.
+    /// How the others stand back.
     pub backfill: StandBack,
 }
 
-/// How records of the backfill lane stand back behind all others.
+/// How records that nobody waits for stand back behind all others: those of the backfill lane, and those that are late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StandBack {
-    /// How long the first of them waits.
+    /// How long one waits that is late ([`crate::seam::LATE`]), unless another makes a batch due before.
+    pub late_max_age: Duration,
+    /// How long the first of the backfill lane waits.
     pub max_age: Duration,
-    /// How many of them a batch has at most while others come: whoever comes next waits until they are written.
+    /// How many of that lane a batch has at most while others come: whoever comes next waits until they are written.
     pub rows_beside: usize,
 }
 
@@ -89,7 +91,7 @@ impl StandBack {
     /// They wait as long as others, and are as many.
     #[must_use]
     pub fn never(max_age: Duration) -> Self {
-        Self { max_age, rows_beside: usize::MAX }
+        Self { late_max_age: max_age, max_age, rows_beside: usize::MAX }
     }
 }
 
@@ -107,26 +109,30 @@ pub struct Gather {
     from: BTreeMap<TopicPartition, i64>,
 }
 
-/// Records in the order in which they came.
+/// Records in the order in which they came, each with when it makes a batch due.
 #[derive(Debug, Default)]
 struct Line {
     records: VecDeque<(Instant, LogRecord)>,
     bytes: usize,
+    /// The earliest.
+    due_at: Option<Instant>,
 }
 
 impl Line {
-    fn push(&mut self, now: Instant, record: LogRecord) {
+    fn push(&mut self, due_at: Instant, record: LogRecord) {
         self.bytes += record.bytes();
-        self.records.push_back((now, record));
+        self.due_at = Some(self.due_at.map_or(due_at, |earliest| earliest.min(due_at)));
+        self.records.push_back((due_at, record));
     }
 
-    fn push_front(&mut self, now: Instant, record: LogRecord) {
+    fn push_front(&mut self, due_at: Instant, record: LogRecord) {
         self.bytes += record.bytes();
-        self.records.push_front((now, record));
+        self.due_at = Some(self.due_at.map_or(due_at, |earliest| earliest.min(due_at)));
+        self.records.push_front((due_at, record));
     }
 
-    fn due_at(&self, max_age: Duration) -> Option<Instant> {
-        self.records.front().map(|(first, _)| *first + max_age)
+    fn look_when_due(&mut self) {
+        self.due_at = self.records.iter().map(|(due_at, _)| *due_at).min();
     }
 
     /// Drops what is of these.
@@ -136,21 +142,23 @@ impl Line {
         self.records = kept;
         let gone: Vec<LogRecord> = gone.into_iter().map(|(_, record)| record).collect();
         self.bytes -= gone.iter().map(LogRecord::bytes).sum::<usize>();
+        self.look_when_due();
         gone
     }
 
     /// Moves the first of them behind `batch`, up to so many rows of its own and up to the bounds of the whole.
     fn take(&mut self, most: usize, limits: &GatherLimits, batch: &mut Vec<LogRecord>, bytes: &mut usize) {
         for _ in 0..most {
-            let Some((_, next)) = self.records.front() else { return };
+            let Some((_, next)) = self.records.front() else { break };
             if !batch.is_empty() && (batch.len() >= limits.rows || *bytes + next.bytes() > limits.bytes) {
-                return;
+                break;
             }
-            let Some((_, record)) = self.records.pop_front() else { return };
+            let Some((_, record)) = self.records.pop_front() else { break };
             *bytes += record.bytes();
             self.bytes -= record.bytes();
             batch.push(record);
         }
+        self.look_when_due();
     }
 }
 
@@ -201,10 +209,13 @@ impl Gather {
         if !self.from.contains_key(&record.source) {
             return Err(record);
         }
-        if !is_backfill(record.source) {
+        let max_age = if is_backfill(record.source) {
+            self.limits.backfill.max_age
+        } else {
             self.first_came_at = Some(now);
-        }
-        self.line(record.source).push(now, record);
+            if record.is_late() { self.limits.backfill.late_max_age } else { self.limits.max_age }
+        };
+        self.line(record.source).push(now + max_age, record);
         Ok(())
     }
 
@@ -226,17 +237,17 @@ impl Gather {
         }
     }
 
-    /// When the first record's age makes a batch due.
+    /// When a record's age makes a batch due.
     #[must_use]
     pub fn due_at(&self) -> Option<Instant> {
-        [self.first.due_at(self.limits.max_age), self.backfill.due_at(self.limits.backfill.max_age)].into_iter().flatten().min()
+        [self.first.due_at, self.backfill.due_at].into_iter().flatten().min()
     }
 
     /// Takes a batch: as many of the first records as the limits allow, and one at least. Backfill whose time has not come stays, where
     /// there is anything else.
     pub fn take(&mut self, now: Instant, cause: FlushCause) -> Option<Batch> {
         let most = self.backfill_rows(now);
-        let waits = cause == FlushCause::Age && self.backfill.due_at(self.limits.backfill.max_age).is_some_and(|due| now < due);
+        let waits = cause == FlushCause::Age && self.backfill.due_at.is_some_and(|due| now < due);
         let (mut records, mut bytes) = (Vec::new(), 0);
         self.first.take(usize::MAX, &self.limits, &mut records, &mut bytes);
         if records.is_empty() || !waits {
@@ -262,7 +273,8 @@ impl Gather {
         let mut dropped = Vec::new();
         for record in batch.records.into_iter().rev() {
             if counts(record.source) {
-                self.line(record.source).push_front(now, record);
+                let due_at = now + self.limits.max_age;
+                self.line(record.source).push_front(due_at, record);
             } else {
                 dropped.push(record);
             }
@@ -353,7 +365,7 @@ mod tests {
         #[test]
         fn what_is_written_joins_end_to_end(steps in proptest::collection::vec(step(), 0..200)) {
             let mut now = Instant::now();
-            let mut gather = Gather::new(GatherLimits { backfill: StandBack { max_age: Duration::from_secs(3), rows_beside: 2 }, ..limits(5, 60, Duration::from_secs(1)) });
+            let mut gather = Gather::new(GatherLimits { backfill: StandBack { rows_beside: 2, ..StandBack::never(Duration::from_secs(3)) }, ..limits(5, 60, Duration::from_secs(1)) });
             let (mut rows, mut waiting, mut last) = ([0_i64; 3], [const { Vec::<i64>::new() }; 3], [0_i64; 3]);
             for partition in 0..3 {
                 gather.begin(at(partition), 0);
@@ -445,7 +457,7 @@ mod tests {
     fn backfill_stands_back_while_others_come() {
         let now = Instant::now();
         let ms = Duration::from_millis;
-        let backfill = StandBack { max_age: ms(30), rows_beside: 2 };
+        let backfill = StandBack { late_max_age: ms(20), max_age: ms(30), rows_beside: 2 };
         let mut gather = Gather::new(GatherLimits { backfill, ..limits(10, 1_000, ms(5)) });
         gather.begin(at(0), 0);
         gather.begin(at(2), 0);
@@ -469,5 +481,28 @@ mod tests {
         assert_eq!(offsets(gather.take(now + ms(40), FlushCause::Age)), [(2, 2), (2, 3)], "others have just come");
         let later = now + ms(6) + BESIDE;
         assert_eq!(offsets(gather.take(later, FlushCause::Age)), [(2, 4), (2, 5), (2, 6), (2, 7), (2, 8)], "nobody is beside");
+    }
+
+    #[test]
+    fn what_is_late_waits_for_company_and_goes_along_with_what_is_not() {
+        let now = Instant::now();
+        let ms = Duration::from_millis;
+        let backfill = StandBack { late_max_age: ms(50), ..StandBack::never(ms(5)) };
+        let mut gather = Gather::new(GatherLimits { backfill, ..limits(2, 1_000, ms(5)) });
+        gather.begin(at(0), 0);
+        let late = |offset| {
+            let headers = vec![crate::seam::Header { name: crate::seam::LATE.into(), value: Bytes::new() }];
+            LogRecord { headers, ..record(0, offset, 1) }
+        };
+        gather.push(now, late(0)).expect("begun");
+        assert_eq!((gather.due(now + ms(5)), gather.due_at()), (None, Some(now + ms(50))));
+        gather.push(now + ms(5), record(0, 1, 1)).expect("begun");
+        assert_eq!(gather.due_at(), Some(now + ms(10)), "somebody waits for this one");
+        gather.push(now + ms(6), late(2)).expect("begun");
+        let written = gather.take(now + ms(10), FlushCause::Age).expect("both");
+        assert_eq!(written.records.len(), 2);
+        assert_eq!(gather.due_at(), Some(now + ms(56)), "of what is left");
+        gather.restore(now + ms(20), written, |_| true);
+        assert_eq!(gather.due_at(), Some(now + ms(25)), "what was not written was due before");
     }
 }

@@ -39,7 +39,7 @@ pub struct NewRecord {
     pub key: Bytes,
     /// Framed bytes.
     pub payload: Bytes,
-    /// Trace context, tenant, lane, generation, fingerprint.
+    /// Trace context, tenant, lane, generation, fingerprint, [`LATE`].
     pub headers: Vec<Header>,
 }
 
@@ -60,7 +60,25 @@ pub struct LogRecord {
     pub headers: Vec<Header>,
 }
 
+/// The header of a record that says what somebody has waited for a second for, or nobody waits for: on its way it may wait a twentieth more,
+/// in company.
+pub const LATE: &str = "late";
+
+impl NewRecord {
+    /// Whether it has the header [`LATE`].
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.headers.iter().any(|header| header.name == LATE)
+    }
+}
+
 impl LogRecord {
+    /// Whether it has the header [`LATE`].
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.header(LATE).is_some()
+    }
+
     /// The first header of that name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {

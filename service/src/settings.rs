@@ -121,6 +121,8 @@ section!(
         /// Age that closes a batch, in milliseconds. While a flush is under way the next batch gathers on, so a busy writer's batches
         /// grow whatever this is; an idle one makes an event recallable that much later.
         batch_max_age_ms: u64 = 5,
+        /// The same of what was extracted over a second after its event was accepted: a twentieth more of that, for fewer flushes.
+        late_batch_max_age_ms: u64 = 50,
         /// The same of backfill, which waits longer and so is written in fewer flushes: whoever comes live waits for one less often.
         backfill_batch_max_age_ms: u64 = 30,
         /// Records of backfill in a batch, at most, while anything live comes: about how long that may have to wait.

@@ -37,7 +37,7 @@ pub struct SinkConfig {
     pub batch_bytes: usize,
     /// Age that closes a batch.
     pub batch_max_age: Duration,
-    /// How backfill stands back behind the present.
+    /// How what nobody waits for stands back behind the present.
     pub backfill: StandBack,
     /// How long what was gathered may take to be written when the process stops.
     pub drain_deadline: Duration,
@@ -62,6 +62,7 @@ impl SinkConfig {
             batch_bytes: writer.batch_bytes,
             batch_max_age: Duration::from_millis(writer.batch_max_age_ms),
             backfill: StandBack {
+                late_max_age: Duration::from_millis(writer.late_batch_max_age_ms),
                 max_age: Duration::from_millis(writer.backfill_batch_max_age_ms),
                 rows_beside: writer.backfill_rows_beside_live,
             },

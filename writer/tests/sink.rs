@@ -42,7 +42,11 @@ fn quick() -> SinkConfig {
         batch_rows: 3.into(),
         batch_bytes: 1 << 20,
         batch_max_age: Duration::from_millis(5),
-        backfill: memori_event_log::driver::StandBack { max_age: Duration::from_millis(20), rows_beside: 2 },
+        backfill: memori_event_log::driver::StandBack {
+            late_max_age: Duration::from_millis(10),
+            max_age: Duration::from_millis(20),
+            rows_beside: 2,
+        },
         drain_deadline: Duration::from_secs(20),
         packer: None,
         pace: memori_writer::pace::Pace::default(),

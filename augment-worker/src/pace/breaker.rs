@@ -22,7 +22,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 const LONGEST_FOR_GOOD: Duration = Duration::from_secs(30);
 /// Probes without an answer at a time: one that hangs does not keep the next from finding out.
 const PROBES: usize = 8;
-/// So many answers in a row after it closed, and the next opening begins with the first wait.
+/// So many more answers than failures since it closed, and the next opening begins with the first wait. Not answers in a row: where one event
+/// in forty cannot be extracted by anybody, and is tried several times, there may never be as many.
 const STEADY: u32 = 20;
 
 /// Why a call failed.
@@ -74,7 +75,8 @@ pub(crate) struct Breaker {
     last: VecDeque<bool>,
     /// Probes since it worked steadily: what the waits grow by.
     tries: u32,
-    answers_in_a_row: u32,
+    /// Answers since it closed, less the failures between them.
+    answers_ahead: u32,
 }
 
 impl Breaker {
@@ -111,8 +113,8 @@ impl Breaker {
         }
         self.in_a_row = 0;
         self.counts(false);
-        self.answers_in_a_row = self.answers_in_a_row.saturating_add(1);
-        if self.answers_in_a_row >= STEADY {
+        self.answers_ahead = self.answers_ahead.saturating_add(1);
+        if self.answers_ahead >= STEADY {
             self.tries = 0;
         }
     }
@@ -122,7 +124,7 @@ impl Breaker {
         if self.opened.is_some() {
             return false;
         }
-        self.answers_in_a_row = 0;
+        self.answers_ahead = self.answers_ahead.saturating_sub(1);
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.counts(true);
         let enough = if trouble == Trouble::Lasting { IN_A_ROW_FOR_GOOD } else { IN_A_ROW };
@@ -172,7 +174,7 @@ impl Breaker {
         let Some(trouble) = trouble else {
             self.opened = None;
             self.in_a_row = 0;
-            self.answers_in_a_row = 0;
+            self.answers_ahead = 0;
             return true;
         };
         opened.probes = opened.probes.saturating_sub(1);

@@ -61,6 +61,8 @@ struct Provider {
     down: Option<Down>,
     /// After so long a client gives up, in seconds.
     timeout: f64,
+    /// Of the calls, those that fail whoever makes them: they are about events that cannot be extracted.
+    hopeless: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,6 +83,7 @@ impl Default for Provider {
             scatter: 0.0,
             down: None,
             timeout: f64::INFINITY,
+            hopeless: 0.0,
         }
     }
 }
@@ -221,10 +224,13 @@ impl Simulation {
             Happens::Served { client, call } => {
                 self.busy -= 1;
                 let allowed = self.said();
-                self.then(
-                    ROUND_TRIP_US / 2,
-                    Happens::Answer { client, call, outcome: Outcome::Answered { tokens: 1_000, written: 200 }, allowed },
-                );
+                let is_hopeless = self.provider.hopeless > 0.0 && self.chance.unit() < self.provider.hopeless;
+                let outcome = if is_hopeless {
+                    Outcome::Failed { trouble: Trouble::Passing, late: false }
+                } else {
+                    Outcome::Answered { tokens: 1_000, written: 200 }
+                };
+                self.then(ROUND_TRIP_US / 2, Happens::Answer { client, call, outcome, allowed });
                 while self.busy < self.provider.slots
                     && let Some((client, call)) = self.queue.pop_front()
                 {
@@ -512,7 +518,14 @@ fn throughput_is_back_whenever_a_time_of_refusals_ends() {
 /// The same after one trouble and another, a few seconds apart: none leaves less behind than it found, nor does a call that is late by chance.
 #[test]
 fn throughput_is_back_after_one_trouble_and_another() {
-    let usual = Provider { beyond: Beyond::Refuse(None), service: 0.5, scatter: 0.3, timeout: 1.5, ..Provider::default() };
+    let usual = Provider {
+        beyond: Beyond::Refuse(None),
+        service: 0.5,
+        scatter: 0.3,
+        timeout: 1.5,
+        hopeless: 0.15,
+        ..Provider::default()
+    };
     let troubles = [
         Provider { slots: 0, ..usual },
         Provider { down: Some(Down::Hangs), ..usual },
@@ -520,7 +533,8 @@ fn throughput_is_back_after_one_trouble_and_another() {
         Provider { down: Some(Down::Says(Trouble::Lasting)), ..usual },
     ];
     // 16 at a time, of a service whose mean is longer than its median.
-    let whole = 16.0 / (usual.service * (usual.scatter * usual.scatter / 2.0).exp() + ROUND_TRIP_US as f64 / 1e6);
+    let whole = 16.0 * (1.0 - usual.hopeless)
+        / (usual.service * (usual.scatter * usual.scatter / 2.0).exp() + ROUND_TRIP_US as f64 / 1e6);
     for seed in 0..REFUSALS {
         let mut simulation = Simulation::new(seed, 1, 16, usual);
         simulation.run(30);

@@ -89,7 +89,7 @@ fn config() -> BatchConfig {
         batch_rows: 7.into(),
         batch_bytes: 1024 * 1024,
         batch_max_age: Duration::from_millis(5),
-        backfill: StandBack { max_age: Duration::from_millis(20), rows_beside: 3 },
+        backfill: StandBack { max_age: Duration::from_millis(20), rows_beside: 3, ..StandBack::never(Duration::from_millis(5)) },
         budget_events: 100,
         budget_bytes: 1024 * 1024,
         drain_deadline: Duration::from_secs(20),

@@ -68,9 +68,9 @@ pub struct BatchConfig {
     pub batch_rows: LiveBound,
     /// Bytes in a batch.
     pub batch_bytes: usize,
-    /// How long a batch's first record waits.
+    /// How long a record waits for its batch that somebody waits for.
     pub batch_max_age: Duration,
-    /// How backfill stands back behind all others.
+    /// How what nobody waits for stands back behind all others.
     pub backfill: StandBack,
     /// Records of backfill held at most, and as many others (what was on its way overshoots it); once `batch_rows` has moved, two batches
     /// at least.

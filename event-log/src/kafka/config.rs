@@ -21,8 +21,8 @@ const FETCHED_AHEAD_KBYTES: usize = 16 * 1024;
 const HISTORY_FETCH_BYTES: &str = "65536";
 const HISTORY_WAIT_MS: &str = "50";
 
-/// Whether somebody waits for a record. Nobody waits for history: its records travel in company, which costs client and broker less
-/// than one by one.
+/// Whether somebody waits for a record. Nobody waits for history, and hardly for what is late: such records travel in company, which costs
+/// client and broker less than one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Haste {
     Live,

@@ -288,7 +288,7 @@ impl Producer for KafkaProducer {
 
     async fn append_one(&self, record: &NewRecord, _fence: Option<&Fence>) -> Outcome {
         let (answer, answered) = oneshot::channel();
-        let line = self.line(Haste::of(record.topic));
+        let line = self.line(if record.is_late() { Haste::History } else { Haste::of(record.topic) });
         let mut turn = line.turn.lock().await;
         let place = self.place(record).await?;
         line.enqueue(&mut turn, record, Ticket::new(Waits::ForOne(answer), place)).await;
