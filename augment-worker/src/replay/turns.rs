@@ -17,7 +17,7 @@ const LIVE_FOR: Duration = Duration::from_secs(1);
 
 /// Whether live events come, shared by all workers of a process.
 #[derive(Clone, Debug)]
-pub struct Present(Arc<(Instant, AtomicU64)>);
+pub(crate) struct Present(Arc<(Instant, AtomicU64)>);
 
 impl Default for Present {
     fn default() -> Self {
@@ -80,16 +80,19 @@ impl Turns {
         Self { present, per_turn, turn: Arc::default() }
     }
 
+    /// So many events go on, or not before this.
+    fn try_take(&self, now: Instant, events: usize) -> Result<(), Instant> {
+        match self.per_turn {
+            Some(per_turn) if self.present.is_live(now) => {
+                self.turn.lock().unwrap_or_else(PoisonError::into_inner).take(now, events, per_turn)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Ends when so many events may go on.
     pub(crate) async fn take(&self, events: usize) {
-        let Some(per_turn) = self.per_turn else { return };
-        loop {
-            let now = Instant::now();
-            if !self.present.is_live(now) {
-                return;
-            }
-            let taken = self.turn.lock().unwrap_or_else(PoisonError::into_inner).take(now, events, per_turn);
-            let Err(until) = taken else { return };
+        while let Err(until) = self.try_take(Instant::now(), events) {
             tokio::time::sleep_until(until).await;
         }
     }
@@ -99,42 +102,40 @@ impl Turns {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn beside_live_events_a_turn_is_bounded_and_the_next_one_comes() {
-        let present = Present::default();
-        let turns = Turns::new(present.clone(), 20);
-        let begin = Instant::now();
-        for _ in 0..35 {
-            present.came(Instant::now());
-            turns.take(1).await;
+    /// When the last of so many events goes on, one after the other; `comes` is told the time before each.
+    fn last(turns: &Turns, events: usize, begin: Instant, comes: impl Fn(Instant)) -> Duration {
+        let mut now = begin;
+        for _ in 0..events {
+            comes(now);
+            while let Err(until) = turns.try_take(now, 1) {
+                now = until;
+            }
         }
+        now - begin
+    }
+
+    #[test]
+    fn beside_live_events_a_turn_is_bounded_and_the_next_one_comes() {
+        let (present, begin) = (Present::default(), Instant::now());
+        let turns = Turns::new(present.clone(), 20);
         // Ten at once, ten half a second later, and so on.
-        assert_eq!(begin.elapsed().as_millis() / 500, 3, "{:?}", begin.elapsed());
+        assert_eq!(last(&turns, 35, begin, |now| present.came(now)), 3 * PERIOD);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_second_after_the_last_live_event_nothing_waits() {
-        let present = Present::default();
+    #[test]
+    fn a_second_after_the_last_live_event_nothing_waits() {
+        let (present, begin) = (Present::default(), Instant::now());
         let turns = Turns::new(present.clone(), 20);
-        let begin = Instant::now();
         present.came(begin);
-        for _ in 0..10_000 {
-            turns.take(1).await;
-        }
-        let took = begin.elapsed();
-        assert!(took >= LIVE_FOR && took <= LIVE_FOR + PERIOD, "{took:?}");
+        let took = last(&turns, 10_000, begin, |_| {});
+        assert!(took >= LIVE_FOR - Duration::from_millis(1) && took <= LIVE_FOR + PERIOD, "{took:?}");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn where_nothing_is_live_or_no_rate_is_set_nothing_waits() {
-        let begin = Instant::now();
-        let (quiet, free) = (Turns::new(Present::default(), 1), Turns::new(Present::default(), 0));
-        free.present.came(begin);
-        for _ in 0..1_000 {
-            quiet.take(1).await;
-            free.take(1).await;
-        }
-        assert_eq!(begin.elapsed(), Duration::ZERO);
+    #[test]
+    fn where_nothing_is_live_or_no_rate_is_set_nothing_waits() {
+        let (quiet, free, begin) = (Turns::new(Present::default(), 1), Turns::new(Present::default(), 0), Instant::now());
+        assert_eq!(last(&quiet, 1_000, begin, |_| {}), Duration::ZERO);
+        assert_eq!(last(&free, 1_000, begin, |now| free.present.came(now)), Duration::ZERO);
     }
 
     #[test]
